@@ -1,0 +1,102 @@
+package inventory
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Event is one thing that happened to a machine. Events are joined to a
+// machine by MAC, because the first of them come before anything else is known.
+type Event struct {
+	// ID orders events by commit; zero until the catalog assigned it.
+	ID   int64     `json:"id"`
+	Time time.Time `json:"time"`
+	Site string    `json:"site,omitempty"`
+	// MAC is the Ethernet address that the event is about; zero for an
+	// event of the run as a whole.
+	MAC MAC `json:"mac,omitzero"`
+	// Machine is the catalog's machine, zero while it is unknown.
+	Machine uuid.UUID `json:"machine,omitzero"`
+	Kind    EventKind `json:"kind"`
+	// Run and Step (an address) are set for what a run did.
+	Run  string `json:"run,omitempty"`
+	Step string `json:"step,omitempty"`
+	// Boot identifies one boot of the installer.
+	Boot string `json:"boot,omitempty"`
+	// Message is one sentence for a person, without secrets.
+	Message string `json:"message,omitempty"`
+	// Attrs are the event's details; keys are listed at each kind.
+	Attrs map[string]string `json:"attrs,omitempty"`
+}
+
+// EventKind names what happened.
+type EventKind string
+
+// Kinds of events, with the Attrs they carry. Sizes are in bytes, durations in
+// Go's time.Duration form.
+const (
+	// DHCP: xid, arch (number of RFC 4578), vendor_class, user_class,
+	// firmware (bios|uefi|ipxe|ours|agent|os), address, server (dotted quads).
+	EventDHCPDiscover EventKind = "dhcp.discover"
+	EventDHCPOffer    EventKind = "dhcp.offer" // also boot_file, next_server
+	EventDHCPRequest  EventKind = "dhcp.request"
+	EventDHCPAck      EventKind = "dhcp.ack" // also boot_file, next_server
+	EventDHCPNak      EventKind = "dhcp.nak" // also reason
+	EventDHCPDecline  EventKind = "dhcp.decline"
+	EventDHCPRelease  EventKind = "dhcp.release"
+	EventDHCPInform   EventKind = "dhcp.inform"
+	// EventDHCPForeign: another DHCP server answered or was chosen; server.
+	EventDHCPForeign EventKind = "dhcp.foreign"
+	// EventDHCPIgnored: a client that this site does not admit; reason.
+	EventDHCPIgnored EventKind = "dhcp.ignored"
+
+	// TFTP: file, client; at the end also bytes, size, duration; error.
+	EventTFTPStart EventKind = "tftp.start"
+	EventTFTPEnd   EventKind = "tftp.end"
+	EventTFTPError EventKind = "tftp.error"
+
+	// HTTP: path, client, asset (script|kernel|initramfs|bootfile|image);
+	// at the end also status, bytes, size, duration.
+	EventHTTPStart EventKind = "http.start"
+	EventHTTPEnd   EventKind = "http.end"
+
+	// BMC: driver, address; power also action and state; boot also device,
+	// efi, once.
+	EventBMCPower       EventKind = "bmc.power"
+	EventBMCBoot        EventKind = "bmc.boot"
+	EventBMCRefused     EventKind = "bmc.refused"     // credential refused; error
+	EventBMCUnreachable EventKind = "bmc.unreachable" // error
+	EventBMCError       EventKind = "bmc.error"       // error
+
+	// Agent: boot is the Event's Boot. session: address, version; task and
+	// result: task, kind, attempt; result also outcome (ok|failed) and
+	// error; progress: task, phase, bytes, total.
+	EventAgentSession  EventKind = "agent.session"
+	EventAgentRefused  EventKind = "agent.refused" // reason
+	EventAgentFacts    EventKind = "agent.facts"   // digest, changed
+	EventAgentTask     EventKind = "agent.task"
+	EventAgentProgress EventKind = "agent.progress"
+	EventAgentResult   EventKind = "agent.result"
+	EventAgentLog      EventKind = "agent.log"
+
+	// Steps: attempt; finished also outcome (ok|failed|blocked|skipped|
+	// cancelled), error, duration.
+	EventStepStarted  EventKind = "step.started"
+	EventStepFinished EventKind = "step.finished"
+
+	// Runs: finished also outcome.
+	EventRunStarted  EventKind = "run.started"
+	EventRunFinished EventKind = "run.finished"
+
+	// EventMachineState: from, to.
+	EventMachineState EventKind = "machine.state"
+	// EventIdentityConflict: what was seen points at two machines; a, b,
+	// by (mac|serial|uuid).
+	EventIdentityConflict EventKind = "identity.conflict"
+	// EventHostFirewall: traffic of the provisioning network is blocked by
+	// this host's own packet filter; port, rule.
+	EventHostFirewall EventKind = "host.firewall"
+	// EventDiskNoMatch: root_disk matched no disk, or several; matched, of.
+	EventDiskNoMatch EventKind = "disk.nomatch"
+)
