@@ -1,0 +1,57 @@
+package schema
+
+import (
+	"entgo.io/ent"
+	"entgo.io/ent/dialect/entsql"
+	"entgo.io/ent/schema"
+	"entgo.io/ent/schema/field"
+	"entgo.io/ent/schema/index"
+)
+
+// MachineFacts is the projection of the scalar facts of a machine. Like every
+// projection it can be rebuilt from the documents, and absent is NULL.
+type MachineFacts struct{ ent.Schema }
+
+// Annotations of the projection.
+func (MachineFacts) Annotations() []schema.Annotation {
+	return []schema.Annotation{entsql.Annotation{Table: "machine_facts"}}
+}
+
+// Mixin of the projection.
+func (MachineFacts) Mixin() []ent.Mixin { return []ent.Mixin{ofMachine{ref: "facts", one: true}} }
+
+// Fields of the projection.
+func (MachineFacts) Fields() []ent.Field {
+	return []ent.Field{
+		field.Int64("memory_bytes").Optional().Nillable(),
+		field.String("cpu_model").Optional().Nillable(),
+		field.String("cpu_vendor").Optional().Nillable(),
+		field.String("cpu_architecture").Optional().Nillable(),
+		field.Int("cpu_cores").Optional().Nillable(),
+		field.Int("cpu_threads").Optional().Nillable(),
+		field.Int("cpu_sockets").Optional().Nillable(),
+		field.Int("cpu_max_speed_mhz").Optional().Nillable(),
+		field.String("system_manufacturer").Optional().Nillable(),
+		field.String("system_product").Optional().Nillable(),
+		field.String("system_serial").Optional().Nillable(),
+		field.String("bios_vendor").Optional().Nillable(),
+		field.String("bios_version").Optional().Nillable(),
+		field.String("bios_date").Optional().Nillable(),
+		field.String("firmware_mode").Optional().Nillable(),
+		field.Bool("secure_boot").Optional().Nillable(),
+		field.String("tpm_version").Optional().Nillable(),
+		field.String("bmc_address").Optional().Nillable(),
+		field.String("kernel_release").Optional().Nillable(),
+	}
+}
+
+// Indexes of the projection.
+func (MachineFacts) Indexes() []ent.Index {
+	return []ent.Index{
+		index.Fields("memory_bytes"),
+		index.Fields("cpu_cores"),
+		index.Fields("system_manufacturer", "system_product"),
+		index.Fields("system_serial"),
+		index.Fields("bios_version"),
+	}
+}
