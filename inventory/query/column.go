@@ -1,0 +1,87 @@
+package query
+
+// From is what the condition of SQL expects in its query's FROM clause.
+const From = "machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id"
+
+// The tables of the catalog, as ent/schema declares them. A fact that is not
+// listed here can be used in memory but not in a query of the catalog.
+
+// column is where a fact is kept; an absent fact is NULL there.
+type column struct {
+	name string
+	// uuid marks a column of PostgreSQL's type uuid (text in SQLite).
+	uuid bool
+	// neverNull marks a condition that is false where the column is NULL.
+	neverNull bool
+}
+
+// columns maps the path of a single fact to its column in From.
+var columns = map[string]column{
+	"machine.id":          {name: "machines.id", uuid: true},
+	"machine.site":        {name: "machines.site"},
+	"machine.address":     {name: "machines.address"},
+	"machine.state":       {name: "machines.state"},
+	"machine.serial":      {name: "machines.serial"},
+	"machine.smbios_uuid": {name: "machines.smbios_uuid"},
+	"machine.image":       {name: "machines.image"},
+
+	"facts.memory.bytes":         {name: "machine_facts.memory_bytes"},
+	"facts.cpu.model":            {name: "machine_facts.cpu_model"},
+	"facts.cpu.vendor":           {name: "machine_facts.cpu_vendor"},
+	"facts.cpu.architecture":     {name: "machine_facts.cpu_architecture"},
+	"facts.cpu.cores":            {name: "machine_facts.cpu_cores"},
+	"facts.cpu.threads":          {name: "machine_facts.cpu_threads"},
+	"facts.cpu.sockets":          {name: "machine_facts.cpu_sockets"},
+	"facts.cpu.max_speed_mhz":    {name: "machine_facts.cpu_max_speed_mhz"},
+	"facts.system.manufacturer":  {name: "machine_facts.system_manufacturer"},
+	"facts.system.product":       {name: "machine_facts.system_product"},
+	"facts.system.serial":        {name: "machine_facts.system_serial"},
+	"facts.bios.vendor":          {name: "machine_facts.bios_vendor"},
+	"facts.bios.version":         {name: "machine_facts.bios_version"},
+	"facts.bios.date":            {name: "machine_facts.bios_date"},
+	"facts.firmware.mode":        {name: "machine_facts.firmware_mode"},
+	"facts.firmware.secure_boot": {name: "machine_facts.secure_boot"},
+	"facts.tpm.version":          {name: "machine_facts.tpm_version"},
+	"facts.bmc.address":          {name: "machine_facts.bmc_address"},
+	"facts.kernel.release":       {name: "machine_facts.kernel_release"},
+}
+
+// table is where a list is kept: a row for each element, with machine_id.
+type table struct {
+	name string
+	// columns maps an element's field to its column; "" is an element that is
+	// itself a string.
+	columns map[string]column
+}
+
+// tables maps the path of a list to its table.
+var tables = map[string]table{
+	"machine.macs": {name: "macs", columns: map[string]column{"": {name: "mac"}}},
+	"facts.disks": {name: "disks", columns: same(
+		"name", "by_id", "wwn", "serial", "vendor", "model", "firmware_rev", "bytes", "logical_block_bytes",
+		"physical_block_bytes", "rotational", "bus", "path")},
+	"facts.nics": {name: "nics", columns: with(same(
+		"name", "mac", "driver", "pci", "vendor", "device", "speed_mbps"),
+		"boot", column{name: "boot", neverNull: true})},
+	"facts.memory.modules": {name: "memory_modules", columns: same(
+		"locator", "bytes", "type", "speed_mts", "manufacturer", "part", "serial", "ecc")},
+	"facts.pci": {name: "pci_functions", columns: same(
+		"address", "class", "vendor", "device", "driver")},
+}
+
+// factsPresent is true for a machine that has been inspected.
+const factsPresent = "machine_facts.machine_id IS NOT NULL"
+
+// same are columns that bear the names of their facts.
+func same(names ...string) map[string]column {
+	out := make(map[string]column, len(names))
+	for _, n := range names {
+		out[n] = column{name: n}
+	}
+	return out
+}
+
+func with(columns map[string]column, fact string, c column) map[string]column {
+	columns[fact] = c
+	return columns
+}

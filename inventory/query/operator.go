@@ -1,0 +1,212 @@
+package query
+
+import (
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"github.com/edge-provision/edge-provision/inventory"
+)
+
+var comparisons = map[*hclsyntax.Operation]operator{
+	hclsyntax.OpEqual: opEqual, hclsyntax.OpNotEqual: opNotEqual,
+	hclsyntax.OpLessThan: opLess, hclsyntax.OpLessThanOrEqual: opLessEq,
+	hclsyntax.OpGreaterThan: opMore, hclsyntax.OpGreaterThanOrEqual: opMoreEq,
+}
+
+var arithmetics = map[*hclsyntax.Operation]byte{
+	hclsyntax.OpAdd: '+', hclsyntax.OpSubtract: '-', hclsyntax.OpMultiply: '*',
+	hclsyntax.OpDivide: '/', hclsyntax.OpModulo: '%',
+}
+
+func (c *compiler) binary(x *hclsyntax.BinaryOpExpr) *operand {
+	a, b := c.operand(x.LHS), c.operand(x.RHS)
+	if a == nil || b == nil {
+		return nil
+	}
+	rng := x.Range()
+	if op, ok := comparisons[x.Op]; ok {
+		return c.compare(op, a, b, rng)
+	}
+	if op, ok := arithmetics[x.Op]; ok {
+		return c.calculate(op, a, b, rng)
+	}
+	if x.Op != hclsyntax.OpLogicalAnd && x.Op != hclsyntax.OpLogicalOr {
+		return c.complain(rng, "Unsupported operator", "This operator is not part of the language over facts.")
+	}
+	left, right := c.asCondition(a), c.asCondition(b)
+	if left == nil || right == nil {
+		return nil
+	}
+	and := x.Op == hclsyntax.OpLogicalAnd
+	args := []node{left, right}
+	if l, ok := left.(*logic); ok && l.and == and {
+		args = append(l.args[:len(l.args):len(l.args)], right)
+	}
+	return &operand{rng: rng, cond: &logic{and: and, args: args}}
+}
+
+// compare compiles a comparison of two operands of one type.
+func (c *compiler) compare(op operator, a, b *operand, rng hcl.Range) *operand {
+	if a.null || b.null {
+		other := a
+		if a.null {
+			other = b
+		}
+		return c.complain(rng, "Comparison with null",
+			"A fact is never null: it was observed or it is absent. Use missing(%s) to test for that.", other)
+	}
+	if a.kind() != b.kind() {
+		return c.complain(rng, "Comparison of different types", "%s is %s, but %s is %s.", a, a.kind(), b, b.kind())
+	}
+	switch a.kind() {
+	case kindBool:
+		if op != opEqual && op != opNotEqual {
+			return c.complain(rng, "Unsupported comparison", "Conditions are equal or not; they have no order.")
+		}
+		return &operand{rng: rng, cond: &equality{negated: op == opNotEqual, a: a.cond, b: b.cond}}
+	case kindNumber:
+		var k calculator
+		x, y, _ := k.level(*a.num, *b.num)
+		if k.failed {
+			return c.tooLarge(rng)
+		}
+		return &operand{rng: rng, cond: &compareInts{op: op, a: x, b: y, left: *a.num, right: *b.num}}
+	case kindString:
+		x, y := c.canonical(a, b), c.canonical(b, a)
+		if x == nil || y == nil {
+			return nil
+		}
+		return &operand{rng: rng, cond: &compareTexts{op: op, a: x, b: y}}
+	}
+	return c.complain(rng, "Unsupported comparison", "%s is %s; compare one of its values.", a, a.kind())
+}
+
+// canonical brings a constant to the text form of the fact it is compared with.
+func (c *compiler) canonical(o, other *operand) text {
+	constant, ok1 := o.text.(constText)
+	fact, ok2 := other.text.(refText)
+	if !ok1 || !ok2 {
+		return o.text
+	}
+	switch fact.ref.typ.form {
+	case formMAC:
+		mac, err := inventory.ParseMAC(constant.value_)
+		if err != nil {
+			c.complain(o.rng, "Invalid MAC address", "%s is compared with %s: %s.", o, fact, c.hide(constant, err))
+			return nil
+		}
+		return constText{value_: mac.String(), sensitive: constant.sensitive}
+	case formUUID:
+		id, err := uuid.Parse(constant.value_)
+		if err != nil {
+			c.complain(o.rng, "Invalid UUID", "%s is compared with %s: %s.", o, fact, c.hide(constant, err))
+			return nil
+		}
+		return constText{value_: id.String(), sensitive: constant.sensitive}
+	}
+	return o.text
+}
+
+// hide keeps a sensitive value out of a complaint about it.
+func (c *compiler) hide(t constText, err error) string {
+	if t.sensitive {
+		return "it is malformed"
+	}
+	return err.Error()
+}
+
+func (c *compiler) tooLarge(rng hcl.Range) *operand {
+	return c.complain(rng, "Number out of range", "The constants of this arithmetic do not fit 64 bits.")
+}
+
+func (c *compiler) calculate(op byte, a, b *operand, rng hcl.Range) *operand {
+	for _, o := range []*operand{a, b} {
+		if o.num == nil {
+			return c.complain(o.rng, "Not a number", "Arithmetic needs numbers; this is %s.", o.describe())
+		}
+	}
+	var k calculator
+	var n number
+	switch op {
+	case '+', '-':
+		n = k.add(*a.num, *b.num, op)
+	case '*':
+		n = k.multiply(*a.num, *b.num)
+	case '/':
+		if b.num.num == constInt(0) {
+			return c.complain(rng, "Division by zero", "The divisor is the constant 0.")
+		}
+		n = k.divide(*a.num, *b.num)
+	case '%':
+		if a.num.den != constInt(1) || b.num.den != constInt(1) {
+			return c.complain(rng, "Unsupported arithmetic", "%% needs whole numbers; a quotient or decimal is none.")
+		}
+		if b.num.num == constInt(0) {
+			return c.complain(rng, "Division by zero", "The divisor is the constant 0.")
+		}
+		n = number{num: k.op('%', a.num.num, b.num.num), den: constInt(1)}
+	}
+	if k.failed {
+		return c.tooLarge(rng)
+	}
+	left, right := *a.num, *b.num
+	n.show = func() string { return "(" + left.String() + " " + string(op) + " " + right.String() + ")" }
+	return &operand{rng: rng, num: &n}
+}
+
+func (c *compiler) unary(x *hclsyntax.UnaryOpExpr) *operand {
+	o := c.operand(x.Val)
+	if o == nil {
+		return nil
+	}
+	if x.Op == hclsyntax.OpLogicalNot {
+		cond := c.asCondition(o)
+		if cond == nil {
+			return nil
+		}
+		return &operand{rng: x.Range(), cond: &not{cond}}
+	}
+	if o.num == nil {
+		return c.complain(o.rng, "Not a number", "Arithmetic needs numbers; this is %s.", o.describe())
+	}
+	var k calculator
+	inner := *o.num
+	n := number{num: k.op('-', constInt(0), inner.num), den: inner.den, show: func() string { return "-" + inner.String() }}
+	if k.failed {
+		return c.tooLarge(x.Range())
+	}
+	return &operand{rng: x.Range(), num: &n}
+}
+
+func (c *compiler) conditional(x *hclsyntax.ConditionalExpr) *operand {
+	cond, a, b := c.boolean(x.Condition), c.operand(x.TrueResult), c.operand(x.FalseResult)
+	if cond == nil || a == nil || b == nil {
+		return nil
+	}
+	rng := x.Range()
+	if a.null || b.null || a.kind() != b.kind() {
+		return c.complain(rng, "Different types", "Both results of a conditional must be of one type; these are %s and %s.", a.describe(), b.describe())
+	}
+	switch a.kind() {
+	case kindBool:
+		return &operand{rng: rng, cond: &choice{cond: cond, a: a.cond, b: b.cond}}
+	case kindString:
+		return &operand{rng: rng, text: &choiceText{cond: cond, a: a.text, b: b.text}}
+	case kindNumber:
+		var k calculator
+		an, bn, den := k.level(*a.num, *b.num)
+		if k.failed {
+			return c.tooLarge(rng)
+		}
+		left, right := *a.num, *b.num
+		n := number{num: &choiceInt{cond: cond, a: an, b: bn}, den: den}
+		n.show = func() string {
+			return fmt.Sprintf("(%s ? %s : %s)", group(cond), left, right)
+		}
+		return &operand{rng: rng, num: &n}
+	}
+	return c.complain(rng, "Unsupported expression", "The results of a conditional cannot be lists or objects.")
+}

@@ -1,0 +1,143 @@
+package query
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/agext/levenshtein"
+	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/inventory"
+)
+
+// kind is the static type of an expression's part.
+type kind int
+
+const (
+	kindBool kind = iota
+	kindNumber
+	kindString
+	kindObject
+	kindList
+)
+
+func (k kind) String() string {
+	return [...]string{"a condition", "a number", "a string", "an object", "a list"}[k]
+}
+
+// form is a string's canonical text form; constants that meet such a string
+// are brought to the form first.
+type form int
+
+const (
+	formPlain form = iota
+	formMAC
+	formUUID
+)
+
+// dataType is the type of a fact, taken from the Go struct that holds it.
+type dataType struct {
+	kind   kind
+	form   form
+	elem   *dataType         // of a list
+	fields map[string]*field // of an object
+}
+
+// field is one field of an object, by its JSON name.
+type field struct {
+	index int // in the Go struct
+	typ   *dataType
+}
+
+// unlisted are JSON names that are no facts about the machine.
+var unlisted = []string{"schema_version", "host_key"}
+
+// rootTypes are the types of the root variables, reflected once.
+var rootTypes = sync.OnceValue(func() map[string]*dataType {
+	return map[string]*dataType{
+		"facts":   reflectType(reflect.TypeFor[inventory.Facts]()),
+		"machine": reflectType(reflect.TypeFor[inventory.Machine]()),
+		"disk":    reflectType(reflect.TypeFor[inventory.Disk]()),
+	}
+})
+
+// rootNames are the variables that an expression over r sees.
+func rootNames(r Root) []string {
+	if r == Disk {
+		return []string{"disk", "facts", "machine"}
+	}
+	return []string{"facts", "machine"}
+}
+
+// reflectType is nil for a type that has no place in the language (time).
+func reflectType(t reflect.Type) *dataType {
+	switch t {
+	case reflect.TypeFor[inventory.MAC]():
+		return &dataType{kind: kindString, form: formMAC}
+	case reflect.TypeFor[uuid.UUID]():
+		return &dataType{kind: kindString, form: formUUID}
+	}
+	switch t.Kind() {
+	case reflect.Pointer:
+		return reflectType(t.Elem())
+	case reflect.Bool:
+		return &dataType{kind: kindBool}
+	case reflect.Int, reflect.Int64:
+		return &dataType{kind: kindNumber}
+	case reflect.String:
+		return &dataType{kind: kindString}
+	case reflect.Slice:
+		elem := reflectType(t.Elem())
+		if elem == nil {
+			return nil
+		}
+		return &dataType{kind: kindList, elem: elem}
+	case reflect.Struct:
+		out := &dataType{kind: kindObject, fields: map[string]*field{}}
+		for i := range t.NumField() {
+			name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+			if name == "" || slices.Contains(unlisted, name) {
+				continue
+			}
+			if ft := reflectType(t.Field(i).Type); ft != nil {
+				out.fields[name] = &field{index: i, typ: ft}
+			}
+		}
+		if len(out.fields) == 0 {
+			return nil
+		}
+		return out
+	}
+	return nil
+}
+
+// names are the object's field names, sorted.
+func (t *dataType) names() []string {
+	out := make([]string, 0, len(t.fields))
+	for name := range t.fields {
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// suggest is a sentence that names the candidate nearest to what was written,
+// or all of them when none is near and they are few.
+func suggest(written string, candidates []string) string {
+	best, distance := "", len(written)/2+1
+	for _, c := range candidates {
+		if d := levenshtein.Distance(written, c, nil); d < distance {
+			best, distance = c, d
+		}
+	}
+	if best != "" {
+		return fmt.Sprintf("Did you mean %q?", best)
+	}
+	if len(candidates) <= 16 {
+		return "Known: " + strings.Join(candidates, ", ") + "."
+	}
+	return ""
+}
