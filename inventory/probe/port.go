@@ -1,0 +1,97 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/edge-provision/edge-provision/inventory"
+)
+
+// pciAddress finds domain:bus:device.function in a sysfs path.
+var pciAddress = regexp.MustCompile(`[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]`)
+
+// lastPCI is the PCI function nearest to a device, empty when it has none.
+func lastPCI(devicePath string) string {
+	all := pciAddress.FindAllString(devicePath, -1)
+	if len(all) == 0 {
+		return ""
+	}
+	return all[len(all)-1]
+}
+
+// ports reads the physical Ethernet ports, sorted by name.
+func (m *machine) ports(_ context.Context, facts *inventory.Facts) error {
+	const dir = "sys/class/net"
+	entries, err := fs.ReadDir(m.fs, dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		name := e.Name()
+		// ARPHRD_ETHER is 1 (linux/if_arp.h). A port without a device is
+		// software: bridge, bond, VLAN, tap, veth.
+		if m.text(dir, name, "type") != "1" || !m.exists(path.Join(dir, name, "device")) || m.exists(path.Join(dir, name, "phy80211")) {
+			continue
+		}
+		nic := inventory.NIC{Name: name, Driver: m.link(dir, name, "device/driver"), PCI: lastPCI(m.target(dir, name))}
+		mac, err := inventory.ParseMAC(m.text(dir, name, "address"))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("port %s: %w", name, err))
+			continue
+		}
+		nic.MAC = mac
+		if nic.PCI != "" {
+			nic.Vendor = pciID(m.text("sys/bus/pci/devices", nic.PCI, "vendor"))
+			nic.Device = pciID(m.text("sys/bus/pci/devices", nic.PCI, "device"))
+		}
+		if m.src.Port != nil {
+			port, err := m.src.Port(name)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("asking the driver of port %s: %w", name, err))
+			}
+			if !port.PermanentMAC.IsZero() {
+				nic.MAC = port.PermanentMAC
+			}
+			nic.SpeedMbs = port.MaxSpeedMbs
+		}
+		// The firmware boots with the address the port has, not with the one
+		// it was made with, so both are compared.
+		nic.Boot = !m.src.Boot.IsZero() && (nic.MAC == m.src.Boot || mac == m.src.Boot)
+		facts.NICs = append(facts.NICs, nic)
+	}
+	return errors.Join(errs...)
+}
+
+// pci reads the PCI functions, sorted by address.
+func (m *machine) pci(_ context.Context, facts *inventory.Facts) error {
+	const dir = "sys/bus/pci/devices"
+	entries, err := fs.ReadDir(m.fs, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		at := e.Name()
+		facts.PCI = append(facts.PCI, inventory.PCI{
+			Address: at,
+			Class:   strings.TrimPrefix(m.text(dir, at, "class"), "0x"),
+			Vendor:  pciID(m.text(dir, at, "vendor")),
+			Device:  pciID(m.text(dir, at, "device")),
+			Driver:  m.link(dir, at, "driver"),
+		})
+	}
+	slices.SortFunc(facts.PCI, func(a, b inventory.PCI) int { return strings.Compare(a.Address, b.Address) })
+	return nil
+}
+
+// pciID turns sysfs's "0x8086" into "8086".
+func pciID(s string) string { return strings.TrimPrefix(s, "0x") }
