@@ -6,23 +6,27 @@
 //
 //	host ──┬─ namespace edge-SITE ──────────────────────────────┐
 //	       │   lo: BMC addresses ◄── supervisor (BMCs, control)  │
-//	       │   eth1 (bridge) ─┬─ m0n0 (tap) ── qemu machine 0     │
-//	       │    controller's  └─ m1n0 (tap) ── qemu machine 1     │
+//	       │   eth1 (bridge) ─┬─ m0n0 (tap) ── qemu, machine 0    │
+//	       │    controller's  └─ m1n0 (tap) ── qemu, machine 1    │
 //	       └─ StateDir: disks, NVRAM, serial logs, control socket ┘
 //
 // Everything with a wire is inside the namespace, which has no default route:
 // nothing that a rack does can reach the host's networks, and removing the
-// namespace removes bridges and taps with it. The supervisor is one process
-// per rack that owns the QEMU processes as children and session members.
+// namespace removes bridges and taps with it.
+//
+// What a crash leaves, and who cleans it: QEMU and ipmi_sim die with the
+// supervisor, by the kernel's hand. The supervisor's identity (PID, start time,
+// boot id) is on disk before it starts anything, and the record of the rack is
+// on disk before the namespace exists, so Down finds both after any crash, and
+// so does the next Up.
 package rack
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os/exec"
-	"regexp"
 	"time"
 )
 
@@ -32,93 +36,98 @@ type Config struct {
 	// StateDir of it: what is really up is read from StateDir.
 	Spec Spec
 	// Supervisor is the command line of a program that ends in a call of
-	// Supervise with the StateDir that is appended as the last argument. It
-	// is started detached, inside the namespace. Only Up needs it.
+	// Supervise(ctx, os.Stdin, os.Stdout, …) with a context that ends on
+	// SIGTERM, and logs to its standard error. Only Up needs it.
 	Supervisor []string
 	// Apply is the command line that is printed for use inside the
-	// namespace, such as edge-provision apply SITE.hcl.
+	// namespace, such as edge-provision apply SITE.hcl; empty prints none.
 	Apply []string
 	// Stdout receives what a person wants to read; nil discards it.
 	Stdout io.Writer
 	// Log receives the rest; nil discards it.
 	Log *slog.Logger
 	// ReadyTimeout bounds Up's wait for the supervisor, the KVM probe
-	// included; 0 is 90 s.
+	// included; 0 is 120 s.
 	ReadyTimeout time.Duration
 }
 
 // Rack is a handle on one virtual rack, up or not.
 type Rack struct {
-	cfg Config
+	cfg    Config
+	spec   Spec // with defaults
+	layout layout
+	// fault fails a stage of Up on purpose, in tests; nil does not.
+	fault func(stage string) error
 }
 
-// New checks the spec whole and returns a handle. Nothing is started.
-func New(cfg Config) (*Rack, error) { return &Rack{cfg: cfg}, nil }
-
-// Up builds the namespace, starts the supervisor, waits until every BMC
-// answers and prints how to use the rack. When it fails or ctx ends, it removes
-// what it had made. A rack that is up already is an error that says so.
-func (r *Rack) Up(ctx context.Context) error { return errUnfinished }
-
-// Down ends the rack's processes, removes the namespace with all in it, and
-// the files that only a running rack needs. It works after a crash of the
-// supervisor and after an Up that was killed, and is no error when there is
-// nothing. removeDisks also removes the disks (never those given by
-// Disk.Path), firmware variables, certificates and logs.
-func (r *Rack) Down(ctx context.Context, removeDisks bool) error { return errUnfinished }
-
-// Status says what is up. It is no error when nothing is.
-func (r *Rack) Status(ctx context.Context) (Status, error) { return Status{}, errUnfinished }
-
-// Power switches a machine by its own button, not through its BMC.
-func (r *Rack) Power(ctx context.Context, machine string, action PowerAction) error {
-	return errUnfinished
+// New checks the site's name and the state directory and returns a handle.
+// Nothing is started; Up checks the rest of the spec.
+func New(cfg Config) (*Rack, error) {
+	if cfg.Stdout == nil {
+		cfg.Stdout = io.Discard
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	setDefault(&cfg.ReadyTimeout, 120*time.Second)
+	if err := cfg.Spec.validateHome(); err != nil {
+		return nil, fmt.Errorf("checking the rack's spec: %w", err)
+	}
+	spec := cfg.Spec.withDefaults()
+	return &Rack{cfg: cfg, spec: spec, layout: layout(spec.StateDir)}, nil
 }
 
-// BootOnce sets the device class of the machine's next boot, as its BMC would.
-func (r *Rack) BootOnce(ctx context.Context, machine string, class BootClass) error {
-	return errUnfinished
-}
-
-// Machine returns the status of one machine of a rack that is up.
-func (r *Rack) Machine(ctx context.Context, machine string) (MachineStatus, error) {
-	return MachineStatus{}, errUnfinished
-}
-
-// WaitPower waits until the machine is on, or off; bound it by ctx.
-func (r *Rack) WaitPower(ctx context.Context, machine string, on bool) error { return errUnfinished }
-
-// WaitSerial waits until what the machine wrote to its serial console since it
-// was last switched on matches re, and returns the match. An error carries
-// the console's last lines. Bound it by ctx.
-func (r *Rack) WaitSerial(ctx context.Context, machine string, re *regexp.Regexp) ([]byte, error) {
-	return nil, errUnfinished
-}
+// Namespace is the name of the network namespace.
+func (r *Rack) Namespace() string { return namespaceName(r.spec.Name) }
 
 // SerialPath is the machine's serial log since it was last switched on; the
 // logs before it have the suffixes .1 (latest) to .5.
-func (r *Rack) SerialPath(machine string) string { return "" }
+func (r *Rack) SerialPath(machine string) string { return r.layout.serial(machine) }
 
 // DiskPath is the raw file of the machine's nth disk, counted from 0. Read it
 // while the machine is off.
-func (r *Rack) DiskPath(machine string, n int) (string, error) { return "", errUnfinished }
-
-// Namespace is the name of the network namespace.
-func (r *Rack) Namespace() string { return "edge-" + r.cfg.Spec.Name }
+func (r *Rack) DiskPath(machine string, n int) (string, error) {
+	for _, m := range r.spec.Machines {
+		if m.Address != machine {
+			continue
+		}
+		if n < 0 || n >= len(m.Disks) {
+			return "", fmt.Errorf("%s has no disk %d: it has %d, counted from 0", machine, n, len(m.Disks))
+		}
+		return r.layout.disk(m, n), nil
+	}
+	return "", fmt.Errorf("the rack of site %s has no machine %q", r.spec.Name, machine)
+}
 
 // Enter runs f on a thread inside the namespace: sockets that f itself opens
 // are inside. Goroutines that f starts are not.
-func (r *Rack) Enter(f func() error) error { return errUnfinished }
+func (r *Rack) Enter(f func() error) error { return inNamespace(r.Namespace(), f) }
 
 // Command returns a command that will run inside the namespace.
-func (r *Rack) Command(ctx context.Context, name string, args ...string) *exec.Cmd { return nil }
+func (r *Rack) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", r.Namespace(), name}, args...)...)
+}
 
-// Supervise is the supervisor of the rack whose StateDir is given; it runs
-// inside the namespace until ctx ends or it is told to stop, and then ends its
-// machines.
-func Supervise(ctx context.Context, stateDir string, log *slog.Logger) error { return errUnfinished }
+// Power switches a machine by its own buttons, not through its BMC.
+func (r *Rack) Power(ctx context.Context, machine string, action PowerAction) error {
+	_, err := askSupervisor(ctx, r.spec.StateDir, controlRequest{Verb: "power", Machine: machine, Power: action})
+	if err != nil {
+		return fmt.Errorf("switching %s %s: %w", machine, action, err)
+	}
+	return nil
+}
 
-// PowerAction is what a power button does.
+// BootOnce sets the class of devices that the machine's next boot tries first,
+// as a person at the firmware's boot menu would; the empty class takes it back.
+func (r *Rack) BootOnce(ctx context.Context, machine string, class BootClass) error {
+	_, err := askSupervisor(ctx, r.spec.StateDir, controlRequest{Verb: "boot", Machine: machine, Boot: class})
+	if err != nil {
+		return fmt.Errorf("setting the next boot of %s: %w", machine, err)
+	}
+	return nil
+}
+
+// PowerAction is what the buttons and the plug of a machine do.
 type PowerAction string
 
 // Power actions.
@@ -126,54 +135,6 @@ const (
 	PowerOn       PowerAction = "on"       // no error when on already
 	PowerOff      PowerAction = "off"      // cuts the power; no error when off already
 	PowerCycle    PowerAction = "cycle"    // off, then on
-	PowerReset    PowerAction = "reset"    // the reset button; refused when off
+	PowerReset    PowerAction = "reset"    // refused when off
 	PowerShutdown PowerAction = "shutdown" // asks the OS by ACPI; refused when off
 )
-
-// State says how much of a rack exists.
-type State string
-
-// States of a rack.
-const (
-	StateDown   State = "down"
-	StateUp     State = "up"
-	StateBroken State = "broken" // parts of it exist; Down removes them
-)
-
-// Status describes a rack.
-type Status struct {
-	State       State           `json:"state"`
-	Name        string          `json:"name"`
-	Namespace   string          `json:"namespace,omitempty"`
-	Supervisor  int             `json:"supervisor_pid,omitempty"`
-	Accelerator Accelerator     `json:"accelerator,omitempty"`
-	Machines    []MachineStatus `json:"machines,omitempty"`
-}
-
-// MachineStatus describes one machine of a rack that is up. Counts start at
-// zero with Up.
-type MachineStatus struct {
-	Address string `json:"address"`
-	On      bool   `json:"on"`
-	PID     int    `json:"pid,omitempty"` // of QEMU while on
-	// PowerOns counts transitions from off to on, Resets those that a BMC or
-	// Power caused, GuestResets those that the software on the machine did.
-	// Boots is their sum: how often the firmware started.
-	PowerOns    int `json:"power_ons"`
-	Resets      int `json:"resets"`
-	GuestResets int `json:"guest_resets"`
-	Boots       int `json:"boots"`
-	// BootOnce is the class of the next boot, empty for the usual order.
-	BootOnce BootClass `json:"boot_once,omitempty"`
-	// Serial is the path of the serial log, Disks those of the disks.
-	Serial string   `json:"serial_log"`
-	Disks  []string `json:"disks,omitempty"`
-	// BMC is where the BMC answers, as site.hcl writes it. Fingerprint is
-	// the SHA-256 of its certificate in lower-case hexadecimal, and
-	// Certificate the PEM file that holds it; redfish only.
-	BMC         string `json:"bmc,omitempty"`
-	Fingerprint string `json:"fingerprint,omitempty"`
-	Certificate string `json:"certificate,omitempty"`
-}
-
-var errUnfinished = errors.New("the rack is being written")

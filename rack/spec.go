@@ -19,6 +19,9 @@ type Spec struct {
 	// disks, firmware variables, certificates, serial logs, the control
 	// socket. It is created with mode 0700.
 	StateDir string `json:"state_dir"`
+	// CacheDir is an existing directory that outlives racks, where the
+	// verdict of the KVM probe is kept; empty is StateDir.
+	CacheDir string `json:"cache_dir,omitempty"`
 	// Networks are the bridges inside the namespace.
 	Networks []Network `json:"networks"`
 	// Machines are the computers, in the order in which they are printed.
@@ -58,6 +61,9 @@ type Machine struct {
 	Firmware Firmware `json:"firmware,omitempty"`
 	// SecureBoot enrolls Microsoft's keys and enforces them; uefi only.
 	SecureBoot bool `json:"secure_boot,omitempty"`
+	// HTTPBoot turns OVMF's PXE off, which leaves it UEFI HTTP boot; uefi
+	// with the firmware's own stack only.
+	HTTPBoot bool `json:"http_boot,omitempty"`
 	// CPUs is the number of virtual CPUs; 0 is 1.
 	CPUs int `json:"cpus,omitempty"`
 	// MemoryBytes is the RAM, rounded down to MiB; 0 is 2 GiB.
@@ -100,7 +106,6 @@ type BootClass string
 const (
 	BootNetwork BootClass = "network"
 	BootDisk    BootClass = "disk"
-	BootCD      BootClass = "cd" // the BMC's virtual media
 )
 
 // Disk is one emulated disk, kept as a sparse raw file.
