@@ -1,0 +1,43 @@
+package bmc
+
+import (
+	"context"
+	"errors"
+)
+
+// person is the session of DriverNone.
+type person struct{}
+
+func ask(do string) error { return &fault{kind: faultPerson, err: errors.New(do)} }
+
+func (person) power(context.Context) (PowerState, error) {
+	return PowerUnknown, nil
+}
+
+func (person) setPower(_ context.Context, a PowerAction) error {
+	switch a {
+	case On:
+		return ask("switch it on by hand")
+	case Off:
+		return ask("switch it off by hand")
+	case Soft:
+		return ask("shut it down by hand")
+	case Cycle, Reset:
+	}
+	return ask("switch it off and on again by hand, or on if it is off")
+}
+
+func (person) setBoot(_ context.Context, d BootDevice, _ BootOptions) error {
+	switch d {
+	case BootPXE:
+		return ask("choose network boot in its boot menu, or put the network first in its boot order")
+	case BootNone:
+		return ask("leave its boot order as it is")
+	case BootDisk, BootCDROM, BootBIOS:
+	}
+	return ask("choose " + string(d) + " in its boot menu")
+}
+
+func (person) boot(context.Context) (NextBoot, error) { return NextBoot{}, nil }
+func (person) identity() Identity                     { return Identity{} }
+func (person) close(context.Context)                  {}

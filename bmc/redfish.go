@@ -1,0 +1,185 @@
+package bmc
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/bmc-toolbox/bmclib/v2/providers/redfish"
+	"github.com/go-logr/logr"
+)
+
+// redfishSession is a session of DriverRedfish over bmclib's gofish provider.
+type redfishSession struct {
+	conn *redfish.Conn
+	http *transport
+}
+
+// redfishDialer prepares sessions.
+func redfishDialer(c Config, e endpoint) (func(context.Context) (session, error), error) {
+	verify, err := tlsConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) (session, error) {
+		// bmclib writes whole requests, password included, to standard output
+		// when this variable is set.
+		if os.Getenv("DEBUG_BMCLIB") == "true" {
+			return nil, &fault{kind: faultUnsupported, err: fmt.Errorf("DEBUG_BMCLIB is set, which would print the password; unset it")}
+		}
+		t := newTransport(ctx, e, verify)
+		s := &redfishSession{http: t, conn: redfish.New("https://"+e.bracketed(), c.Username, string(c.Password), logr.Discard(),
+			redfish.WithPort(strconv.Itoa(int(e.port))), redfish.WithHttpClient(t.client()))}
+		if err := s.explain(ctx, s.conn.Open(ctx)); err != nil {
+			return nil, err
+		}
+		if !t.token {
+			return nil, &fault{kind: faultUnsupported, err: fmt.Errorf("the login gave no session token; the BMC has no Redfish sessions (DSP0266 section 13.3.4)")}
+		}
+		return s, nil
+	}, nil
+}
+
+// explain turns the library's error into what the transport saw.
+func (s *redfishSession) explain(ctx context.Context, err error) error {
+	noted := s.http.noted()
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case noted != nil:
+		return noted
+	case strings.Contains(err.Error(), "is not supported by this service"):
+		return &fault{kind: faultUnsupported, err: fmt.Errorf("%s", clip(err.Error()))}
+	}
+	return &fault{kind: faultResponse, err: fmt.Errorf("the answer makes no sense: %s", clip(err.Error()))}
+}
+
+func (s *redfishSession) power(ctx context.Context) (PowerState, error) {
+	state, err := s.conn.PowerStateGet(ctx)
+	if err := s.explain(ctx, err); err != nil {
+		return PowerUnknown, err
+	}
+	return parsePowerState(state), nil
+}
+
+// setPower maps Reset to what bmclib calls cycle (Redfish ForceRestart). Its
+// own "reset" is PowerCycle, and where that fails a graceful shutdown with
+// waits that cannot be cancelled.
+func (s *redfishSession) setPower(ctx context.Context, a PowerAction) error {
+	verb := string(a)
+	if a == Reset {
+		verb = "cycle"
+	}
+	_, err := s.conn.PowerSet(ctx, verb)
+	return s.explain(ctx, err)
+}
+
+func (s *redfishSession) setBoot(ctx context.Context, d BootDevice, o BootOptions) error {
+	_, err := s.conn.BootDeviceSet(ctx, string(d), o.Persistent, o.EFI)
+	return s.explain(ctx, err)
+}
+
+// boot reads the system again and takes the override out of the very document:
+// bmclib's reading of it cannot tell "off" from "once" nor "not said" from
+// "legacy".
+func (s *redfishSession) boot(ctx context.Context) (NextBoot, error) {
+	if _, err := s.power(ctx); err != nil {
+		return NextBoot{}, err
+	}
+	return s.document().nextBoot(), nil
+}
+
+func (s *redfishSession) document() systemDocument {
+	s.http.mu.Lock()
+	defer s.http.mu.Unlock()
+	return s.http.system
+}
+
+func (s *redfishSession) identity() Identity {
+	d := s.document()
+	return Identity{Manufacturer: clip(d.Manufacturer), Model: clip(d.Model), Serial: clip(d.SerialNumber), UUID: clip(d.UUID)}
+}
+
+// close logs out, in a context of its own.
+func (s *redfishSession) close(ctx context.Context) {
+	s.http.during(ctx)
+	_ = s.conn.Close(ctx)
+	s.http.inner.CloseIdleConnections()
+}
+
+// systemDocument is what is read of a ComputerSystem (DSP0268).
+type systemDocument struct {
+	PowerState   string
+	Manufacturer string
+	Model        string
+	SerialNumber string
+	UUID         string
+	Boot         *struct {
+		BootSourceOverrideEnabled string
+		BootSourceOverrideMode    string
+		BootSourceOverrideTarget  string
+	}
+}
+
+// parseSystem reads a ComputerSystem; ok is false for any other document.
+func parseSystem(body []byte) (doc systemDocument, ok bool) {
+	if err := json.Unmarshal(body, &doc); err != nil {
+		return systemDocument{}, false
+	}
+	return doc, doc.Boot != nil && doc.PowerState != ""
+}
+
+// nextBoot translates the override.
+func (d systemDocument) nextBoot() NextBoot {
+	if d.Boot == nil {
+		return NextBoot{}
+	}
+	devices := map[string]BootDevice{
+		"": BootNone, "None": BootNone, "Pxe": BootPXE, "Hdd": BootDisk, "Cd": BootCDROM, "BiosSetup": BootBIOS,
+	}
+	device, known := devices[d.Boot.BootSourceOverrideTarget]
+	if !known {
+		device = BootDevice(clip(d.Boot.BootSourceOverrideTarget))
+	}
+	n := NextBoot{Device: device}
+	if d.Boot.BootSourceOverrideEnabled == "Disabled" {
+		n.Device = BootNone
+	}
+	if d.Boot.BootSourceOverrideEnabled != "" {
+		once := d.Boot.BootSourceOverrideEnabled == "Once"
+		n.Once = &once
+	}
+	if d.Boot.BootSourceOverrideMode != "" {
+		efi := d.Boot.BootSourceOverrideMode == "UEFI"
+		n.EFI = &efi
+	}
+	return n
+}
+
+// redfishMessage is the first message of an error answer (DSP0266 section
+// 8.6), for a person; empty when there is none.
+func redfishMessage(body []byte) string {
+	var e struct {
+		Error struct {
+			Message  string                     `json:"message"`
+			Extended []struct{ Message string } `json:"@Message.ExtendedInfo"`
+		} `json:"error"`
+	}
+	if json.Unmarshal(body, &e) != nil {
+		return ""
+	}
+	for _, x := range e.Error.Extended {
+		if x.Message != "" {
+			return ": " + clip(x.Message)
+		}
+	}
+	if e.Error.Message != "" {
+		return ": " + clip(e.Error.Message)
+	}
+	return ""
+}
