@@ -154,7 +154,7 @@ func (c *compiler) operand(e hclsyntax.Expression) *operand {
 	if p, ok := e.(*hclsyntax.ParenthesesExpr); ok {
 		return c.operand(p.Expression)
 	}
-	if c.isConstant(e) {
+	if !ordersHere(e) && c.isConstant(e) {
 		return c.constant(e)
 	}
 	rng := e.Range()
@@ -195,6 +195,23 @@ func (c *compiler) operand(e hclsyntax.Expression) *operand {
 			"A string cannot be built from facts; compare the fact itself, or use glob or regex.")
 	}
 	return c.complain(rng, "Unsupported expression", "This kind of expression is not part of the language over facts.")
+}
+
+// ordersHere says whether e puts two values in order. HCL orders numbers only;
+// the language orders strings too, also two constant ones.
+func ordersHere(e hclsyntax.Expression) bool {
+	switch x := e.(type) {
+	case *hclsyntax.ParenthesesExpr:
+		return ordersHere(x.Expression)
+	case *hclsyntax.UnaryOpExpr:
+		return ordersHere(x.Val)
+	case *hclsyntax.ConditionalExpr:
+		return ordersHere(x.Condition) || ordersHere(x.TrueResult) || ordersHere(x.FalseResult)
+	case *hclsyntax.BinaryOpExpr:
+		op := comparisons[x.Op]
+		return (op != "" && op != opEqual && op != opNotEqual) || ordersHere(x.LHS) || ordersHere(x.RHS)
+	}
+	return false
 }
 
 // isConstant says whether e mentions no fact and no function of the language,
@@ -469,11 +486,12 @@ func (c *compiler) splat(x *hclsyntax.SplatExpr) *operand {
 	if source.list == nil || source.list.elem != nil || source.list.cond != nil {
 		return c.complain(x.Range(), "Unsupported splat", "[*] can follow a list of facts only.")
 	}
-	l := source.list
-	c.anon[x.Item] = l.v
 	if x.Each == hclsyntax.Expression(x.Item) {
 		return source
 	}
+	l := source.list
+	l.v.name = l.source.String() + "[*]"
+	c.anon[x.Item] = l.v
 	elem := c.operand(x.Each)
 	if elem == nil {
 		return nil

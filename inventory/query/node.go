@@ -310,11 +310,7 @@ func (t *choiceText) String() string {
 func (l *list) String() string {
 	switch {
 	case l.splat:
-		out := l.source.String() + "[*]"
-		if r := l.elem.ref; r != nil {
-			out += strings.TrimPrefix(r.String(), l.v.name)
-		}
-		return out
+		return l.elem.String()
 	case l.elem == nil && l.cond == nil:
 		return l.source.String()
 	case l.elem == nil:

@@ -1,0 +1,273 @@
+package query
+
+import (
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/inventory"
+)
+
+// generator makes random machines and random expressions over their facts.
+type generator struct{ *rand.Rand }
+
+var numbers = []int64{1, 2, 3, 4, 8, 7, 100, 1 << 30, 1 << 33, 1<<53 - 1, 1 << 53, 1<<53 + 1, 1<<63 - 1}
+
+var strs = []string{"a", "A", "b", "ab", "igc", "Größe", "größe", "x%y_z", `a*?[b]\c`, "日本", "😀", "ﬁ", "K", "K", "sda", "1e3", "12", " a\nb"}
+
+func pick[T any](g *generator, from []T) T { return from[g.IntN(len(from))] }
+
+func (g *generator) docs(n int) []Doc {
+	out := make([]Doc, n)
+	for i := range out {
+		var id uuid.UUID
+		id[0], id[15] = byte(g.IntN(256)), byte(i)
+		m := inventory.Machine{ID: id, Site: pick(g, strs)}
+		g.fill(reflect.ValueOf(&m.Address).Elem())
+		g.fill(reflect.ValueOf(&m.Serial).Elem())
+		g.fill(reflect.ValueOf(&m.Image).Elem())
+		m.State = pick(g, []inventory.State{inventory.StateHeld, inventory.StateDiscovered})
+		if g.IntN(3) > 0 {
+			m.SMBIOSUUID = uuid.UUID{1, byte(g.IntN(3))}
+		}
+		for j := range g.IntN(3) {
+			m.MACs = append(m.MACs, inventory.MAC{2, 0, 0, 0, byte(i), byte(j)})
+		}
+		var f *inventory.Facts
+		if g.IntN(8) > 0 {
+			f = &inventory.Facts{}
+			g.fill(reflect.ValueOf(f).Elem())
+		}
+		out[i] = NewDoc(m, f)
+	}
+	return out
+}
+
+// fill gives a value to some of the fields below v.
+func (g *generator) fill(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if g.IntN(4) > 0 {
+			v.Set(reflect.New(v.Type().Elem()))
+			g.fill(v.Elem())
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			g.fill(v.Field(i))
+		}
+		// What is always observed of an element.
+		switch x := v.Addr().Interface().(type) {
+		case *inventory.Disk:
+			x.Name, x.Bytes = pick(g, strs), pick(g, numbers)
+		case *inventory.NIC:
+			x.Name, x.MAC = pick(g, strs), inventory.MAC{2, 0, 0, 0, 0, byte(g.IntN(4) + 1)}
+		case *inventory.PCI:
+			x.Address, x.Class, x.Vendor, x.Device = pick(g, strs), "020000", "8086", pick(g, strs)
+		case *inventory.Firmware:
+			x.Mode = pick(g, []string{"uefi", "bios"})
+		case *inventory.TPM:
+			x.Version = "2.0"
+		}
+	case reflect.Slice:
+		for range g.IntN(4) {
+			v.Set(reflect.Append(v, reflect.New(v.Type().Elem()).Elem()))
+			g.fill(v.Index(v.Len() - 1))
+		}
+	case reflect.String:
+		if g.IntN(4) > 0 {
+			v.SetString(pick(g, strs))
+		}
+	case reflect.Int, reflect.Int64:
+		if g.IntN(4) > 0 {
+			v.SetInt(pick(g, numbers))
+		}
+	case reflect.Bool:
+		v.SetBool(g.IntN(2) == 0)
+	}
+}
+
+// scope is a loop that the expression is in.
+type scope struct {
+	name, list string
+	outer      *scope
+}
+
+// path is a random fact of a kind that the catalog keeps, from a loop's
+// variable or from the roots.
+func (g *generator) path(want kind, in *scope) string {
+	for range 200 {
+		var base string
+		var typ *dataType
+		var kept map[string]column
+		if in != nil && g.IntN(4) > 0 {
+			s := in
+			for s.outer != nil && g.IntN(3) == 0 {
+				s = s.outer
+			}
+			base, typ, kept = s.name, elementType(s.list), tables[s.list].columns
+			if typ.kind == want {
+				return base
+			}
+		} else {
+			base = pick(g, []string{"facts", "facts", "facts", "machine"})
+			typ, kept = rootTypes()[base], columns
+		}
+		path := base
+		for typ.kind == kindObject {
+			name := pick(g, typ.names())
+			path, typ = path+"."+name, typ.fields[name].typ
+		}
+		key := path
+		if in != nil && base != "facts" && base != "machine" {
+			key = strings.TrimPrefix(path, base+".")
+		}
+		if _, ok := kept[key]; ok && typ.kind == want {
+			return path
+		}
+	}
+	return map[kind]string{kindBool: "facts.firmware.secure_boot", kindNumber: "facts.cpu.cores", kindString: "facts.system.product"}[want]
+}
+
+func elementType(list string) *dataType {
+	names := strings.Split(list, ".")
+	typ := rootTypes()[names[0]]
+	for _, name := range names[1:] {
+		typ = typ.fields[name].typ
+	}
+	return typ.elem
+}
+
+func (g *generator) list() string {
+	return pick(g, []string{"facts.disks", "facts.disks", "facts.nics", "facts.memory.modules", "facts.pci", "machine.macs"})
+}
+
+// enter is a loop over a list, with the head and the end of its text.
+func (g *generator) enter(depth int, in *scope) (s *scope, head, end string) {
+	s = &scope{name: "v", list: g.list(), outer: in}
+	for o := in; o != nil; o = o.outer {
+		s.name += "v"
+	}
+	end = "]"
+	if g.IntN(3) == 0 {
+		end = " if " + g.condition(depth-2, s) + "]"
+	}
+	return s, "[for " + s.name + " in " + s.list + " : ", end
+}
+
+func (g *generator) condition(depth int, in *scope) string {
+	if depth <= 0 {
+		switch g.IntN(8) {
+		case 0:
+			return pick(g, []string{"true", "false"})
+		case 1:
+			return g.path(kindBool, in)
+		case 2, 3, 4:
+			return g.number(0, in) + g.comparison() + g.number(0, in)
+		}
+		return g.text(0, in) + g.comparison() + g.text(0, in)
+	}
+	sub := func() string { return g.condition(depth-1, in) }
+	switch g.IntN(16) {
+	case 0, 1:
+		return "(" + sub() + " && " + sub() + ")"
+	case 2, 3:
+		return "(" + sub() + " || " + sub() + ")"
+	case 4:
+		return "!(" + sub() + ")"
+	case 5:
+		return "((" + sub() + ")" + pick(g, []string{" == ", " != "}) + "(" + sub() + "))"
+	case 6:
+		return "(" + sub() + " ? " + sub() + " : " + sub() + ")"
+	case 7:
+		return "missing(" + pick(g, []string{g.path(kindString, in), g.path(kindNumber, in), g.number(2, in), g.text(2, in), g.list(), sub()}) + ")"
+	case 8:
+		return "regex(" + pick(g, []string{`"a"`, `"^[a-z]+$"`, `"(?i)k|GR."`, `"^.{1,2}$"`, `"[^a-z]"`, `"x%y.z"`, `""`, `"(?s)a.b|\\\\c"`}) + ", " + g.text(1, in) + ")"
+	case 9:
+		return "glob(" + pick(g, []string{`"a*"`, `"?"`, `"*"`, `"x%y_z"`, `"a\\*\\?\\[b\\]\\\\c"`, `"*ö?e"`, `"??"`}) + ", " + g.text(1, in) + ")"
+	case 10, 11, 12:
+		s, head, end := g.enter(depth, in)
+		return pick(g, []string{"any", "all"}) + "(" + head + g.condition(depth-1, s) + end + ")"
+	case 13:
+		return g.number(2, in) + g.comparison() + g.number(2, in)
+	case 14:
+		switch g.IntN(4) {
+		case 0:
+			return "contains(facts.disks[*].model, " + g.text(1, in) + ")"
+		case 1:
+			return "contains(facts.memory.modules[*].bytes, " + g.number(1, in) + ")"
+		case 2:
+			return "contains([" + g.literal() + ", " + g.text(0, in) + "], " + g.text(1, in) + ")"
+		}
+		return `contains(machine.macs, "02-00-00-00-0` + hex.EncodeToString([]byte{byte(g.IntN(16))})[1:] + `-00")`
+	}
+	return g.text(2, in) + g.comparison() + g.text(2, in)
+}
+
+func (g *generator) comparison() string {
+	return pick(g, []string{" == ", " != ", " < ", " <= ", " > ", " >= "})
+}
+
+func (g *generator) literal() string {
+	r := strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`, "%{", "%%{", "${", "$${")
+	return `"` + r.Replace(pick(g, strs)) + `"`
+}
+
+func (g *generator) text(depth int, in *scope) string {
+	switch {
+	case g.IntN(3) == 0:
+		return g.literal()
+	case depth > 1 && g.IntN(4) == 0:
+		return "(" + g.condition(0, in) + " ? " + g.text(depth-1, in) + " : " + g.text(depth-1, in) + ")"
+	}
+	for {
+		// A MAC or UUID cannot be compared with just any string.
+		if p := g.path(kindString, in); !strings.HasSuffix(p, "mac") && !strings.HasSuffix(p, "id") && !g.isMAC(p, in) {
+			return p
+		}
+	}
+}
+
+// isMAC tells the variable of a loop over machine.macs.
+func (g *generator) isMAC(p string, in *scope) bool {
+	for s := in; s != nil; s = s.outer {
+		if s.name == p {
+			return true
+		}
+	}
+	return false
+}
+
+func (g *generator) number(depth int, in *scope) string {
+	if depth > 0 && g.IntN(2) == 0 {
+		a, b := g.number(depth-1, in), g.number(depth-1, in)
+		switch g.IntN(8) {
+		case 0, 1:
+			return "(" + a + " + " + b + ")"
+		case 2:
+			return "(" + a + " - " + b + ")"
+		case 3:
+			return "(" + a + " * " + b + ")"
+		case 4:
+			return "(" + a + " / " + g.path(kindNumber, in) + ")"
+		case 5:
+			return "(" + g.path(kindNumber, in) + " % " + g.path(kindNumber, in) + ")"
+		case 6:
+			return "-" + g.path(kindNumber, in)
+		}
+		return "(" + g.condition(0, in) + " ? " + a + " : " + b + ")"
+	}
+	switch g.IntN(6) {
+	case 0, 1:
+		return fmt.Sprint(pick(g, numbers))
+	case 2:
+		return pick(g, []string{"0.5", "7.25", "GiB(1)", "MiB(0.5)", "0", "1.1"})
+	case 3:
+		s, head, end := g.enter(2, in)
+		return "length(" + head + s.name + end + ")"
+	}
+	return g.path(kindNumber, in)
+}
