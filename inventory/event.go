@@ -48,6 +48,9 @@ const (
 	EventDHCPInform   EventKind = "dhcp.inform"
 	// EventDHCPForeign: another DHCP server answered or was chosen; server.
 	EventDHCPForeign EventKind = "dhcp.foreign"
+	// EventBootLoop: a machine loaded the boot program again without having
+	// asked for its script in between; file, count.
+	EventBootLoop EventKind = "boot.loop"
 	// EventDHCPIgnored: a client that this site does not admit; reason.
 	EventDHCPIgnored EventKind = "dhcp.ignored"
 
@@ -79,6 +82,10 @@ const (
 	EventAgentProgress EventKind = "agent.progress"
 	EventAgentResult   EventKind = "agent.result"
 	EventAgentLog      EventKind = "agent.log"
+
+	// EventSSHUp: the installed system answered over SSH as itself; duration
+	// since it was last known to be in the installer or off.
+	EventSSHUp EventKind = "ssh.up"
 
 	// Steps: attempt; finished also outcome (ok|failed|blocked|skipped|
 	// cancelled), error, duration.

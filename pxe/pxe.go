@@ -53,9 +53,8 @@ type Leases interface {
 	// Leases returns every lease kept for the network, expired and declined
 	// ones too. It is called once, by Listen.
 	Leases(ctx context.Context, network string) ([]inventory.Lease, error)
-	// Commit stores l, replacing what was kept for the same network and MAC,
-	// or for the same network and address when l.State is
-	// inventory.LeaseDeclined. It must return nil only when l is on disk and
+	// Commit stores l, replacing what was kept for the same network and MAC.
+	// It must return nil only when l is on disk and
 	// would survive a power cut: the ACK leaves on its word. It must not
 	// wait behind event writes.
 	Commit(ctx context.Context, l inventory.Lease) error
