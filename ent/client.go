@@ -33,11 +33,9 @@ import (
 	"github.com/edge-provision/edge-provision/ent/pcifunction"
 	"github.com/edge-provision/edge-provision/ent/refusal"
 	"github.com/edge-provision/edge-provision/ent/run"
-	"github.com/edge-provision/edge-provision/ent/session"
 	"github.com/edge-provision/edge-provision/ent/setting"
 	"github.com/edge-provision/edge-provision/ent/site"
 	"github.com/edge-provision/edge-provision/ent/step"
-	"github.com/edge-provision/edge-provision/ent/token"
 
 	stdsql "database/sql"
 )
@@ -81,16 +79,12 @@ type Client struct {
 	Refusal *RefusalClient
 	// Run is the client for interacting with the Run builders.
 	Run *RunClient
-	// Session is the client for interacting with the Session builders.
-	Session *SessionClient
 	// Setting is the client for interacting with the Setting builders.
 	Setting *SettingClient
 	// Site is the client for interacting with the Site builders.
 	Site *SiteClient
 	// Step is the client for interacting with the Step builders.
 	Step *StepClient
-	// Token is the client for interacting with the Token builders.
-	Token *TokenClient
 }
 
 // NewClient creates a new client configured with the given options.
@@ -119,11 +113,9 @@ func (c *Client) init() {
 	c.PCIFunction = NewPCIFunctionClient(c.config)
 	c.Refusal = NewRefusalClient(c.config)
 	c.Run = NewRunClient(c.config)
-	c.Session = NewSessionClient(c.config)
 	c.Setting = NewSettingClient(c.config)
 	c.Site = NewSiteClient(c.config)
 	c.Step = NewStepClient(c.config)
-	c.Token = NewTokenClient(c.config)
 }
 
 type (
@@ -233,11 +225,9 @@ func (c *Client) Tx(ctx context.Context) (*Tx, error) {
 		PCIFunction:  NewPCIFunctionClient(cfg),
 		Refusal:      NewRefusalClient(cfg),
 		Run:          NewRunClient(cfg),
-		Session:      NewSessionClient(cfg),
 		Setting:      NewSettingClient(cfg),
 		Site:         NewSiteClient(cfg),
 		Step:         NewStepClient(cfg),
-		Token:        NewTokenClient(cfg),
 	}, nil
 }
 
@@ -274,11 +264,9 @@ func (c *Client) BeginTx(ctx context.Context, opts *sql.TxOptions) (*Tx, error) 
 		PCIFunction:  NewPCIFunctionClient(cfg),
 		Refusal:      NewRefusalClient(cfg),
 		Run:          NewRunClient(cfg),
-		Session:      NewSessionClient(cfg),
 		Setting:      NewSettingClient(cfg),
 		Site:         NewSiteClient(cfg),
 		Step:         NewStepClient(cfg),
-		Token:        NewTokenClient(cfg),
 	}, nil
 }
 
@@ -310,7 +298,7 @@ func (c *Client) Use(hooks ...Hook) {
 	for _, n := range []interface{ Use(...Hook) }{
 		c.Applied, c.Disk, c.Document, c.Event, c.Image, c.Lease, c.Lock, c.MAC,
 		c.Machine, c.MachineFacts, c.MemoryModule, c.NIC, c.Note, c.Observation,
-		c.PCIFunction, c.Refusal, c.Run, c.Session, c.Setting, c.Site, c.Step, c.Token,
+		c.PCIFunction, c.Refusal, c.Run, c.Setting, c.Site, c.Step,
 	} {
 		n.Use(hooks...)
 	}
@@ -322,7 +310,7 @@ func (c *Client) Intercept(interceptors ...Interceptor) {
 	for _, n := range []interface{ Intercept(...Interceptor) }{
 		c.Applied, c.Disk, c.Document, c.Event, c.Image, c.Lease, c.Lock, c.MAC,
 		c.Machine, c.MachineFacts, c.MemoryModule, c.NIC, c.Note, c.Observation,
-		c.PCIFunction, c.Refusal, c.Run, c.Session, c.Setting, c.Site, c.Step, c.Token,
+		c.PCIFunction, c.Refusal, c.Run, c.Setting, c.Site, c.Step,
 	} {
 		n.Intercept(interceptors...)
 	}
@@ -365,16 +353,12 @@ func (c *Client) Mutate(ctx context.Context, m Mutation) (Value, error) {
 		return c.Refusal.mutate(ctx, m)
 	case *RunMutation:
 		return c.Run.mutate(ctx, m)
-	case *SessionMutation:
-		return c.Session.mutate(ctx, m)
 	case *SettingMutation:
 		return c.Setting.mutate(ctx, m)
 	case *SiteMutation:
 		return c.Site.mutate(ctx, m)
 	case *StepMutation:
 		return c.Step.mutate(ctx, m)
-	case *TokenMutation:
-		return c.Token.mutate(ctx, m)
 	default:
 		return nil, fmt.Errorf("ent: unknown mutation type %T", m)
 	}
@@ -1271,7 +1255,7 @@ func (c *LockClient) UpdateOne(_m *Lock) *LockUpdateOne {
 }
 
 // UpdateOneID returns an update builder for the given id.
-func (c *LockClient) UpdateOneID(id string) *LockUpdateOne {
+func (c *LockClient) UpdateOneID(id int) *LockUpdateOne {
 	mutation := newLockMutation(c.config, OpUpdateOne, withLockID(id))
 	return &LockUpdateOne{config: c.config, hooks: c.Hooks(), mutation: mutation}
 }
@@ -1288,7 +1272,7 @@ func (c *LockClient) DeleteOne(_m *Lock) *LockDeleteOne {
 }
 
 // DeleteOneID returns a builder for deleting the given entity by its id.
-func (c *LockClient) DeleteOneID(id string) *LockDeleteOne {
+func (c *LockClient) DeleteOneID(id int) *LockDeleteOne {
 	builder := c.Delete().Where(lock.ID(id))
 	builder.mutation.id = &id
 	builder.mutation.op = OpDeleteOne
@@ -1305,12 +1289,12 @@ func (c *LockClient) Query() *LockQuery {
 }
 
 // Get returns a Lock entity by its id.
-func (c *LockClient) Get(ctx context.Context, id string) (*Lock, error) {
+func (c *LockClient) Get(ctx context.Context, id int) (*Lock, error) {
 	return c.Query().Where(lock.ID(id)).Only(ctx)
 }
 
 // GetX is like Get, but panics if an error occurs.
-func (c *LockClient) GetX(ctx context.Context, id string) *Lock {
+func (c *LockClient) GetX(ctx context.Context, id int) *Lock {
 	obj, err := c.Get(ctx, id)
 	if err != nil {
 		panic(err)
@@ -2961,139 +2945,6 @@ func (c *RunClient) mutate(ctx context.Context, m *RunMutation) (Value, error) {
 	}
 }
 
-// SessionClient is a client for the Session schema.
-type SessionClient struct {
-	config
-}
-
-// NewSessionClient returns a client for the Session from the given config.
-func NewSessionClient(c config) *SessionClient {
-	return &SessionClient{config: c}
-}
-
-// Use adds a list of mutation hooks to the hooks stack.
-// A call to `Use(f, g, h)` equals to `session.Hooks(f(g(h())))`.
-func (c *SessionClient) Use(hooks ...Hook) {
-	c.hooks.Session = append(c.hooks.Session, hooks...)
-}
-
-// Intercept adds a list of query interceptors to the interceptors stack.
-// A call to `Intercept(f, g, h)` equals to `session.Intercept(f(g(h())))`.
-func (c *SessionClient) Intercept(interceptors ...Interceptor) {
-	c.inters.Session = append(c.inters.Session, interceptors...)
-}
-
-// Create returns a builder for creating a Session entity.
-func (c *SessionClient) Create() *SessionCreate {
-	mutation := newSessionMutation(c.config, OpCreate)
-	return &SessionCreate{config: c.config, hooks: c.Hooks(), mutation: mutation}
-}
-
-// CreateBulk returns a builder for creating a bulk of Session entities.
-func (c *SessionClient) CreateBulk(builders ...*SessionCreate) *SessionCreateBulk {
-	return &SessionCreateBulk{config: c.config, builders: builders}
-}
-
-// MapCreateBulk creates a bulk creation builder from the given slice. For each item in the slice, the function creates
-// a builder and applies setFunc on it.
-func (c *SessionClient) MapCreateBulk(slice any, setFunc func(*SessionCreate, int)) *SessionCreateBulk {
-	rv := reflect.ValueOf(slice)
-	if rv.Kind() != reflect.Slice {
-		return &SessionCreateBulk{err: fmt.Errorf("calling to SessionClient.MapCreateBulk with wrong type %T, need slice", slice)}
-	}
-	builders := make([]*SessionCreate, rv.Len())
-	for i := 0; i < rv.Len(); i++ {
-		builders[i] = c.Create()
-		setFunc(builders[i], i)
-	}
-	return &SessionCreateBulk{config: c.config, builders: builders}
-}
-
-// Update returns an update builder for Session.
-func (c *SessionClient) Update() *SessionUpdate {
-	mutation := newSessionMutation(c.config, OpUpdate)
-	return &SessionUpdate{config: c.config, hooks: c.Hooks(), mutation: mutation}
-}
-
-// UpdateOne returns an update builder for the given entity.
-func (c *SessionClient) UpdateOne(_m *Session) *SessionUpdateOne {
-	mutation := newSessionMutation(c.config, OpUpdateOne, withSession(_m))
-	return &SessionUpdateOne{config: c.config, hooks: c.Hooks(), mutation: mutation}
-}
-
-// UpdateOneID returns an update builder for the given id.
-func (c *SessionClient) UpdateOneID(id string) *SessionUpdateOne {
-	mutation := newSessionMutation(c.config, OpUpdateOne, withSessionID(id))
-	return &SessionUpdateOne{config: c.config, hooks: c.Hooks(), mutation: mutation}
-}
-
-// Delete returns a delete builder for Session.
-func (c *SessionClient) Delete() *SessionDelete {
-	mutation := newSessionMutation(c.config, OpDelete)
-	return &SessionDelete{config: c.config, hooks: c.Hooks(), mutation: mutation}
-}
-
-// DeleteOne returns a builder for deleting the given entity.
-func (c *SessionClient) DeleteOne(_m *Session) *SessionDeleteOne {
-	return c.DeleteOneID(_m.ID)
-}
-
-// DeleteOneID returns a builder for deleting the given entity by its id.
-func (c *SessionClient) DeleteOneID(id string) *SessionDeleteOne {
-	builder := c.Delete().Where(session.ID(id))
-	builder.mutation.id = &id
-	builder.mutation.op = OpDeleteOne
-	return &SessionDeleteOne{builder}
-}
-
-// Query returns a query builder for Session.
-func (c *SessionClient) Query() *SessionQuery {
-	return &SessionQuery{
-		config: c.config,
-		ctx:    &QueryContext{Type: TypeSession},
-		inters: c.Interceptors(),
-	}
-}
-
-// Get returns a Session entity by its id.
-func (c *SessionClient) Get(ctx context.Context, id string) (*Session, error) {
-	return c.Query().Where(session.ID(id)).Only(ctx)
-}
-
-// GetX is like Get, but panics if an error occurs.
-func (c *SessionClient) GetX(ctx context.Context, id string) *Session {
-	obj, err := c.Get(ctx, id)
-	if err != nil {
-		panic(err)
-	}
-	return obj
-}
-
-// Hooks returns the client hooks.
-func (c *SessionClient) Hooks() []Hook {
-	return c.hooks.Session
-}
-
-// Interceptors returns the client interceptors.
-func (c *SessionClient) Interceptors() []Interceptor {
-	return c.inters.Session
-}
-
-func (c *SessionClient) mutate(ctx context.Context, m *SessionMutation) (Value, error) {
-	switch m.Op() {
-	case OpCreate:
-		return (&SessionCreate{config: c.config, hooks: c.Hooks(), mutation: m}).Save(ctx)
-	case OpUpdate:
-		return (&SessionUpdate{config: c.config, hooks: c.Hooks(), mutation: m}).Save(ctx)
-	case OpUpdateOne:
-		return (&SessionUpdateOne{config: c.config, hooks: c.Hooks(), mutation: m}).Save(ctx)
-	case OpDelete, OpDeleteOne:
-		return (&SessionDelete{config: c.config, hooks: c.Hooks(), mutation: m}).Exec(ctx)
-	default:
-		return nil, fmt.Errorf("ent: unknown Session mutation op: %q", m.Op())
-	}
-}
-
 // SettingClient is a client for the Setting schema.
 type SettingClient struct {
 	config
@@ -3525,150 +3376,17 @@ func (c *StepClient) mutate(ctx context.Context, m *StepMutation) (Value, error)
 	}
 }
 
-// TokenClient is a client for the Token schema.
-type TokenClient struct {
-	config
-}
-
-// NewTokenClient returns a client for the Token from the given config.
-func NewTokenClient(c config) *TokenClient {
-	return &TokenClient{config: c}
-}
-
-// Use adds a list of mutation hooks to the hooks stack.
-// A call to `Use(f, g, h)` equals to `token.Hooks(f(g(h())))`.
-func (c *TokenClient) Use(hooks ...Hook) {
-	c.hooks.Token = append(c.hooks.Token, hooks...)
-}
-
-// Intercept adds a list of query interceptors to the interceptors stack.
-// A call to `Intercept(f, g, h)` equals to `token.Intercept(f(g(h())))`.
-func (c *TokenClient) Intercept(interceptors ...Interceptor) {
-	c.inters.Token = append(c.inters.Token, interceptors...)
-}
-
-// Create returns a builder for creating a Token entity.
-func (c *TokenClient) Create() *TokenCreate {
-	mutation := newTokenMutation(c.config, OpCreate)
-	return &TokenCreate{config: c.config, hooks: c.Hooks(), mutation: mutation}
-}
-
-// CreateBulk returns a builder for creating a bulk of Token entities.
-func (c *TokenClient) CreateBulk(builders ...*TokenCreate) *TokenCreateBulk {
-	return &TokenCreateBulk{config: c.config, builders: builders}
-}
-
-// MapCreateBulk creates a bulk creation builder from the given slice. For each item in the slice, the function creates
-// a builder and applies setFunc on it.
-func (c *TokenClient) MapCreateBulk(slice any, setFunc func(*TokenCreate, int)) *TokenCreateBulk {
-	rv := reflect.ValueOf(slice)
-	if rv.Kind() != reflect.Slice {
-		return &TokenCreateBulk{err: fmt.Errorf("calling to TokenClient.MapCreateBulk with wrong type %T, need slice", slice)}
-	}
-	builders := make([]*TokenCreate, rv.Len())
-	for i := 0; i < rv.Len(); i++ {
-		builders[i] = c.Create()
-		setFunc(builders[i], i)
-	}
-	return &TokenCreateBulk{config: c.config, builders: builders}
-}
-
-// Update returns an update builder for Token.
-func (c *TokenClient) Update() *TokenUpdate {
-	mutation := newTokenMutation(c.config, OpUpdate)
-	return &TokenUpdate{config: c.config, hooks: c.Hooks(), mutation: mutation}
-}
-
-// UpdateOne returns an update builder for the given entity.
-func (c *TokenClient) UpdateOne(_m *Token) *TokenUpdateOne {
-	mutation := newTokenMutation(c.config, OpUpdateOne, withToken(_m))
-	return &TokenUpdateOne{config: c.config, hooks: c.Hooks(), mutation: mutation}
-}
-
-// UpdateOneID returns an update builder for the given id.
-func (c *TokenClient) UpdateOneID(id string) *TokenUpdateOne {
-	mutation := newTokenMutation(c.config, OpUpdateOne, withTokenID(id))
-	return &TokenUpdateOne{config: c.config, hooks: c.Hooks(), mutation: mutation}
-}
-
-// Delete returns a delete builder for Token.
-func (c *TokenClient) Delete() *TokenDelete {
-	mutation := newTokenMutation(c.config, OpDelete)
-	return &TokenDelete{config: c.config, hooks: c.Hooks(), mutation: mutation}
-}
-
-// DeleteOne returns a builder for deleting the given entity.
-func (c *TokenClient) DeleteOne(_m *Token) *TokenDeleteOne {
-	return c.DeleteOneID(_m.ID)
-}
-
-// DeleteOneID returns a builder for deleting the given entity by its id.
-func (c *TokenClient) DeleteOneID(id string) *TokenDeleteOne {
-	builder := c.Delete().Where(token.ID(id))
-	builder.mutation.id = &id
-	builder.mutation.op = OpDeleteOne
-	return &TokenDeleteOne{builder}
-}
-
-// Query returns a query builder for Token.
-func (c *TokenClient) Query() *TokenQuery {
-	return &TokenQuery{
-		config: c.config,
-		ctx:    &QueryContext{Type: TypeToken},
-		inters: c.Interceptors(),
-	}
-}
-
-// Get returns a Token entity by its id.
-func (c *TokenClient) Get(ctx context.Context, id string) (*Token, error) {
-	return c.Query().Where(token.ID(id)).Only(ctx)
-}
-
-// GetX is like Get, but panics if an error occurs.
-func (c *TokenClient) GetX(ctx context.Context, id string) *Token {
-	obj, err := c.Get(ctx, id)
-	if err != nil {
-		panic(err)
-	}
-	return obj
-}
-
-// Hooks returns the client hooks.
-func (c *TokenClient) Hooks() []Hook {
-	return c.hooks.Token
-}
-
-// Interceptors returns the client interceptors.
-func (c *TokenClient) Interceptors() []Interceptor {
-	return c.inters.Token
-}
-
-func (c *TokenClient) mutate(ctx context.Context, m *TokenMutation) (Value, error) {
-	switch m.Op() {
-	case OpCreate:
-		return (&TokenCreate{config: c.config, hooks: c.Hooks(), mutation: m}).Save(ctx)
-	case OpUpdate:
-		return (&TokenUpdate{config: c.config, hooks: c.Hooks(), mutation: m}).Save(ctx)
-	case OpUpdateOne:
-		return (&TokenUpdateOne{config: c.config, hooks: c.Hooks(), mutation: m}).Save(ctx)
-	case OpDelete, OpDeleteOne:
-		return (&TokenDelete{config: c.config, hooks: c.Hooks(), mutation: m}).Exec(ctx)
-	default:
-		return nil, fmt.Errorf("ent: unknown Token mutation op: %q", m.Op())
-	}
-}
-
 // hooks and interceptors per client, for fast access.
 type (
 	hooks struct {
 		Applied, Disk, Document, Event, Image, Lease, Lock, MAC, Machine, MachineFacts,
-		MemoryModule, NIC, Note, Observation, PCIFunction, Refusal, Run, Session,
-		Setting, Site, Step, Token []ent.Hook
+		MemoryModule, NIC, Note, Observation, PCIFunction, Refusal, Run, Setting, Site,
+		Step []ent.Hook
 	}
 	inters struct {
 		Applied, Disk, Document, Event, Image, Lease, Lock, MAC, Machine, MachineFacts,
-		MemoryModule, NIC, Note, Observation, PCIFunction, Refusal, Run, Session,
-		Setting, Site, Step, Token []ent.Interceptor
+		MemoryModule, NIC, Note, Observation, PCIFunction, Refusal, Run, Setting, Site,
+		Step []ent.Interceptor
 	}
 )
 

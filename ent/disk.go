@@ -22,8 +22,8 @@ type Disk struct {
 	MachineID uuid.UUID `json:"machine_id,omitempty"`
 	// Name holds the value of the "name" field.
 	Name string `json:"name,omitempty"`
-	// ByID holds the value of the "by_id" field.
-	ByID *string `json:"by_id,omitempty"`
+	// name under /dev/disk/by-id; ent itself has a ByID
+	StableID *string `json:"stable_id,omitempty"`
 	// Wwn holds the value of the "wwn" field.
 	Wwn *string `json:"wwn,omitempty"`
 	// Serial holds the value of the "serial" field.
@@ -81,7 +81,7 @@ func (*Disk) scanValues(columns []string) ([]any, error) {
 			values[i] = new(sql.NullBool)
 		case disk.FieldID, disk.FieldBytes, disk.FieldLogicalBlockBytes, disk.FieldPhysicalBlockBytes:
 			values[i] = new(sql.NullInt64)
-		case disk.FieldName, disk.FieldByID, disk.FieldWwn, disk.FieldSerial, disk.FieldVendor, disk.FieldModel, disk.FieldFirmwareRev, disk.FieldBus, disk.FieldPath:
+		case disk.FieldName, disk.FieldStableID, disk.FieldWwn, disk.FieldSerial, disk.FieldVendor, disk.FieldModel, disk.FieldFirmwareRev, disk.FieldBus, disk.FieldPath:
 			values[i] = new(sql.NullString)
 		case disk.FieldMachineID:
 			values[i] = new(uuid.UUID)
@@ -118,12 +118,12 @@ func (_m *Disk) assignValues(columns []string, values []any) error {
 			} else if value.Valid {
 				_m.Name = value.String
 			}
-		case disk.FieldByID:
+		case disk.FieldStableID:
 			if value, ok := values[i].(*sql.NullString); !ok {
-				return fmt.Errorf("unexpected type %T for field by_id", values[i])
+				return fmt.Errorf("unexpected type %T for field stable_id", values[i])
 			} else if value.Valid {
-				_m.ByID = new(string)
-				*_m.ByID = value.String
+				_m.StableID = new(string)
+				*_m.StableID = value.String
 			}
 		case disk.FieldWwn:
 			if value, ok := values[i].(*sql.NullString); !ok {
@@ -249,8 +249,8 @@ func (_m *Disk) String() string {
 	builder.WriteString("name=")
 	builder.WriteString(_m.Name)
 	builder.WriteString(", ")
-	if v := _m.ByID; v != nil {
-		builder.WriteString("by_id=")
+	if v := _m.StableID; v != nil {
+		builder.WriteString("stable_id=")
 		builder.WriteString(*v)
 	}
 	builder.WriteString(", ")

@@ -35,16 +35,16 @@ func (_c *DiskCreate) SetName(v string) *DiskCreate {
 	return _c
 }
 
-// SetByID sets the "by_id" field.
-func (_c *DiskCreate) SetByID(v string) *DiskCreate {
-	_c.mutation.SetByID(v)
+// SetStableID sets the "stable_id" field.
+func (_c *DiskCreate) SetStableID(v string) *DiskCreate {
+	_c.mutation.SetStableID(v)
 	return _c
 }
 
-// SetNillableByID sets the "by_id" field if the given value is not nil.
-func (_c *DiskCreate) SetNillableByID(v *string) *DiskCreate {
+// SetNillableStableID sets the "stable_id" field if the given value is not nil.
+func (_c *DiskCreate) SetNillableStableID(v *string) *DiskCreate {
 	if v != nil {
-		_c.SetByID(*v)
+		_c.SetStableID(*v)
 	}
 	return _c
 }
@@ -282,9 +282,9 @@ func (_c *DiskCreate) createSpec() (*Disk, *sqlgraph.CreateSpec) {
 		_spec.SetField(disk.FieldName, field.TypeString, value)
 		_node.Name = value
 	}
-	if value, ok := _c.mutation.ByID(); ok {
-		_spec.SetField(disk.FieldByID, field.TypeString, value)
-		_node.ByID = &value
+	if value, ok := _c.mutation.StableID(); ok {
+		_spec.SetField(disk.FieldStableID, field.TypeString, value)
+		_node.StableID = &value
 	}
 	if value, ok := _c.mutation.Wwn(); ok {
 		_spec.SetField(disk.FieldWwn, field.TypeString, value)
@@ -411,21 +411,21 @@ func (u *DiskUpsert) UpdateName() *DiskUpsert {
 	return u
 }
 
-// SetByID sets the "by_id" field.
-func (u *DiskUpsert) SetByID(v string) *DiskUpsert {
-	u.Set(disk.FieldByID, v)
+// SetStableID sets the "stable_id" field.
+func (u *DiskUpsert) SetStableID(v string) *DiskUpsert {
+	u.Set(disk.FieldStableID, v)
 	return u
 }
 
-// UpdateByID sets the "by_id" field to the value that was provided on create.
-func (u *DiskUpsert) UpdateByID() *DiskUpsert {
-	u.SetExcluded(disk.FieldByID)
+// UpdateStableID sets the "stable_id" field to the value that was provided on create.
+func (u *DiskUpsert) UpdateStableID() *DiskUpsert {
+	u.SetExcluded(disk.FieldStableID)
 	return u
 }
 
-// ClearByID clears the value of the "by_id" field.
-func (u *DiskUpsert) ClearByID() *DiskUpsert {
-	u.SetNull(disk.FieldByID)
+// ClearStableID clears the value of the "stable_id" field.
+func (u *DiskUpsert) ClearStableID() *DiskUpsert {
+	u.SetNull(disk.FieldStableID)
 	return u
 }
 
@@ -704,24 +704,24 @@ func (u *DiskUpsertOne) UpdateName() *DiskUpsertOne {
 	})
 }
 
-// SetByID sets the "by_id" field.
-func (u *DiskUpsertOne) SetByID(v string) *DiskUpsertOne {
+// SetStableID sets the "stable_id" field.
+func (u *DiskUpsertOne) SetStableID(v string) *DiskUpsertOne {
 	return u.Update(func(s *DiskUpsert) {
-		s.SetByID(v)
+		s.SetStableID(v)
 	})
 }
 
-// UpdateByID sets the "by_id" field to the value that was provided on create.
-func (u *DiskUpsertOne) UpdateByID() *DiskUpsertOne {
+// UpdateStableID sets the "stable_id" field to the value that was provided on create.
+func (u *DiskUpsertOne) UpdateStableID() *DiskUpsertOne {
 	return u.Update(func(s *DiskUpsert) {
-		s.UpdateByID()
+		s.UpdateStableID()
 	})
 }
 
-// ClearByID clears the value of the "by_id" field.
-func (u *DiskUpsertOne) ClearByID() *DiskUpsertOne {
+// ClearStableID clears the value of the "stable_id" field.
+func (u *DiskUpsertOne) ClearStableID() *DiskUpsertOne {
 	return u.Update(func(s *DiskUpsert) {
-		s.ClearByID()
+		s.ClearStableID()
 	})
 }
 
@@ -1201,24 +1201,24 @@ func (u *DiskUpsertBulk) UpdateName() *DiskUpsertBulk {
 	})
 }
 
-// SetByID sets the "by_id" field.
-func (u *DiskUpsertBulk) SetByID(v string) *DiskUpsertBulk {
+// SetStableID sets the "stable_id" field.
+func (u *DiskUpsertBulk) SetStableID(v string) *DiskUpsertBulk {
 	return u.Update(func(s *DiskUpsert) {
-		s.SetByID(v)
+		s.SetStableID(v)
 	})
 }
 
-// UpdateByID sets the "by_id" field to the value that was provided on create.
-func (u *DiskUpsertBulk) UpdateByID() *DiskUpsertBulk {
+// UpdateStableID sets the "stable_id" field to the value that was provided on create.
+func (u *DiskUpsertBulk) UpdateStableID() *DiskUpsertBulk {
 	return u.Update(func(s *DiskUpsert) {
-		s.UpdateByID()
+		s.UpdateStableID()
 	})
 }
 
-// ClearByID clears the value of the "by_id" field.
-func (u *DiskUpsertBulk) ClearByID() *DiskUpsertBulk {
+// ClearStableID clears the value of the "stable_id" field.
+func (u *DiskUpsertBulk) ClearStableID() *DiskUpsertBulk {
 	return u.Update(func(s *DiskUpsert) {
-		s.ClearByID()
+		s.ClearStableID()
 	})
 }
 

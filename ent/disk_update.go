@@ -41,23 +41,23 @@ func (_u *DiskUpdate) SetNillableName(v *string) *DiskUpdate {
 	return _u
 }
 
-// SetByID sets the "by_id" field.
-func (_u *DiskUpdate) SetByID(v string) *DiskUpdate {
-	_u.mutation.SetByID(v)
+// SetStableID sets the "stable_id" field.
+func (_u *DiskUpdate) SetStableID(v string) *DiskUpdate {
+	_u.mutation.SetStableID(v)
 	return _u
 }
 
-// SetNillableByID sets the "by_id" field if the given value is not nil.
-func (_u *DiskUpdate) SetNillableByID(v *string) *DiskUpdate {
+// SetNillableStableID sets the "stable_id" field if the given value is not nil.
+func (_u *DiskUpdate) SetNillableStableID(v *string) *DiskUpdate {
 	if v != nil {
-		_u.SetByID(*v)
+		_u.SetStableID(*v)
 	}
 	return _u
 }
 
-// ClearByID clears the value of the "by_id" field.
-func (_u *DiskUpdate) ClearByID() *DiskUpdate {
-	_u.mutation.ClearByID()
+// ClearStableID clears the value of the "stable_id" field.
+func (_u *DiskUpdate) ClearStableID() *DiskUpdate {
+	_u.mutation.ClearStableID()
 	return _u
 }
 
@@ -357,11 +357,11 @@ func (_u *DiskUpdate) sqlSave(ctx context.Context) (_node int, err error) {
 	if value, ok := _u.mutation.Name(); ok {
 		_spec.SetField(disk.FieldName, field.TypeString, value)
 	}
-	if value, ok := _u.mutation.ByID(); ok {
-		_spec.SetField(disk.FieldByID, field.TypeString, value)
+	if value, ok := _u.mutation.StableID(); ok {
+		_spec.SetField(disk.FieldStableID, field.TypeString, value)
 	}
-	if _u.mutation.ByIDCleared() {
-		_spec.ClearField(disk.FieldByID, field.TypeString)
+	if _u.mutation.StableIDCleared() {
+		_spec.ClearField(disk.FieldStableID, field.TypeString)
 	}
 	if value, ok := _u.mutation.Wwn(); ok {
 		_spec.SetField(disk.FieldWwn, field.TypeString, value)
@@ -472,23 +472,23 @@ func (_u *DiskUpdateOne) SetNillableName(v *string) *DiskUpdateOne {
 	return _u
 }
 
-// SetByID sets the "by_id" field.
-func (_u *DiskUpdateOne) SetByID(v string) *DiskUpdateOne {
-	_u.mutation.SetByID(v)
+// SetStableID sets the "stable_id" field.
+func (_u *DiskUpdateOne) SetStableID(v string) *DiskUpdateOne {
+	_u.mutation.SetStableID(v)
 	return _u
 }
 
-// SetNillableByID sets the "by_id" field if the given value is not nil.
-func (_u *DiskUpdateOne) SetNillableByID(v *string) *DiskUpdateOne {
+// SetNillableStableID sets the "stable_id" field if the given value is not nil.
+func (_u *DiskUpdateOne) SetNillableStableID(v *string) *DiskUpdateOne {
 	if v != nil {
-		_u.SetByID(*v)
+		_u.SetStableID(*v)
 	}
 	return _u
 }
 
-// ClearByID clears the value of the "by_id" field.
-func (_u *DiskUpdateOne) ClearByID() *DiskUpdateOne {
-	_u.mutation.ClearByID()
+// ClearStableID clears the value of the "stable_id" field.
+func (_u *DiskUpdateOne) ClearStableID() *DiskUpdateOne {
+	_u.mutation.ClearStableID()
 	return _u
 }
 
@@ -818,11 +818,11 @@ func (_u *DiskUpdateOne) sqlSave(ctx context.Context) (_node *Disk, err error) {
 	if value, ok := _u.mutation.Name(); ok {
 		_spec.SetField(disk.FieldName, field.TypeString, value)
 	}
-	if value, ok := _u.mutation.ByID(); ok {
-		_spec.SetField(disk.FieldByID, field.TypeString, value)
+	if value, ok := _u.mutation.StableID(); ok {
+		_spec.SetField(disk.FieldStableID, field.TypeString, value)
 	}
-	if _u.mutation.ByIDCleared() {
-		_spec.ClearField(disk.FieldByID, field.TypeString)
+	if _u.mutation.StableIDCleared() {
+		_spec.ClearField(disk.FieldStableID, field.TypeString)
 	}
 	if value, ok := _u.mutation.Wwn(); ok {
 		_spec.SetField(disk.FieldWwn, field.TypeString, value)

@@ -29,11 +29,9 @@ import (
 	"github.com/edge-provision/edge-provision/ent/pcifunction"
 	"github.com/edge-provision/edge-provision/ent/refusal"
 	"github.com/edge-provision/edge-provision/ent/run"
-	"github.com/edge-provision/edge-provision/ent/session"
 	"github.com/edge-provision/edge-provision/ent/setting"
 	"github.com/edge-provision/edge-provision/ent/site"
 	"github.com/edge-provision/edge-provision/ent/step"
-	"github.com/edge-provision/edge-provision/ent/token"
 )
 
 // ent aliases to avoid import conflicts in user's code.
@@ -111,11 +109,9 @@ func checkColumn(t, c string) error {
 			pcifunction.Table:  pcifunction.ValidColumn,
 			refusal.Table:      refusal.ValidColumn,
 			run.Table:          run.ValidColumn,
-			session.Table:      session.ValidColumn,
 			setting.Table:      setting.ValidColumn,
 			site.Table:         site.ValidColumn,
 			step.Table:         step.ValidColumn,
-			token.Table:        token.ValidColumn,
 		})
 	})
 	return columnCheck(t, c)

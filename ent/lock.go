@@ -16,8 +16,11 @@ import (
 type Lock struct {
 	config `json:"-"`
 	// ID of the ent.
-	// site and address
-	ID string `json:"id,omitempty"`
+	ID int `json:"id,omitempty"`
+	// Site holds the value of the "site" field.
+	Site string `json:"site,omitempty"`
+	// Address holds the value of the "address" field.
+	Address string `json:"address,omitempty"`
 	// Held holds the value of the "held" field.
 	Held bool `json:"held,omitempty"`
 	// Fence holds the value of the "fence" field.
@@ -46,9 +49,9 @@ func (*Lock) scanValues(columns []string) ([]any, error) {
 		switch columns[i] {
 		case lock.FieldHeld:
 			values[i] = new(sql.NullBool)
-		case lock.FieldFence, lock.FieldPid, lock.FieldPidStart:
+		case lock.FieldID, lock.FieldFence, lock.FieldPid, lock.FieldPidStart:
 			values[i] = new(sql.NullInt64)
-		case lock.FieldID, lock.FieldHost, lock.FieldBootID, lock.FieldOwner:
+		case lock.FieldSite, lock.FieldAddress, lock.FieldHost, lock.FieldBootID, lock.FieldOwner:
 			values[i] = new(sql.NullString)
 		case lock.FieldAcquiredAt, lock.FieldHeartbeat:
 			values[i] = new(sql.NullTime)
@@ -68,10 +71,22 @@ func (_m *Lock) assignValues(columns []string, values []any) error {
 	for i := range columns {
 		switch columns[i] {
 		case lock.FieldID:
+			value, ok := values[i].(*sql.NullInt64)
+			if !ok {
+				return fmt.Errorf("unexpected type %T for field id", value)
+			}
+			_m.ID = int(value.Int64)
+		case lock.FieldSite:
 			if value, ok := values[i].(*sql.NullString); !ok {
-				return fmt.Errorf("unexpected type %T for field id", values[i])
+				return fmt.Errorf("unexpected type %T for field site", values[i])
 			} else if value.Valid {
-				_m.ID = value.String
+				_m.Site = value.String
+			}
+		case lock.FieldAddress:
+			if value, ok := values[i].(*sql.NullString); !ok {
+				return fmt.Errorf("unexpected type %T for field address", values[i])
+			} else if value.Valid {
+				_m.Address = value.String
 			}
 		case lock.FieldHeld:
 			if value, ok := values[i].(*sql.NullBool); !ok {
@@ -163,6 +178,12 @@ func (_m *Lock) String() string {
 	var builder strings.Builder
 	builder.WriteString("Lock(")
 	builder.WriteString(fmt.Sprintf("id=%v, ", _m.ID))
+	builder.WriteString("site=")
+	builder.WriteString(_m.Site)
+	builder.WriteString(", ")
+	builder.WriteString("address=")
+	builder.WriteString(_m.Address)
+	builder.WriteString(", ")
 	builder.WriteString("held=")
 	builder.WriteString(fmt.Sprintf("%v", _m.Held))
 	builder.WriteString(", ")

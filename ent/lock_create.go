@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"time"
 
-	"entgo.io/ent/dialect"
 	"entgo.io/ent/dialect/sql"
 	"entgo.io/ent/dialect/sql/sqlgraph"
 	"entgo.io/ent/schema/field"
@@ -21,6 +20,18 @@ type LockCreate struct {
 	mutation *LockMutation
 	hooks    []Hook
 	conflict []sql.ConflictOption
+}
+
+// SetSite sets the "site" field.
+func (_c *LockCreate) SetSite(v string) *LockCreate {
+	_c.mutation.SetSite(v)
+	return _c
+}
+
+// SetAddress sets the "address" field.
+func (_c *LockCreate) SetAddress(v string) *LockCreate {
+	_c.mutation.SetAddress(v)
+	return _c
 }
 
 // SetHeld sets the "held" field.
@@ -117,12 +128,6 @@ func (_c *LockCreate) SetHeartbeat(v time.Time) *LockCreate {
 	return _c
 }
 
-// SetID sets the "id" field.
-func (_c *LockCreate) SetID(v string) *LockCreate {
-	_c.mutation.SetID(v)
-	return _c
-}
-
 // Mutation returns the LockMutation object of the builder.
 func (_c *LockCreate) Mutation() *LockMutation {
 	return _c.mutation
@@ -157,6 +162,12 @@ func (_c *LockCreate) ExecX(ctx context.Context) {
 
 // check runs all checks and user-defined validators on the builder.
 func (_c *LockCreate) check() error {
+	if _, ok := _c.mutation.Site(); !ok {
+		return &ValidationError{Name: "site", err: errors.New(`ent: missing required field "Lock.site"`)}
+	}
+	if _, ok := _c.mutation.Address(); !ok {
+		return &ValidationError{Name: "address", err: errors.New(`ent: missing required field "Lock.address"`)}
+	}
 	if _, ok := _c.mutation.Held(); !ok {
 		return &ValidationError{Name: "held", err: errors.New(`ent: missing required field "Lock.held"`)}
 	}
@@ -183,13 +194,8 @@ func (_c *LockCreate) sqlSave(ctx context.Context) (*Lock, error) {
 		}
 		return nil, err
 	}
-	if _spec.ID.Value != nil {
-		if id, ok := _spec.ID.Value.(string); ok {
-			_node.ID = id
-		} else {
-			return nil, fmt.Errorf("unexpected Lock.ID type: %T", _spec.ID.Value)
-		}
-	}
+	id := _spec.ID.Value.(int64)
+	_node.ID = int(id)
 	_c.mutation.id = &_node.ID
 	_c.mutation.done = true
 	return _node, nil
@@ -198,12 +204,16 @@ func (_c *LockCreate) sqlSave(ctx context.Context) (*Lock, error) {
 func (_c *LockCreate) createSpec() (*Lock, *sqlgraph.CreateSpec) {
 	var (
 		_node = &Lock{config: _c.config}
-		_spec = sqlgraph.NewCreateSpec(lock.Table, sqlgraph.NewFieldSpec(lock.FieldID, field.TypeString))
+		_spec = sqlgraph.NewCreateSpec(lock.Table, sqlgraph.NewFieldSpec(lock.FieldID, field.TypeInt))
 	)
 	_spec.OnConflict = _c.conflict
-	if id, ok := _c.mutation.ID(); ok {
-		_node.ID = id
-		_spec.ID.Value = id
+	if value, ok := _c.mutation.Site(); ok {
+		_spec.SetField(lock.FieldSite, field.TypeString, value)
+		_node.Site = value
+	}
+	if value, ok := _c.mutation.Address(); ok {
+		_spec.SetField(lock.FieldAddress, field.TypeString, value)
+		_node.Address = value
 	}
 	if value, ok := _c.mutation.Held(); ok {
 		_spec.SetField(lock.FieldHeld, field.TypeBool, value)
@@ -248,7 +258,7 @@ func (_c *LockCreate) createSpec() (*Lock, *sqlgraph.CreateSpec) {
 // of the `INSERT` statement. For example:
 //
 //	client.Lock.Create().
-//		SetHeld(v).
+//		SetSite(v).
 //		OnConflict(
 //			// Update the row with the new values
 //			// the was proposed for insertion.
@@ -257,7 +267,7 @@ func (_c *LockCreate) createSpec() (*Lock, *sqlgraph.CreateSpec) {
 //		// Override some of the fields with custom
 //		// update values.
 //		Update(func(u *ent.LockUpsert) {
-//			SetHeld(v+v).
+//			SetSite(v+v).
 //		}).
 //		Exec(ctx)
 func (_c *LockCreate) OnConflict(opts ...sql.ConflictOption) *LockUpsertOne {
@@ -449,22 +459,22 @@ func (u *LockUpsert) UpdateHeartbeat() *LockUpsert {
 	return u
 }
 
-// UpdateNewValues updates the mutable fields using the new values that were set on create except the ID field.
+// UpdateNewValues updates the mutable fields using the new values that were set on create.
 // Using this option is equivalent to using:
 //
 //	client.Lock.Create().
 //		OnConflict(
 //			sql.ResolveWithNewValues(),
-//			sql.ResolveWith(func(u *sql.UpdateSet) {
-//				u.SetIgnore(lock.FieldID)
-//			}),
 //		).
 //		Exec(ctx)
 func (u *LockUpsertOne) UpdateNewValues() *LockUpsertOne {
 	u.create.conflict = append(u.create.conflict, sql.ResolveWithNewValues())
 	u.create.conflict = append(u.create.conflict, sql.ResolveWith(func(s *sql.UpdateSet) {
-		if _, exists := u.create.mutation.ID(); exists {
-			s.SetIgnore(lock.FieldID)
+		if _, exists := u.create.mutation.Site(); exists {
+			s.SetIgnore(lock.FieldSite)
+		}
+		if _, exists := u.create.mutation.Address(); exists {
+			s.SetIgnore(lock.FieldAddress)
 		}
 	}))
 	return u
@@ -695,12 +705,7 @@ func (u *LockUpsertOne) ExecX(ctx context.Context) {
 }
 
 // Exec executes the UPSERT query and returns the inserted/updated ID.
-func (u *LockUpsertOne) ID(ctx context.Context) (id string, err error) {
-	if u.create.driver.Dialect() == dialect.MySQL {
-		// In case of "ON CONFLICT", there is no way to get back non-numeric ID
-		// fields from the database since MySQL does not support the RETURNING clause.
-		return id, errors.New("ent: LockUpsertOne.ID is not supported by MySQL driver. Use LockUpsertOne.Exec instead")
-	}
+func (u *LockUpsertOne) ID(ctx context.Context) (id int, err error) {
 	node, err := u.create.Save(ctx)
 	if err != nil {
 		return id, err
@@ -709,7 +714,7 @@ func (u *LockUpsertOne) ID(ctx context.Context) (id string, err error) {
 }
 
 // IDX is like ID, but panics if an error occurs.
-func (u *LockUpsertOne) IDX(ctx context.Context) string {
+func (u *LockUpsertOne) IDX(ctx context.Context) int {
 	id, err := u.ID(ctx)
 	if err != nil {
 		panic(err)
@@ -763,6 +768,10 @@ func (_c *LockCreateBulk) Save(ctx context.Context) ([]*Lock, error) {
 					return nil, err
 				}
 				mutation.id = &nodes[i].ID
+				if specs[i].ID.Value != nil {
+					id := specs[i].ID.Value.(int64)
+					nodes[i].ID = int(id)
+				}
 				mutation.done = true
 				return nodes[i], nil
 			})
@@ -814,7 +823,7 @@ func (_c *LockCreateBulk) ExecX(ctx context.Context) {
 //		// Override some of the fields with custom
 //		// update values.
 //		Update(func(u *ent.LockUpsert) {
-//			SetHeld(v+v).
+//			SetSite(v+v).
 //		}).
 //		Exec(ctx)
 func (_c *LockCreateBulk) OnConflict(opts ...sql.ConflictOption) *LockUpsertBulk {
@@ -849,17 +858,17 @@ type LockUpsertBulk struct {
 //	client.Lock.Create().
 //		OnConflict(
 //			sql.ResolveWithNewValues(),
-//			sql.ResolveWith(func(u *sql.UpdateSet) {
-//				u.SetIgnore(lock.FieldID)
-//			}),
 //		).
 //		Exec(ctx)
 func (u *LockUpsertBulk) UpdateNewValues() *LockUpsertBulk {
 	u.create.conflict = append(u.create.conflict, sql.ResolveWithNewValues())
 	u.create.conflict = append(u.create.conflict, sql.ResolveWith(func(s *sql.UpdateSet) {
 		for _, b := range u.create.builders {
-			if _, exists := b.mutation.ID(); exists {
-				s.SetIgnore(lock.FieldID)
+			if _, exists := b.mutation.Site(); exists {
+				s.SetIgnore(lock.FieldSite)
+			}
+			if _, exists := b.mutation.Address(); exists {
+				s.SetIgnore(lock.FieldAddress)
 			}
 		}
 	}))

@@ -84,8 +84,8 @@ func (_q *LockQuery) FirstX(ctx context.Context) *Lock {
 
 // FirstID returns the first Lock ID from the query.
 // Returns a *NotFoundError when no Lock ID was found.
-func (_q *LockQuery) FirstID(ctx context.Context) (id string, err error) {
-	var ids []string
+func (_q *LockQuery) FirstID(ctx context.Context) (id int, err error) {
+	var ids []int
 	if ids, err = _q.Limit(1).IDs(setContextOp(ctx, _q.ctx, ent.OpQueryFirstID)); err != nil {
 		return
 	}
@@ -97,7 +97,7 @@ func (_q *LockQuery) FirstID(ctx context.Context) (id string, err error) {
 }
 
 // FirstIDX is like FirstID, but panics if an error occurs.
-func (_q *LockQuery) FirstIDX(ctx context.Context) string {
+func (_q *LockQuery) FirstIDX(ctx context.Context) int {
 	id, err := _q.FirstID(ctx)
 	if err != nil && !IsNotFound(err) {
 		panic(err)
@@ -135,8 +135,8 @@ func (_q *LockQuery) OnlyX(ctx context.Context) *Lock {
 // OnlyID is like Only, but returns the only Lock ID in the query.
 // Returns a *NotSingularError when more than one Lock ID is found.
 // Returns a *NotFoundError when no entities are found.
-func (_q *LockQuery) OnlyID(ctx context.Context) (id string, err error) {
-	var ids []string
+func (_q *LockQuery) OnlyID(ctx context.Context) (id int, err error) {
+	var ids []int
 	if ids, err = _q.Limit(2).IDs(setContextOp(ctx, _q.ctx, ent.OpQueryOnlyID)); err != nil {
 		return
 	}
@@ -152,7 +152,7 @@ func (_q *LockQuery) OnlyID(ctx context.Context) (id string, err error) {
 }
 
 // OnlyIDX is like OnlyID, but panics if an error occurs.
-func (_q *LockQuery) OnlyIDX(ctx context.Context) string {
+func (_q *LockQuery) OnlyIDX(ctx context.Context) int {
 	id, err := _q.OnlyID(ctx)
 	if err != nil {
 		panic(err)
@@ -180,7 +180,7 @@ func (_q *LockQuery) AllX(ctx context.Context) []*Lock {
 }
 
 // IDs executes the query and returns a list of Lock IDs.
-func (_q *LockQuery) IDs(ctx context.Context) (ids []string, err error) {
+func (_q *LockQuery) IDs(ctx context.Context) (ids []int, err error) {
 	if _q.ctx.Unique == nil && _q.path != nil {
 		_q.Unique(true)
 	}
@@ -192,7 +192,7 @@ func (_q *LockQuery) IDs(ctx context.Context) (ids []string, err error) {
 }
 
 // IDsX is like IDs, but panics if an error occurs.
-func (_q *LockQuery) IDsX(ctx context.Context) []string {
+func (_q *LockQuery) IDsX(ctx context.Context) []int {
 	ids, err := _q.IDs(ctx)
 	if err != nil {
 		panic(err)
@@ -264,12 +264,12 @@ func (_q *LockQuery) Clone() *LockQuery {
 // Example:
 //
 //	var v []struct {
-//		Held bool `json:"held,omitempty"`
+//		Site string `json:"site,omitempty"`
 //		Count int `json:"count,omitempty"`
 //	}
 //
 //	client.Lock.Query().
-//		GroupBy(lock.FieldHeld).
+//		GroupBy(lock.FieldSite).
 //		Aggregate(ent.Count()).
 //		Scan(ctx, &v)
 func (_q *LockQuery) GroupBy(field string, fields ...string) *LockGroupBy {
@@ -287,11 +287,11 @@ func (_q *LockQuery) GroupBy(field string, fields ...string) *LockGroupBy {
 // Example:
 //
 //	var v []struct {
-//		Held bool `json:"held,omitempty"`
+//		Site string `json:"site,omitempty"`
 //	}
 //
 //	client.Lock.Query().
-//		Select(lock.FieldHeld).
+//		Select(lock.FieldSite).
 //		Scan(ctx, &v)
 func (_q *LockQuery) Select(fields ...string) *LockSelect {
 	_q.ctx.Fields = append(_q.ctx.Fields, fields...)
@@ -373,7 +373,7 @@ func (_q *LockQuery) sqlCount(ctx context.Context) (int, error) {
 }
 
 func (_q *LockQuery) querySpec() *sqlgraph.QuerySpec {
-	_spec := sqlgraph.NewQuerySpec(lock.Table, lock.Columns, sqlgraph.NewFieldSpec(lock.FieldID, field.TypeString))
+	_spec := sqlgraph.NewQuerySpec(lock.Table, lock.Columns, sqlgraph.NewFieldSpec(lock.FieldID, field.TypeInt))
 	_spec.From = _q.sql
 	if unique := _q.ctx.Unique; unique != nil {
 		_spec.Unique = *unique

@@ -30,11 +30,9 @@ import (
 	"github.com/edge-provision/edge-provision/ent/predicate"
 	"github.com/edge-provision/edge-provision/ent/refusal"
 	"github.com/edge-provision/edge-provision/ent/run"
-	"github.com/edge-provision/edge-provision/ent/session"
 	"github.com/edge-provision/edge-provision/ent/setting"
 	"github.com/edge-provision/edge-provision/ent/site"
 	"github.com/edge-provision/edge-provision/ent/step"
-	"github.com/edge-provision/edge-provision/ent/token"
 	"github.com/google/uuid"
 )
 
@@ -64,11 +62,9 @@ const (
 	TypePCIFunction  = "PCIFunction"
 	TypeRefusal      = "Refusal"
 	TypeRun          = "Run"
-	TypeSession      = "Session"
 	TypeSetting      = "Setting"
 	TypeSite         = "Site"
 	TypeStep         = "Step"
-	TypeToken        = "Token"
 )
 
 // AppliedMutation represents an operation that mutates the Applied nodes in the graph.
@@ -786,7 +782,7 @@ type DiskMutation struct {
 	typ                     string
 	id                      *int
 	name                    *string
-	by_id                   *string
+	stable_id               *string
 	wwn                     *string
 	serial                  *string
 	vendor                  *string
@@ -979,53 +975,53 @@ func (m *DiskMutation) ResetName() {
 	m.name = nil
 }
 
-// SetByID sets the "by_id" field.
-func (m *DiskMutation) SetByID(s string) {
-	m.by_id = &s
+// SetStableID sets the "stable_id" field.
+func (m *DiskMutation) SetStableID(s string) {
+	m.stable_id = &s
 }
 
-// ByID returns the value of the "by_id" field in the mutation.
-func (m *DiskMutation) ByID() (r string, exists bool) {
-	v := m.by_id
+// StableID returns the value of the "stable_id" field in the mutation.
+func (m *DiskMutation) StableID() (r string, exists bool) {
+	v := m.stable_id
 	if v == nil {
 		return
 	}
 	return *v, true
 }
 
-// OldByID returns the old "by_id" field's value of the Disk entity.
+// OldStableID returns the old "stable_id" field's value of the Disk entity.
 // If the Disk object wasn't provided to the builder, the object is fetched from the database.
 // An error is returned if the mutation operation is not UpdateOne, or the database query fails.
-func (m *DiskMutation) OldByID(ctx context.Context) (v *string, err error) {
+func (m *DiskMutation) OldStableID(ctx context.Context) (v *string, err error) {
 	if !m.op.Is(OpUpdateOne) {
-		return v, errors.New("OldByID is only allowed on UpdateOne operations")
+		return v, errors.New("OldStableID is only allowed on UpdateOne operations")
 	}
 	if m.id == nil || m.oldValue == nil {
-		return v, errors.New("OldByID requires an ID field in the mutation")
+		return v, errors.New("OldStableID requires an ID field in the mutation")
 	}
 	oldValue, err := m.oldValue(ctx)
 	if err != nil {
-		return v, fmt.Errorf("querying old value for OldByID: %w", err)
+		return v, fmt.Errorf("querying old value for OldStableID: %w", err)
 	}
-	return oldValue.ByID, nil
+	return oldValue.StableID, nil
 }
 
-// ClearByID clears the value of the "by_id" field.
-func (m *DiskMutation) ClearByID() {
-	m.by_id = nil
-	m.clearedFields[disk.FieldByID] = struct{}{}
+// ClearStableID clears the value of the "stable_id" field.
+func (m *DiskMutation) ClearStableID() {
+	m.stable_id = nil
+	m.clearedFields[disk.FieldStableID] = struct{}{}
 }
 
-// ByIDCleared returns if the "by_id" field was cleared in this mutation.
-func (m *DiskMutation) ByIDCleared() bool {
-	_, ok := m.clearedFields[disk.FieldByID]
+// StableIDCleared returns if the "stable_id" field was cleared in this mutation.
+func (m *DiskMutation) StableIDCleared() bool {
+	_, ok := m.clearedFields[disk.FieldStableID]
 	return ok
 }
 
-// ResetByID resets all changes to the "by_id" field.
-func (m *DiskMutation) ResetByID() {
-	m.by_id = nil
-	delete(m.clearedFields, disk.FieldByID)
+// ResetStableID resets all changes to the "stable_id" field.
+func (m *DiskMutation) ResetStableID() {
+	m.stable_id = nil
+	delete(m.clearedFields, disk.FieldStableID)
 }
 
 // SetWwn sets the "wwn" field.
@@ -1698,8 +1694,8 @@ func (m *DiskMutation) Fields() []string {
 	if m.name != nil {
 		fields = append(fields, disk.FieldName)
 	}
-	if m.by_id != nil {
-		fields = append(fields, disk.FieldByID)
+	if m.stable_id != nil {
+		fields = append(fields, disk.FieldStableID)
 	}
 	if m.wwn != nil {
 		fields = append(fields, disk.FieldWwn)
@@ -1746,8 +1742,8 @@ func (m *DiskMutation) Field(name string) (ent.Value, bool) {
 		return m.MachineID()
 	case disk.FieldName:
 		return m.Name()
-	case disk.FieldByID:
-		return m.ByID()
+	case disk.FieldStableID:
+		return m.StableID()
 	case disk.FieldWwn:
 		return m.Wwn()
 	case disk.FieldSerial:
@@ -1783,8 +1779,8 @@ func (m *DiskMutation) OldField(ctx context.Context, name string) (ent.Value, er
 		return m.OldMachineID(ctx)
 	case disk.FieldName:
 		return m.OldName(ctx)
-	case disk.FieldByID:
-		return m.OldByID(ctx)
+	case disk.FieldStableID:
+		return m.OldStableID(ctx)
 	case disk.FieldWwn:
 		return m.OldWwn(ctx)
 	case disk.FieldSerial:
@@ -1830,12 +1826,12 @@ func (m *DiskMutation) SetField(name string, value ent.Value) error {
 		}
 		m.SetName(v)
 		return nil
-	case disk.FieldByID:
+	case disk.FieldStableID:
 		v, ok := value.(string)
 		if !ok {
 			return fmt.Errorf("unexpected type %T for field %s", value, name)
 		}
-		m.SetByID(v)
+		m.SetStableID(v)
 		return nil
 	case disk.FieldWwn:
 		v, ok := value.(string)
@@ -1983,8 +1979,8 @@ func (m *DiskMutation) AddField(name string, value ent.Value) error {
 // mutation.
 func (m *DiskMutation) ClearedFields() []string {
 	var fields []string
-	if m.FieldCleared(disk.FieldByID) {
-		fields = append(fields, disk.FieldByID)
+	if m.FieldCleared(disk.FieldStableID) {
+		fields = append(fields, disk.FieldStableID)
 	}
 	if m.FieldCleared(disk.FieldWwn) {
 		fields = append(fields, disk.FieldWwn)
@@ -2033,8 +2029,8 @@ func (m *DiskMutation) FieldCleared(name string) bool {
 // error if the field is not defined in the schema.
 func (m *DiskMutation) ClearField(name string) error {
 	switch name {
-	case disk.FieldByID:
-		m.ClearByID()
+	case disk.FieldStableID:
+		m.ClearStableID()
 		return nil
 	case disk.FieldWwn:
 		m.ClearWwn()
@@ -2083,8 +2079,8 @@ func (m *DiskMutation) ResetField(name string) error {
 	case disk.FieldName:
 		m.ResetName()
 		return nil
-	case disk.FieldByID:
-		m.ResetByID()
+	case disk.FieldStableID:
+		m.ResetStableID()
 		return nil
 	case disk.FieldWwn:
 		m.ResetWwn()
@@ -5130,7 +5126,9 @@ type LockMutation struct {
 	config
 	op            Op
 	typ           string
-	id            *string
+	id            *int
+	site          *string
+	address       *string
 	held          *bool
 	fence         *int64
 	addfence      *int64
@@ -5169,7 +5167,7 @@ func newLockMutation(c config, op Op, opts ...lockOption) *LockMutation {
 }
 
 // withLockID sets the ID field of the mutation.
-func withLockID(id string) lockOption {
+func withLockID(id int) lockOption {
 	return func(m *LockMutation) {
 		var (
 			err   error
@@ -5219,15 +5217,9 @@ func (m LockMutation) Tx() (*Tx, error) {
 	return tx, nil
 }
 
-// SetID sets the value of the id field. Note that this
-// operation is only accepted on creation of Lock entities.
-func (m *LockMutation) SetID(id string) {
-	m.id = &id
-}
-
 // ID returns the ID value in the mutation. Note that the ID is only available
 // if it was provided to the builder or after it was returned from the database.
-func (m *LockMutation) ID() (id string, exists bool) {
+func (m *LockMutation) ID() (id int, exists bool) {
 	if m.id == nil {
 		return
 	}
@@ -5238,12 +5230,12 @@ func (m *LockMutation) ID() (id string, exists bool) {
 // That means, if the mutation is applied within a transaction with an isolation level such
 // as sql.LevelSerializable, the returned ids match the ids of the rows that will be updated
 // or updated by the mutation.
-func (m *LockMutation) IDs(ctx context.Context) ([]string, error) {
+func (m *LockMutation) IDs(ctx context.Context) ([]int, error) {
 	switch {
 	case m.op.Is(OpUpdateOne | OpDeleteOne):
 		id, exists := m.ID()
 		if exists {
-			return []string{id}, nil
+			return []int{id}, nil
 		}
 		fallthrough
 	case m.op.Is(OpUpdate | OpDelete):
@@ -5251,6 +5243,78 @@ func (m *LockMutation) IDs(ctx context.Context) ([]string, error) {
 	default:
 		return nil, fmt.Errorf("IDs is not allowed on %s operations", m.op)
 	}
+}
+
+// SetSite sets the "site" field.
+func (m *LockMutation) SetSite(s string) {
+	m.site = &s
+}
+
+// Site returns the value of the "site" field in the mutation.
+func (m *LockMutation) Site() (r string, exists bool) {
+	v := m.site
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldSite returns the old "site" field's value of the Lock entity.
+// If the Lock object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *LockMutation) OldSite(ctx context.Context) (v string, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldSite is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldSite requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldSite: %w", err)
+	}
+	return oldValue.Site, nil
+}
+
+// ResetSite resets all changes to the "site" field.
+func (m *LockMutation) ResetSite() {
+	m.site = nil
+}
+
+// SetAddress sets the "address" field.
+func (m *LockMutation) SetAddress(s string) {
+	m.address = &s
+}
+
+// Address returns the value of the "address" field in the mutation.
+func (m *LockMutation) Address() (r string, exists bool) {
+	v := m.address
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldAddress returns the old "address" field's value of the Lock entity.
+// If the Lock object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *LockMutation) OldAddress(ctx context.Context) (v string, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldAddress is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldAddress requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldAddress: %w", err)
+	}
+	return oldValue.Address, nil
+}
+
+// ResetAddress resets all changes to the "address" field.
+func (m *LockMutation) ResetAddress() {
+	m.address = nil
 }
 
 // SetHeld sets the "held" field.
@@ -5738,7 +5802,13 @@ func (m *LockMutation) Type() string {
 // order to get all numeric fields that were incremented/decremented, call
 // AddedFields().
 func (m *LockMutation) Fields() []string {
-	fields := make([]string, 0, 9)
+	fields := make([]string, 0, 11)
+	if m.site != nil {
+		fields = append(fields, lock.FieldSite)
+	}
+	if m.address != nil {
+		fields = append(fields, lock.FieldAddress)
+	}
 	if m.held != nil {
 		fields = append(fields, lock.FieldHeld)
 	}
@@ -5774,6 +5844,10 @@ func (m *LockMutation) Fields() []string {
 // schema.
 func (m *LockMutation) Field(name string) (ent.Value, bool) {
 	switch name {
+	case lock.FieldSite:
+		return m.Site()
+	case lock.FieldAddress:
+		return m.Address()
 	case lock.FieldHeld:
 		return m.Held()
 	case lock.FieldFence:
@@ -5801,6 +5875,10 @@ func (m *LockMutation) Field(name string) (ent.Value, bool) {
 // database failed.
 func (m *LockMutation) OldField(ctx context.Context, name string) (ent.Value, error) {
 	switch name {
+	case lock.FieldSite:
+		return m.OldSite(ctx)
+	case lock.FieldAddress:
+		return m.OldAddress(ctx)
 	case lock.FieldHeld:
 		return m.OldHeld(ctx)
 	case lock.FieldFence:
@@ -5828,6 +5906,20 @@ func (m *LockMutation) OldField(ctx context.Context, name string) (ent.Value, er
 // type.
 func (m *LockMutation) SetField(name string, value ent.Value) error {
 	switch name {
+	case lock.FieldSite:
+		v, ok := value.(string)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetSite(v)
+		return nil
+	case lock.FieldAddress:
+		v, ok := value.(string)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetAddress(v)
+		return nil
 	case lock.FieldHeld:
 		v, ok := value.(bool)
 		if !ok {
@@ -6012,6 +6104,12 @@ func (m *LockMutation) ClearField(name string) error {
 // It returns an error if the field is not defined in the schema.
 func (m *LockMutation) ResetField(name string) error {
 	switch name {
+	case lock.FieldSite:
+		m.ResetSite()
+		return nil
+	case lock.FieldAddress:
+		m.ResetAddress()
+		return nil
 	case lock.FieldHeld:
 		m.ResetHeld()
 		return nil
@@ -15273,684 +15371,6 @@ func (m *RunMutation) ResetEdge(name string) error {
 	return fmt.Errorf("unknown Run edge %s", name)
 }
 
-// SessionMutation represents an operation that mutates the Session nodes in the graph.
-type SessionMutation struct {
-	config
-	op            Op
-	typ           string
-	id            *string
-	machine_id    *uuid.UUID
-	mac           *string
-	boot          *string
-	address       *string
-	created_at    *time.Time
-	last_seen     *time.Time
-	expires       *time.Time
-	clearedFields map[string]struct{}
-	done          bool
-	oldValue      func(context.Context) (*Session, error)
-	predicates    []predicate.Session
-}
-
-var _ ent.Mutation = (*SessionMutation)(nil)
-
-// sessionOption allows management of the mutation configuration using functional options.
-type sessionOption func(*SessionMutation)
-
-// newSessionMutation creates new mutation for the Session entity.
-func newSessionMutation(c config, op Op, opts ...sessionOption) *SessionMutation {
-	m := &SessionMutation{
-		config:        c,
-		op:            op,
-		typ:           TypeSession,
-		clearedFields: make(map[string]struct{}),
-	}
-	for _, opt := range opts {
-		opt(m)
-	}
-	return m
-}
-
-// withSessionID sets the ID field of the mutation.
-func withSessionID(id string) sessionOption {
-	return func(m *SessionMutation) {
-		var (
-			err   error
-			once  sync.Once
-			value *Session
-		)
-		m.oldValue = func(ctx context.Context) (*Session, error) {
-			once.Do(func() {
-				if m.done {
-					err = errors.New("querying old values post mutation is not allowed")
-				} else {
-					value, err = m.Client().Session.Get(ctx, id)
-				}
-			})
-			return value, err
-		}
-		m.id = &id
-	}
-}
-
-// withSession sets the old Session of the mutation.
-func withSession(node *Session) sessionOption {
-	return func(m *SessionMutation) {
-		m.oldValue = func(context.Context) (*Session, error) {
-			return node, nil
-		}
-		m.id = &node.ID
-	}
-}
-
-// Client returns a new `ent.Client` from the mutation. If the mutation was
-// executed in a transaction (ent.Tx), a transactional client is returned.
-func (m SessionMutation) Client() *Client {
-	client := &Client{config: m.config}
-	client.init()
-	return client
-}
-
-// Tx returns an `ent.Tx` for mutations that were executed in transactions;
-// it returns an error otherwise.
-func (m SessionMutation) Tx() (*Tx, error) {
-	if _, ok := m.driver.(*txDriver); !ok {
-		return nil, errors.New("ent: mutation is not running in a transaction")
-	}
-	tx := &Tx{config: m.config}
-	tx.init()
-	return tx, nil
-}
-
-// SetID sets the value of the id field. Note that this
-// operation is only accepted on creation of Session entities.
-func (m *SessionMutation) SetID(id string) {
-	m.id = &id
-}
-
-// ID returns the ID value in the mutation. Note that the ID is only available
-// if it was provided to the builder or after it was returned from the database.
-func (m *SessionMutation) ID() (id string, exists bool) {
-	if m.id == nil {
-		return
-	}
-	return *m.id, true
-}
-
-// IDs queries the database and returns the entity ids that match the mutation's predicate.
-// That means, if the mutation is applied within a transaction with an isolation level such
-// as sql.LevelSerializable, the returned ids match the ids of the rows that will be updated
-// or updated by the mutation.
-func (m *SessionMutation) IDs(ctx context.Context) ([]string, error) {
-	switch {
-	case m.op.Is(OpUpdateOne | OpDeleteOne):
-		id, exists := m.ID()
-		if exists {
-			return []string{id}, nil
-		}
-		fallthrough
-	case m.op.Is(OpUpdate | OpDelete):
-		return m.Client().Session.Query().Where(m.predicates...).IDs(ctx)
-	default:
-		return nil, fmt.Errorf("IDs is not allowed on %s operations", m.op)
-	}
-}
-
-// SetMachineID sets the "machine_id" field.
-func (m *SessionMutation) SetMachineID(u uuid.UUID) {
-	m.machine_id = &u
-}
-
-// MachineID returns the value of the "machine_id" field in the mutation.
-func (m *SessionMutation) MachineID() (r uuid.UUID, exists bool) {
-	v := m.machine_id
-	if v == nil {
-		return
-	}
-	return *v, true
-}
-
-// OldMachineID returns the old "machine_id" field's value of the Session entity.
-// If the Session object wasn't provided to the builder, the object is fetched from the database.
-// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
-func (m *SessionMutation) OldMachineID(ctx context.Context) (v *uuid.UUID, err error) {
-	if !m.op.Is(OpUpdateOne) {
-		return v, errors.New("OldMachineID is only allowed on UpdateOne operations")
-	}
-	if m.id == nil || m.oldValue == nil {
-		return v, errors.New("OldMachineID requires an ID field in the mutation")
-	}
-	oldValue, err := m.oldValue(ctx)
-	if err != nil {
-		return v, fmt.Errorf("querying old value for OldMachineID: %w", err)
-	}
-	return oldValue.MachineID, nil
-}
-
-// ClearMachineID clears the value of the "machine_id" field.
-func (m *SessionMutation) ClearMachineID() {
-	m.machine_id = nil
-	m.clearedFields[session.FieldMachineID] = struct{}{}
-}
-
-// MachineIDCleared returns if the "machine_id" field was cleared in this mutation.
-func (m *SessionMutation) MachineIDCleared() bool {
-	_, ok := m.clearedFields[session.FieldMachineID]
-	return ok
-}
-
-// ResetMachineID resets all changes to the "machine_id" field.
-func (m *SessionMutation) ResetMachineID() {
-	m.machine_id = nil
-	delete(m.clearedFields, session.FieldMachineID)
-}
-
-// SetMAC sets the "mac" field.
-func (m *SessionMutation) SetMAC(s string) {
-	m.mac = &s
-}
-
-// MAC returns the value of the "mac" field in the mutation.
-func (m *SessionMutation) MAC() (r string, exists bool) {
-	v := m.mac
-	if v == nil {
-		return
-	}
-	return *v, true
-}
-
-// OldMAC returns the old "mac" field's value of the Session entity.
-// If the Session object wasn't provided to the builder, the object is fetched from the database.
-// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
-func (m *SessionMutation) OldMAC(ctx context.Context) (v string, err error) {
-	if !m.op.Is(OpUpdateOne) {
-		return v, errors.New("OldMAC is only allowed on UpdateOne operations")
-	}
-	if m.id == nil || m.oldValue == nil {
-		return v, errors.New("OldMAC requires an ID field in the mutation")
-	}
-	oldValue, err := m.oldValue(ctx)
-	if err != nil {
-		return v, fmt.Errorf("querying old value for OldMAC: %w", err)
-	}
-	return oldValue.MAC, nil
-}
-
-// ResetMAC resets all changes to the "mac" field.
-func (m *SessionMutation) ResetMAC() {
-	m.mac = nil
-}
-
-// SetBoot sets the "boot" field.
-func (m *SessionMutation) SetBoot(s string) {
-	m.boot = &s
-}
-
-// Boot returns the value of the "boot" field in the mutation.
-func (m *SessionMutation) Boot() (r string, exists bool) {
-	v := m.boot
-	if v == nil {
-		return
-	}
-	return *v, true
-}
-
-// OldBoot returns the old "boot" field's value of the Session entity.
-// If the Session object wasn't provided to the builder, the object is fetched from the database.
-// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
-func (m *SessionMutation) OldBoot(ctx context.Context) (v string, err error) {
-	if !m.op.Is(OpUpdateOne) {
-		return v, errors.New("OldBoot is only allowed on UpdateOne operations")
-	}
-	if m.id == nil || m.oldValue == nil {
-		return v, errors.New("OldBoot requires an ID field in the mutation")
-	}
-	oldValue, err := m.oldValue(ctx)
-	if err != nil {
-		return v, fmt.Errorf("querying old value for OldBoot: %w", err)
-	}
-	return oldValue.Boot, nil
-}
-
-// ResetBoot resets all changes to the "boot" field.
-func (m *SessionMutation) ResetBoot() {
-	m.boot = nil
-}
-
-// SetAddress sets the "address" field.
-func (m *SessionMutation) SetAddress(s string) {
-	m.address = &s
-}
-
-// Address returns the value of the "address" field in the mutation.
-func (m *SessionMutation) Address() (r string, exists bool) {
-	v := m.address
-	if v == nil {
-		return
-	}
-	return *v, true
-}
-
-// OldAddress returns the old "address" field's value of the Session entity.
-// If the Session object wasn't provided to the builder, the object is fetched from the database.
-// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
-func (m *SessionMutation) OldAddress(ctx context.Context) (v string, err error) {
-	if !m.op.Is(OpUpdateOne) {
-		return v, errors.New("OldAddress is only allowed on UpdateOne operations")
-	}
-	if m.id == nil || m.oldValue == nil {
-		return v, errors.New("OldAddress requires an ID field in the mutation")
-	}
-	oldValue, err := m.oldValue(ctx)
-	if err != nil {
-		return v, fmt.Errorf("querying old value for OldAddress: %w", err)
-	}
-	return oldValue.Address, nil
-}
-
-// ResetAddress resets all changes to the "address" field.
-func (m *SessionMutation) ResetAddress() {
-	m.address = nil
-}
-
-// SetCreatedAt sets the "created_at" field.
-func (m *SessionMutation) SetCreatedAt(t time.Time) {
-	m.created_at = &t
-}
-
-// CreatedAt returns the value of the "created_at" field in the mutation.
-func (m *SessionMutation) CreatedAt() (r time.Time, exists bool) {
-	v := m.created_at
-	if v == nil {
-		return
-	}
-	return *v, true
-}
-
-// OldCreatedAt returns the old "created_at" field's value of the Session entity.
-// If the Session object wasn't provided to the builder, the object is fetched from the database.
-// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
-func (m *SessionMutation) OldCreatedAt(ctx context.Context) (v time.Time, err error) {
-	if !m.op.Is(OpUpdateOne) {
-		return v, errors.New("OldCreatedAt is only allowed on UpdateOne operations")
-	}
-	if m.id == nil || m.oldValue == nil {
-		return v, errors.New("OldCreatedAt requires an ID field in the mutation")
-	}
-	oldValue, err := m.oldValue(ctx)
-	if err != nil {
-		return v, fmt.Errorf("querying old value for OldCreatedAt: %w", err)
-	}
-	return oldValue.CreatedAt, nil
-}
-
-// ResetCreatedAt resets all changes to the "created_at" field.
-func (m *SessionMutation) ResetCreatedAt() {
-	m.created_at = nil
-}
-
-// SetLastSeen sets the "last_seen" field.
-func (m *SessionMutation) SetLastSeen(t time.Time) {
-	m.last_seen = &t
-}
-
-// LastSeen returns the value of the "last_seen" field in the mutation.
-func (m *SessionMutation) LastSeen() (r time.Time, exists bool) {
-	v := m.last_seen
-	if v == nil {
-		return
-	}
-	return *v, true
-}
-
-// OldLastSeen returns the old "last_seen" field's value of the Session entity.
-// If the Session object wasn't provided to the builder, the object is fetched from the database.
-// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
-func (m *SessionMutation) OldLastSeen(ctx context.Context) (v time.Time, err error) {
-	if !m.op.Is(OpUpdateOne) {
-		return v, errors.New("OldLastSeen is only allowed on UpdateOne operations")
-	}
-	if m.id == nil || m.oldValue == nil {
-		return v, errors.New("OldLastSeen requires an ID field in the mutation")
-	}
-	oldValue, err := m.oldValue(ctx)
-	if err != nil {
-		return v, fmt.Errorf("querying old value for OldLastSeen: %w", err)
-	}
-	return oldValue.LastSeen, nil
-}
-
-// ResetLastSeen resets all changes to the "last_seen" field.
-func (m *SessionMutation) ResetLastSeen() {
-	m.last_seen = nil
-}
-
-// SetExpires sets the "expires" field.
-func (m *SessionMutation) SetExpires(t time.Time) {
-	m.expires = &t
-}
-
-// Expires returns the value of the "expires" field in the mutation.
-func (m *SessionMutation) Expires() (r time.Time, exists bool) {
-	v := m.expires
-	if v == nil {
-		return
-	}
-	return *v, true
-}
-
-// OldExpires returns the old "expires" field's value of the Session entity.
-// If the Session object wasn't provided to the builder, the object is fetched from the database.
-// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
-func (m *SessionMutation) OldExpires(ctx context.Context) (v time.Time, err error) {
-	if !m.op.Is(OpUpdateOne) {
-		return v, errors.New("OldExpires is only allowed on UpdateOne operations")
-	}
-	if m.id == nil || m.oldValue == nil {
-		return v, errors.New("OldExpires requires an ID field in the mutation")
-	}
-	oldValue, err := m.oldValue(ctx)
-	if err != nil {
-		return v, fmt.Errorf("querying old value for OldExpires: %w", err)
-	}
-	return oldValue.Expires, nil
-}
-
-// ResetExpires resets all changes to the "expires" field.
-func (m *SessionMutation) ResetExpires() {
-	m.expires = nil
-}
-
-// Where appends a list predicates to the SessionMutation builder.
-func (m *SessionMutation) Where(ps ...predicate.Session) {
-	m.predicates = append(m.predicates, ps...)
-}
-
-// WhereP appends storage-level predicates to the SessionMutation builder. Using this method,
-// users can use type-assertion to append predicates that do not depend on any generated package.
-func (m *SessionMutation) WhereP(ps ...func(*sql.Selector)) {
-	p := make([]predicate.Session, len(ps))
-	for i := range ps {
-		p[i] = ps[i]
-	}
-	m.Where(p...)
-}
-
-// Op returns the operation name.
-func (m *SessionMutation) Op() Op {
-	return m.op
-}
-
-// SetOp allows setting the mutation operation.
-func (m *SessionMutation) SetOp(op Op) {
-	m.op = op
-}
-
-// Type returns the node type of this mutation (Session).
-func (m *SessionMutation) Type() string {
-	return m.typ
-}
-
-// Fields returns all fields that were changed during this mutation. Note that in
-// order to get all numeric fields that were incremented/decremented, call
-// AddedFields().
-func (m *SessionMutation) Fields() []string {
-	fields := make([]string, 0, 7)
-	if m.machine_id != nil {
-		fields = append(fields, session.FieldMachineID)
-	}
-	if m.mac != nil {
-		fields = append(fields, session.FieldMAC)
-	}
-	if m.boot != nil {
-		fields = append(fields, session.FieldBoot)
-	}
-	if m.address != nil {
-		fields = append(fields, session.FieldAddress)
-	}
-	if m.created_at != nil {
-		fields = append(fields, session.FieldCreatedAt)
-	}
-	if m.last_seen != nil {
-		fields = append(fields, session.FieldLastSeen)
-	}
-	if m.expires != nil {
-		fields = append(fields, session.FieldExpires)
-	}
-	return fields
-}
-
-// Field returns the value of a field with the given name. The second boolean
-// return value indicates that this field was not set, or was not defined in the
-// schema.
-func (m *SessionMutation) Field(name string) (ent.Value, bool) {
-	switch name {
-	case session.FieldMachineID:
-		return m.MachineID()
-	case session.FieldMAC:
-		return m.MAC()
-	case session.FieldBoot:
-		return m.Boot()
-	case session.FieldAddress:
-		return m.Address()
-	case session.FieldCreatedAt:
-		return m.CreatedAt()
-	case session.FieldLastSeen:
-		return m.LastSeen()
-	case session.FieldExpires:
-		return m.Expires()
-	}
-	return nil, false
-}
-
-// OldField returns the old value of the field from the database. An error is
-// returned if the mutation operation is not UpdateOne, or the query to the
-// database failed.
-func (m *SessionMutation) OldField(ctx context.Context, name string) (ent.Value, error) {
-	switch name {
-	case session.FieldMachineID:
-		return m.OldMachineID(ctx)
-	case session.FieldMAC:
-		return m.OldMAC(ctx)
-	case session.FieldBoot:
-		return m.OldBoot(ctx)
-	case session.FieldAddress:
-		return m.OldAddress(ctx)
-	case session.FieldCreatedAt:
-		return m.OldCreatedAt(ctx)
-	case session.FieldLastSeen:
-		return m.OldLastSeen(ctx)
-	case session.FieldExpires:
-		return m.OldExpires(ctx)
-	}
-	return nil, fmt.Errorf("unknown Session field %s", name)
-}
-
-// SetField sets the value of a field with the given name. It returns an error if
-// the field is not defined in the schema, or if the type mismatched the field
-// type.
-func (m *SessionMutation) SetField(name string, value ent.Value) error {
-	switch name {
-	case session.FieldMachineID:
-		v, ok := value.(uuid.UUID)
-		if !ok {
-			return fmt.Errorf("unexpected type %T for field %s", value, name)
-		}
-		m.SetMachineID(v)
-		return nil
-	case session.FieldMAC:
-		v, ok := value.(string)
-		if !ok {
-			return fmt.Errorf("unexpected type %T for field %s", value, name)
-		}
-		m.SetMAC(v)
-		return nil
-	case session.FieldBoot:
-		v, ok := value.(string)
-		if !ok {
-			return fmt.Errorf("unexpected type %T for field %s", value, name)
-		}
-		m.SetBoot(v)
-		return nil
-	case session.FieldAddress:
-		v, ok := value.(string)
-		if !ok {
-			return fmt.Errorf("unexpected type %T for field %s", value, name)
-		}
-		m.SetAddress(v)
-		return nil
-	case session.FieldCreatedAt:
-		v, ok := value.(time.Time)
-		if !ok {
-			return fmt.Errorf("unexpected type %T for field %s", value, name)
-		}
-		m.SetCreatedAt(v)
-		return nil
-	case session.FieldLastSeen:
-		v, ok := value.(time.Time)
-		if !ok {
-			return fmt.Errorf("unexpected type %T for field %s", value, name)
-		}
-		m.SetLastSeen(v)
-		return nil
-	case session.FieldExpires:
-		v, ok := value.(time.Time)
-		if !ok {
-			return fmt.Errorf("unexpected type %T for field %s", value, name)
-		}
-		m.SetExpires(v)
-		return nil
-	}
-	return fmt.Errorf("unknown Session field %s", name)
-}
-
-// AddedFields returns all numeric fields that were incremented/decremented during
-// this mutation.
-func (m *SessionMutation) AddedFields() []string {
-	return nil
-}
-
-// AddedField returns the numeric value that was incremented/decremented on a field
-// with the given name. The second boolean return value indicates that this field
-// was not set, or was not defined in the schema.
-func (m *SessionMutation) AddedField(name string) (ent.Value, bool) {
-	return nil, false
-}
-
-// AddField adds the value to the field with the given name. It returns an error if
-// the field is not defined in the schema, or if the type mismatched the field
-// type.
-func (m *SessionMutation) AddField(name string, value ent.Value) error {
-	switch name {
-	}
-	return fmt.Errorf("unknown Session numeric field %s", name)
-}
-
-// ClearedFields returns all nullable fields that were cleared during this
-// mutation.
-func (m *SessionMutation) ClearedFields() []string {
-	var fields []string
-	if m.FieldCleared(session.FieldMachineID) {
-		fields = append(fields, session.FieldMachineID)
-	}
-	return fields
-}
-
-// FieldCleared returns a boolean indicating if a field with the given name was
-// cleared in this mutation.
-func (m *SessionMutation) FieldCleared(name string) bool {
-	_, ok := m.clearedFields[name]
-	return ok
-}
-
-// ClearField clears the value of the field with the given name. It returns an
-// error if the field is not defined in the schema.
-func (m *SessionMutation) ClearField(name string) error {
-	switch name {
-	case session.FieldMachineID:
-		m.ClearMachineID()
-		return nil
-	}
-	return fmt.Errorf("unknown Session nullable field %s", name)
-}
-
-// ResetField resets all changes in the mutation for the field with the given name.
-// It returns an error if the field is not defined in the schema.
-func (m *SessionMutation) ResetField(name string) error {
-	switch name {
-	case session.FieldMachineID:
-		m.ResetMachineID()
-		return nil
-	case session.FieldMAC:
-		m.ResetMAC()
-		return nil
-	case session.FieldBoot:
-		m.ResetBoot()
-		return nil
-	case session.FieldAddress:
-		m.ResetAddress()
-		return nil
-	case session.FieldCreatedAt:
-		m.ResetCreatedAt()
-		return nil
-	case session.FieldLastSeen:
-		m.ResetLastSeen()
-		return nil
-	case session.FieldExpires:
-		m.ResetExpires()
-		return nil
-	}
-	return fmt.Errorf("unknown Session field %s", name)
-}
-
-// AddedEdges returns all edge names that were set/added in this mutation.
-func (m *SessionMutation) AddedEdges() []string {
-	edges := make([]string, 0, 0)
-	return edges
-}
-
-// AddedIDs returns all IDs (to other nodes) that were added for the given edge
-// name in this mutation.
-func (m *SessionMutation) AddedIDs(name string) []ent.Value {
-	return nil
-}
-
-// RemovedEdges returns all edge names that were removed in this mutation.
-func (m *SessionMutation) RemovedEdges() []string {
-	edges := make([]string, 0, 0)
-	return edges
-}
-
-// RemovedIDs returns all IDs (to other nodes) that were removed for the edge with
-// the given name in this mutation.
-func (m *SessionMutation) RemovedIDs(name string) []ent.Value {
-	return nil
-}
-
-// ClearedEdges returns all edge names that were cleared in this mutation.
-func (m *SessionMutation) ClearedEdges() []string {
-	edges := make([]string, 0, 0)
-	return edges
-}
-
-// EdgeCleared returns a boolean which indicates if the edge with the given name
-// was cleared in this mutation.
-func (m *SessionMutation) EdgeCleared(name string) bool {
-	return false
-}
-
-// ClearEdge clears the value of the edge with the given name. It returns an error
-// if that edge is not defined in the schema.
-func (m *SessionMutation) ClearEdge(name string) error {
-	return fmt.Errorf("unknown Session unique edge %s", name)
-}
-
-// ResetEdge resets all changes to the edge with the given name in this mutation.
-// It returns an error if the edge is not defined in the schema.
-func (m *SessionMutation) ResetEdge(name string) error {
-	return fmt.Errorf("unknown Session edge %s", name)
-}
-
 // SettingMutation represents an operation that mutates the Setting nodes in the graph.
 type SettingMutation struct {
 	config
@@ -17744,701 +17164,4 @@ func (m *StepMutation) ResetEdge(name string) error {
 		return nil
 	}
 	return fmt.Errorf("unknown Step edge %s", name)
-}
-
-// TokenMutation represents an operation that mutates the Token nodes in the graph.
-type TokenMutation struct {
-	config
-	op            Op
-	typ           string
-	id            *string
-	machine_id    *uuid.UUID
-	mac           *string
-	boot          *string
-	address       *string
-	created_at    *time.Time
-	expires       *time.Time
-	used_at       *time.Time
-	clearedFields map[string]struct{}
-	done          bool
-	oldValue      func(context.Context) (*Token, error)
-	predicates    []predicate.Token
-}
-
-var _ ent.Mutation = (*TokenMutation)(nil)
-
-// tokenOption allows management of the mutation configuration using functional options.
-type tokenOption func(*TokenMutation)
-
-// newTokenMutation creates new mutation for the Token entity.
-func newTokenMutation(c config, op Op, opts ...tokenOption) *TokenMutation {
-	m := &TokenMutation{
-		config:        c,
-		op:            op,
-		typ:           TypeToken,
-		clearedFields: make(map[string]struct{}),
-	}
-	for _, opt := range opts {
-		opt(m)
-	}
-	return m
-}
-
-// withTokenID sets the ID field of the mutation.
-func withTokenID(id string) tokenOption {
-	return func(m *TokenMutation) {
-		var (
-			err   error
-			once  sync.Once
-			value *Token
-		)
-		m.oldValue = func(ctx context.Context) (*Token, error) {
-			once.Do(func() {
-				if m.done {
-					err = errors.New("querying old values post mutation is not allowed")
-				} else {
-					value, err = m.Client().Token.Get(ctx, id)
-				}
-			})
-			return value, err
-		}
-		m.id = &id
-	}
-}
-
-// withToken sets the old Token of the mutation.
-func withToken(node *Token) tokenOption {
-	return func(m *TokenMutation) {
-		m.oldValue = func(context.Context) (*Token, error) {
-			return node, nil
-		}
-		m.id = &node.ID
-	}
-}
-
-// Client returns a new `ent.Client` from the mutation. If the mutation was
-// executed in a transaction (ent.Tx), a transactional client is returned.
-func (m TokenMutation) Client() *Client {
-	client := &Client{config: m.config}
-	client.init()
-	return client
-}
-
-// Tx returns an `ent.Tx` for mutations that were executed in transactions;
-// it returns an error otherwise.
-func (m TokenMutation) Tx() (*Tx, error) {
-	if _, ok := m.driver.(*txDriver); !ok {
-		return nil, errors.New("ent: mutation is not running in a transaction")
-	}
-	tx := &Tx{config: m.config}
-	tx.init()
-	return tx, nil
-}
-
-// SetID sets the value of the id field. Note that this
-// operation is only accepted on creation of Token entities.
-func (m *TokenMutation) SetID(id string) {
-	m.id = &id
-}
-
-// ID returns the ID value in the mutation. Note that the ID is only available
-// if it was provided to the builder or after it was returned from the database.
-func (m *TokenMutation) ID() (id string, exists bool) {
-	if m.id == nil {
-		return
-	}
-	return *m.id, true
-}
-
-// IDs queries the database and returns the entity ids that match the mutation's predicate.
-// That means, if the mutation is applied within a transaction with an isolation level such
-// as sql.LevelSerializable, the returned ids match the ids of the rows that will be updated
-// or updated by the mutation.
-func (m *TokenMutation) IDs(ctx context.Context) ([]string, error) {
-	switch {
-	case m.op.Is(OpUpdateOne | OpDeleteOne):
-		id, exists := m.ID()
-		if exists {
-			return []string{id}, nil
-		}
-		fallthrough
-	case m.op.Is(OpUpdate | OpDelete):
-		return m.Client().Token.Query().Where(m.predicates...).IDs(ctx)
-	default:
-		return nil, fmt.Errorf("IDs is not allowed on %s operations", m.op)
-	}
-}
-
-// SetMachineID sets the "machine_id" field.
-func (m *TokenMutation) SetMachineID(u uuid.UUID) {
-	m.machine_id = &u
-}
-
-// MachineID returns the value of the "machine_id" field in the mutation.
-func (m *TokenMutation) MachineID() (r uuid.UUID, exists bool) {
-	v := m.machine_id
-	if v == nil {
-		return
-	}
-	return *v, true
-}
-
-// OldMachineID returns the old "machine_id" field's value of the Token entity.
-// If the Token object wasn't provided to the builder, the object is fetched from the database.
-// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
-func (m *TokenMutation) OldMachineID(ctx context.Context) (v *uuid.UUID, err error) {
-	if !m.op.Is(OpUpdateOne) {
-		return v, errors.New("OldMachineID is only allowed on UpdateOne operations")
-	}
-	if m.id == nil || m.oldValue == nil {
-		return v, errors.New("OldMachineID requires an ID field in the mutation")
-	}
-	oldValue, err := m.oldValue(ctx)
-	if err != nil {
-		return v, fmt.Errorf("querying old value for OldMachineID: %w", err)
-	}
-	return oldValue.MachineID, nil
-}
-
-// ClearMachineID clears the value of the "machine_id" field.
-func (m *TokenMutation) ClearMachineID() {
-	m.machine_id = nil
-	m.clearedFields[token.FieldMachineID] = struct{}{}
-}
-
-// MachineIDCleared returns if the "machine_id" field was cleared in this mutation.
-func (m *TokenMutation) MachineIDCleared() bool {
-	_, ok := m.clearedFields[token.FieldMachineID]
-	return ok
-}
-
-// ResetMachineID resets all changes to the "machine_id" field.
-func (m *TokenMutation) ResetMachineID() {
-	m.machine_id = nil
-	delete(m.clearedFields, token.FieldMachineID)
-}
-
-// SetMAC sets the "mac" field.
-func (m *TokenMutation) SetMAC(s string) {
-	m.mac = &s
-}
-
-// MAC returns the value of the "mac" field in the mutation.
-func (m *TokenMutation) MAC() (r string, exists bool) {
-	v := m.mac
-	if v == nil {
-		return
-	}
-	return *v, true
-}
-
-// OldMAC returns the old "mac" field's value of the Token entity.
-// If the Token object wasn't provided to the builder, the object is fetched from the database.
-// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
-func (m *TokenMutation) OldMAC(ctx context.Context) (v string, err error) {
-	if !m.op.Is(OpUpdateOne) {
-		return v, errors.New("OldMAC is only allowed on UpdateOne operations")
-	}
-	if m.id == nil || m.oldValue == nil {
-		return v, errors.New("OldMAC requires an ID field in the mutation")
-	}
-	oldValue, err := m.oldValue(ctx)
-	if err != nil {
-		return v, fmt.Errorf("querying old value for OldMAC: %w", err)
-	}
-	return oldValue.MAC, nil
-}
-
-// ResetMAC resets all changes to the "mac" field.
-func (m *TokenMutation) ResetMAC() {
-	m.mac = nil
-}
-
-// SetBoot sets the "boot" field.
-func (m *TokenMutation) SetBoot(s string) {
-	m.boot = &s
-}
-
-// Boot returns the value of the "boot" field in the mutation.
-func (m *TokenMutation) Boot() (r string, exists bool) {
-	v := m.boot
-	if v == nil {
-		return
-	}
-	return *v, true
-}
-
-// OldBoot returns the old "boot" field's value of the Token entity.
-// If the Token object wasn't provided to the builder, the object is fetched from the database.
-// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
-func (m *TokenMutation) OldBoot(ctx context.Context) (v string, err error) {
-	if !m.op.Is(OpUpdateOne) {
-		return v, errors.New("OldBoot is only allowed on UpdateOne operations")
-	}
-	if m.id == nil || m.oldValue == nil {
-		return v, errors.New("OldBoot requires an ID field in the mutation")
-	}
-	oldValue, err := m.oldValue(ctx)
-	if err != nil {
-		return v, fmt.Errorf("querying old value for OldBoot: %w", err)
-	}
-	return oldValue.Boot, nil
-}
-
-// ResetBoot resets all changes to the "boot" field.
-func (m *TokenMutation) ResetBoot() {
-	m.boot = nil
-}
-
-// SetAddress sets the "address" field.
-func (m *TokenMutation) SetAddress(s string) {
-	m.address = &s
-}
-
-// Address returns the value of the "address" field in the mutation.
-func (m *TokenMutation) Address() (r string, exists bool) {
-	v := m.address
-	if v == nil {
-		return
-	}
-	return *v, true
-}
-
-// OldAddress returns the old "address" field's value of the Token entity.
-// If the Token object wasn't provided to the builder, the object is fetched from the database.
-// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
-func (m *TokenMutation) OldAddress(ctx context.Context) (v string, err error) {
-	if !m.op.Is(OpUpdateOne) {
-		return v, errors.New("OldAddress is only allowed on UpdateOne operations")
-	}
-	if m.id == nil || m.oldValue == nil {
-		return v, errors.New("OldAddress requires an ID field in the mutation")
-	}
-	oldValue, err := m.oldValue(ctx)
-	if err != nil {
-		return v, fmt.Errorf("querying old value for OldAddress: %w", err)
-	}
-	return oldValue.Address, nil
-}
-
-// ResetAddress resets all changes to the "address" field.
-func (m *TokenMutation) ResetAddress() {
-	m.address = nil
-}
-
-// SetCreatedAt sets the "created_at" field.
-func (m *TokenMutation) SetCreatedAt(t time.Time) {
-	m.created_at = &t
-}
-
-// CreatedAt returns the value of the "created_at" field in the mutation.
-func (m *TokenMutation) CreatedAt() (r time.Time, exists bool) {
-	v := m.created_at
-	if v == nil {
-		return
-	}
-	return *v, true
-}
-
-// OldCreatedAt returns the old "created_at" field's value of the Token entity.
-// If the Token object wasn't provided to the builder, the object is fetched from the database.
-// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
-func (m *TokenMutation) OldCreatedAt(ctx context.Context) (v time.Time, err error) {
-	if !m.op.Is(OpUpdateOne) {
-		return v, errors.New("OldCreatedAt is only allowed on UpdateOne operations")
-	}
-	if m.id == nil || m.oldValue == nil {
-		return v, errors.New("OldCreatedAt requires an ID field in the mutation")
-	}
-	oldValue, err := m.oldValue(ctx)
-	if err != nil {
-		return v, fmt.Errorf("querying old value for OldCreatedAt: %w", err)
-	}
-	return oldValue.CreatedAt, nil
-}
-
-// ResetCreatedAt resets all changes to the "created_at" field.
-func (m *TokenMutation) ResetCreatedAt() {
-	m.created_at = nil
-}
-
-// SetExpires sets the "expires" field.
-func (m *TokenMutation) SetExpires(t time.Time) {
-	m.expires = &t
-}
-
-// Expires returns the value of the "expires" field in the mutation.
-func (m *TokenMutation) Expires() (r time.Time, exists bool) {
-	v := m.expires
-	if v == nil {
-		return
-	}
-	return *v, true
-}
-
-// OldExpires returns the old "expires" field's value of the Token entity.
-// If the Token object wasn't provided to the builder, the object is fetched from the database.
-// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
-func (m *TokenMutation) OldExpires(ctx context.Context) (v time.Time, err error) {
-	if !m.op.Is(OpUpdateOne) {
-		return v, errors.New("OldExpires is only allowed on UpdateOne operations")
-	}
-	if m.id == nil || m.oldValue == nil {
-		return v, errors.New("OldExpires requires an ID field in the mutation")
-	}
-	oldValue, err := m.oldValue(ctx)
-	if err != nil {
-		return v, fmt.Errorf("querying old value for OldExpires: %w", err)
-	}
-	return oldValue.Expires, nil
-}
-
-// ResetExpires resets all changes to the "expires" field.
-func (m *TokenMutation) ResetExpires() {
-	m.expires = nil
-}
-
-// SetUsedAt sets the "used_at" field.
-func (m *TokenMutation) SetUsedAt(t time.Time) {
-	m.used_at = &t
-}
-
-// UsedAt returns the value of the "used_at" field in the mutation.
-func (m *TokenMutation) UsedAt() (r time.Time, exists bool) {
-	v := m.used_at
-	if v == nil {
-		return
-	}
-	return *v, true
-}
-
-// OldUsedAt returns the old "used_at" field's value of the Token entity.
-// If the Token object wasn't provided to the builder, the object is fetched from the database.
-// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
-func (m *TokenMutation) OldUsedAt(ctx context.Context) (v *time.Time, err error) {
-	if !m.op.Is(OpUpdateOne) {
-		return v, errors.New("OldUsedAt is only allowed on UpdateOne operations")
-	}
-	if m.id == nil || m.oldValue == nil {
-		return v, errors.New("OldUsedAt requires an ID field in the mutation")
-	}
-	oldValue, err := m.oldValue(ctx)
-	if err != nil {
-		return v, fmt.Errorf("querying old value for OldUsedAt: %w", err)
-	}
-	return oldValue.UsedAt, nil
-}
-
-// ClearUsedAt clears the value of the "used_at" field.
-func (m *TokenMutation) ClearUsedAt() {
-	m.used_at = nil
-	m.clearedFields[token.FieldUsedAt] = struct{}{}
-}
-
-// UsedAtCleared returns if the "used_at" field was cleared in this mutation.
-func (m *TokenMutation) UsedAtCleared() bool {
-	_, ok := m.clearedFields[token.FieldUsedAt]
-	return ok
-}
-
-// ResetUsedAt resets all changes to the "used_at" field.
-func (m *TokenMutation) ResetUsedAt() {
-	m.used_at = nil
-	delete(m.clearedFields, token.FieldUsedAt)
-}
-
-// Where appends a list predicates to the TokenMutation builder.
-func (m *TokenMutation) Where(ps ...predicate.Token) {
-	m.predicates = append(m.predicates, ps...)
-}
-
-// WhereP appends storage-level predicates to the TokenMutation builder. Using this method,
-// users can use type-assertion to append predicates that do not depend on any generated package.
-func (m *TokenMutation) WhereP(ps ...func(*sql.Selector)) {
-	p := make([]predicate.Token, len(ps))
-	for i := range ps {
-		p[i] = ps[i]
-	}
-	m.Where(p...)
-}
-
-// Op returns the operation name.
-func (m *TokenMutation) Op() Op {
-	return m.op
-}
-
-// SetOp allows setting the mutation operation.
-func (m *TokenMutation) SetOp(op Op) {
-	m.op = op
-}
-
-// Type returns the node type of this mutation (Token).
-func (m *TokenMutation) Type() string {
-	return m.typ
-}
-
-// Fields returns all fields that were changed during this mutation. Note that in
-// order to get all numeric fields that were incremented/decremented, call
-// AddedFields().
-func (m *TokenMutation) Fields() []string {
-	fields := make([]string, 0, 7)
-	if m.machine_id != nil {
-		fields = append(fields, token.FieldMachineID)
-	}
-	if m.mac != nil {
-		fields = append(fields, token.FieldMAC)
-	}
-	if m.boot != nil {
-		fields = append(fields, token.FieldBoot)
-	}
-	if m.address != nil {
-		fields = append(fields, token.FieldAddress)
-	}
-	if m.created_at != nil {
-		fields = append(fields, token.FieldCreatedAt)
-	}
-	if m.expires != nil {
-		fields = append(fields, token.FieldExpires)
-	}
-	if m.used_at != nil {
-		fields = append(fields, token.FieldUsedAt)
-	}
-	return fields
-}
-
-// Field returns the value of a field with the given name. The second boolean
-// return value indicates that this field was not set, or was not defined in the
-// schema.
-func (m *TokenMutation) Field(name string) (ent.Value, bool) {
-	switch name {
-	case token.FieldMachineID:
-		return m.MachineID()
-	case token.FieldMAC:
-		return m.MAC()
-	case token.FieldBoot:
-		return m.Boot()
-	case token.FieldAddress:
-		return m.Address()
-	case token.FieldCreatedAt:
-		return m.CreatedAt()
-	case token.FieldExpires:
-		return m.Expires()
-	case token.FieldUsedAt:
-		return m.UsedAt()
-	}
-	return nil, false
-}
-
-// OldField returns the old value of the field from the database. An error is
-// returned if the mutation operation is not UpdateOne, or the query to the
-// database failed.
-func (m *TokenMutation) OldField(ctx context.Context, name string) (ent.Value, error) {
-	switch name {
-	case token.FieldMachineID:
-		return m.OldMachineID(ctx)
-	case token.FieldMAC:
-		return m.OldMAC(ctx)
-	case token.FieldBoot:
-		return m.OldBoot(ctx)
-	case token.FieldAddress:
-		return m.OldAddress(ctx)
-	case token.FieldCreatedAt:
-		return m.OldCreatedAt(ctx)
-	case token.FieldExpires:
-		return m.OldExpires(ctx)
-	case token.FieldUsedAt:
-		return m.OldUsedAt(ctx)
-	}
-	return nil, fmt.Errorf("unknown Token field %s", name)
-}
-
-// SetField sets the value of a field with the given name. It returns an error if
-// the field is not defined in the schema, or if the type mismatched the field
-// type.
-func (m *TokenMutation) SetField(name string, value ent.Value) error {
-	switch name {
-	case token.FieldMachineID:
-		v, ok := value.(uuid.UUID)
-		if !ok {
-			return fmt.Errorf("unexpected type %T for field %s", value, name)
-		}
-		m.SetMachineID(v)
-		return nil
-	case token.FieldMAC:
-		v, ok := value.(string)
-		if !ok {
-			return fmt.Errorf("unexpected type %T for field %s", value, name)
-		}
-		m.SetMAC(v)
-		return nil
-	case token.FieldBoot:
-		v, ok := value.(string)
-		if !ok {
-			return fmt.Errorf("unexpected type %T for field %s", value, name)
-		}
-		m.SetBoot(v)
-		return nil
-	case token.FieldAddress:
-		v, ok := value.(string)
-		if !ok {
-			return fmt.Errorf("unexpected type %T for field %s", value, name)
-		}
-		m.SetAddress(v)
-		return nil
-	case token.FieldCreatedAt:
-		v, ok := value.(time.Time)
-		if !ok {
-			return fmt.Errorf("unexpected type %T for field %s", value, name)
-		}
-		m.SetCreatedAt(v)
-		return nil
-	case token.FieldExpires:
-		v, ok := value.(time.Time)
-		if !ok {
-			return fmt.Errorf("unexpected type %T for field %s", value, name)
-		}
-		m.SetExpires(v)
-		return nil
-	case token.FieldUsedAt:
-		v, ok := value.(time.Time)
-		if !ok {
-			return fmt.Errorf("unexpected type %T for field %s", value, name)
-		}
-		m.SetUsedAt(v)
-		return nil
-	}
-	return fmt.Errorf("unknown Token field %s", name)
-}
-
-// AddedFields returns all numeric fields that were incremented/decremented during
-// this mutation.
-func (m *TokenMutation) AddedFields() []string {
-	return nil
-}
-
-// AddedField returns the numeric value that was incremented/decremented on a field
-// with the given name. The second boolean return value indicates that this field
-// was not set, or was not defined in the schema.
-func (m *TokenMutation) AddedField(name string) (ent.Value, bool) {
-	return nil, false
-}
-
-// AddField adds the value to the field with the given name. It returns an error if
-// the field is not defined in the schema, or if the type mismatched the field
-// type.
-func (m *TokenMutation) AddField(name string, value ent.Value) error {
-	switch name {
-	}
-	return fmt.Errorf("unknown Token numeric field %s", name)
-}
-
-// ClearedFields returns all nullable fields that were cleared during this
-// mutation.
-func (m *TokenMutation) ClearedFields() []string {
-	var fields []string
-	if m.FieldCleared(token.FieldMachineID) {
-		fields = append(fields, token.FieldMachineID)
-	}
-	if m.FieldCleared(token.FieldUsedAt) {
-		fields = append(fields, token.FieldUsedAt)
-	}
-	return fields
-}
-
-// FieldCleared returns a boolean indicating if a field with the given name was
-// cleared in this mutation.
-func (m *TokenMutation) FieldCleared(name string) bool {
-	_, ok := m.clearedFields[name]
-	return ok
-}
-
-// ClearField clears the value of the field with the given name. It returns an
-// error if the field is not defined in the schema.
-func (m *TokenMutation) ClearField(name string) error {
-	switch name {
-	case token.FieldMachineID:
-		m.ClearMachineID()
-		return nil
-	case token.FieldUsedAt:
-		m.ClearUsedAt()
-		return nil
-	}
-	return fmt.Errorf("unknown Token nullable field %s", name)
-}
-
-// ResetField resets all changes in the mutation for the field with the given name.
-// It returns an error if the field is not defined in the schema.
-func (m *TokenMutation) ResetField(name string) error {
-	switch name {
-	case token.FieldMachineID:
-		m.ResetMachineID()
-		return nil
-	case token.FieldMAC:
-		m.ResetMAC()
-		return nil
-	case token.FieldBoot:
-		m.ResetBoot()
-		return nil
-	case token.FieldAddress:
-		m.ResetAddress()
-		return nil
-	case token.FieldCreatedAt:
-		m.ResetCreatedAt()
-		return nil
-	case token.FieldExpires:
-		m.ResetExpires()
-		return nil
-	case token.FieldUsedAt:
-		m.ResetUsedAt()
-		return nil
-	}
-	return fmt.Errorf("unknown Token field %s", name)
-}
-
-// AddedEdges returns all edge names that were set/added in this mutation.
-func (m *TokenMutation) AddedEdges() []string {
-	edges := make([]string, 0, 0)
-	return edges
-}
-
-// AddedIDs returns all IDs (to other nodes) that were added for the given edge
-// name in this mutation.
-func (m *TokenMutation) AddedIDs(name string) []ent.Value {
-	return nil
-}
-
-// RemovedEdges returns all edge names that were removed in this mutation.
-func (m *TokenMutation) RemovedEdges() []string {
-	edges := make([]string, 0, 0)
-	return edges
-}
-
-// RemovedIDs returns all IDs (to other nodes) that were removed for the edge with
-// the given name in this mutation.
-func (m *TokenMutation) RemovedIDs(name string) []ent.Value {
-	return nil
-}
-
-// ClearedEdges returns all edge names that were cleared in this mutation.
-func (m *TokenMutation) ClearedEdges() []string {
-	edges := make([]string, 0, 0)
-	return edges
-}
-
-// EdgeCleared returns a boolean which indicates if the edge with the given name
-// was cleared in this mutation.
-func (m *TokenMutation) EdgeCleared(name string) bool {
-	return false
-}
-
-// ClearEdge clears the value of the edge with the given name. It returns an error
-// if that edge is not defined in the schema.
-func (m *TokenMutation) ClearEdge(name string) error {
-	return fmt.Errorf("unknown Token unique edge %s", name)
-}
-
-// ResetEdge resets all changes to the edge with the given name in this mutation.
-// It returns an error if the edge is not defined in the schema.
-func (m *TokenMutation) ResetEdge(name string) error {
-	return fmt.Errorf("unknown Token edge %s", name)
 }

@@ -48,16 +48,12 @@ type Tx struct {
 	Refusal *RefusalClient
 	// Run is the client for interacting with the Run builders.
 	Run *RunClient
-	// Session is the client for interacting with the Session builders.
-	Session *SessionClient
 	// Setting is the client for interacting with the Setting builders.
 	Setting *SettingClient
 	// Site is the client for interacting with the Site builders.
 	Site *SiteClient
 	// Step is the client for interacting with the Step builders.
 	Step *StepClient
-	// Token is the client for interacting with the Token builders.
-	Token *TokenClient
 
 	// lazily loaded.
 	client     *Client
@@ -206,11 +202,9 @@ func (tx *Tx) init() {
 	tx.PCIFunction = NewPCIFunctionClient(tx.config)
 	tx.Refusal = NewRefusalClient(tx.config)
 	tx.Run = NewRunClient(tx.config)
-	tx.Session = NewSessionClient(tx.config)
 	tx.Setting = NewSettingClient(tx.config)
 	tx.Site = NewSiteClient(tx.config)
 	tx.Step = NewStepClient(tx.config)
-	tx.Token = NewTokenClient(tx.config)
 }
 
 // txDriver wraps the given dialect.Tx with a nop dialect.Driver implementation.

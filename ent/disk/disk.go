@@ -16,8 +16,8 @@ const (
 	FieldMachineID = "machine_id"
 	// FieldName holds the string denoting the name field in the database.
 	FieldName = "name"
-	// FieldByID holds the string denoting the by_id field in the database.
-	FieldByID = "by_id"
+	// FieldStableID holds the string denoting the stable_id field in the database.
+	FieldStableID = "by_id"
 	// FieldWwn holds the string denoting the wwn field in the database.
 	FieldWwn = "wwn"
 	// FieldSerial holds the string denoting the serial field in the database.
@@ -58,7 +58,7 @@ var Columns = []string{
 	FieldID,
 	FieldMachineID,
 	FieldName,
-	FieldByID,
+	FieldStableID,
 	FieldWwn,
 	FieldSerial,
 	FieldVendor,
@@ -100,9 +100,9 @@ func ByName(opts ...sql.OrderTermOption) OrderOption {
 	return sql.OrderByField(FieldName, opts...).ToFunc()
 }
 
-// ByByID orders the results by the by_id field.
-func ByByID(opts ...sql.OrderTermOption) OrderOption {
-	return sql.OrderByField(FieldByID, opts...).ToFunc()
+// ByStableID orders the results by the stable_id field.
+func ByStableID(opts ...sql.OrderTermOption) OrderOption {
+	return sql.OrderByField(FieldStableID, opts...).ToFunc()
 }
 
 // ByWwn orders the results by the wwn field.

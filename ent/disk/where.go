@@ -64,9 +64,9 @@ func Name(v string) predicate.Disk {
 	return predicate.Disk(sql.FieldEQ(FieldName, v))
 }
 
-// ByID applies equality check predicate on the "by_id" field. It's identical to ByIDEQ.
-func ByID(v string) predicate.Disk {
-	return predicate.Disk(sql.FieldEQ(FieldByID, v))
+// StableID applies equality check predicate on the "stable_id" field. It's identical to StableIDEQ.
+func StableID(v string) predicate.Disk {
+	return predicate.Disk(sql.FieldEQ(FieldStableID, v))
 }
 
 // Wwn applies equality check predicate on the "wwn" field. It's identical to WwnEQ.
@@ -209,79 +209,79 @@ func NameContainsFold(v string) predicate.Disk {
 	return predicate.Disk(sql.FieldContainsFold(FieldName, v))
 }
 
-// ByIDEQ applies the EQ predicate on the "by_id" field.
-func ByIDEQ(v string) predicate.Disk {
-	return predicate.Disk(sql.FieldEQ(FieldByID, v))
+// StableIDEQ applies the EQ predicate on the "stable_id" field.
+func StableIDEQ(v string) predicate.Disk {
+	return predicate.Disk(sql.FieldEQ(FieldStableID, v))
 }
 
-// ByIDNEQ applies the NEQ predicate on the "by_id" field.
-func ByIDNEQ(v string) predicate.Disk {
-	return predicate.Disk(sql.FieldNEQ(FieldByID, v))
+// StableIDNEQ applies the NEQ predicate on the "stable_id" field.
+func StableIDNEQ(v string) predicate.Disk {
+	return predicate.Disk(sql.FieldNEQ(FieldStableID, v))
 }
 
-// ByIDIn applies the In predicate on the "by_id" field.
-func ByIDIn(vs ...string) predicate.Disk {
-	return predicate.Disk(sql.FieldIn(FieldByID, vs...))
+// StableIDIn applies the In predicate on the "stable_id" field.
+func StableIDIn(vs ...string) predicate.Disk {
+	return predicate.Disk(sql.FieldIn(FieldStableID, vs...))
 }
 
-// ByIDNotIn applies the NotIn predicate on the "by_id" field.
-func ByIDNotIn(vs ...string) predicate.Disk {
-	return predicate.Disk(sql.FieldNotIn(FieldByID, vs...))
+// StableIDNotIn applies the NotIn predicate on the "stable_id" field.
+func StableIDNotIn(vs ...string) predicate.Disk {
+	return predicate.Disk(sql.FieldNotIn(FieldStableID, vs...))
 }
 
-// ByIDGT applies the GT predicate on the "by_id" field.
-func ByIDGT(v string) predicate.Disk {
-	return predicate.Disk(sql.FieldGT(FieldByID, v))
+// StableIDGT applies the GT predicate on the "stable_id" field.
+func StableIDGT(v string) predicate.Disk {
+	return predicate.Disk(sql.FieldGT(FieldStableID, v))
 }
 
-// ByIDGTE applies the GTE predicate on the "by_id" field.
-func ByIDGTE(v string) predicate.Disk {
-	return predicate.Disk(sql.FieldGTE(FieldByID, v))
+// StableIDGTE applies the GTE predicate on the "stable_id" field.
+func StableIDGTE(v string) predicate.Disk {
+	return predicate.Disk(sql.FieldGTE(FieldStableID, v))
 }
 
-// ByIDLT applies the LT predicate on the "by_id" field.
-func ByIDLT(v string) predicate.Disk {
-	return predicate.Disk(sql.FieldLT(FieldByID, v))
+// StableIDLT applies the LT predicate on the "stable_id" field.
+func StableIDLT(v string) predicate.Disk {
+	return predicate.Disk(sql.FieldLT(FieldStableID, v))
 }
 
-// ByIDLTE applies the LTE predicate on the "by_id" field.
-func ByIDLTE(v string) predicate.Disk {
-	return predicate.Disk(sql.FieldLTE(FieldByID, v))
+// StableIDLTE applies the LTE predicate on the "stable_id" field.
+func StableIDLTE(v string) predicate.Disk {
+	return predicate.Disk(sql.FieldLTE(FieldStableID, v))
 }
 
-// ByIDContains applies the Contains predicate on the "by_id" field.
-func ByIDContains(v string) predicate.Disk {
-	return predicate.Disk(sql.FieldContains(FieldByID, v))
+// StableIDContains applies the Contains predicate on the "stable_id" field.
+func StableIDContains(v string) predicate.Disk {
+	return predicate.Disk(sql.FieldContains(FieldStableID, v))
 }
 
-// ByIDHasPrefix applies the HasPrefix predicate on the "by_id" field.
-func ByIDHasPrefix(v string) predicate.Disk {
-	return predicate.Disk(sql.FieldHasPrefix(FieldByID, v))
+// StableIDHasPrefix applies the HasPrefix predicate on the "stable_id" field.
+func StableIDHasPrefix(v string) predicate.Disk {
+	return predicate.Disk(sql.FieldHasPrefix(FieldStableID, v))
 }
 
-// ByIDHasSuffix applies the HasSuffix predicate on the "by_id" field.
-func ByIDHasSuffix(v string) predicate.Disk {
-	return predicate.Disk(sql.FieldHasSuffix(FieldByID, v))
+// StableIDHasSuffix applies the HasSuffix predicate on the "stable_id" field.
+func StableIDHasSuffix(v string) predicate.Disk {
+	return predicate.Disk(sql.FieldHasSuffix(FieldStableID, v))
 }
 
-// ByIDIsNil applies the IsNil predicate on the "by_id" field.
-func ByIDIsNil() predicate.Disk {
-	return predicate.Disk(sql.FieldIsNull(FieldByID))
+// StableIDIsNil applies the IsNil predicate on the "stable_id" field.
+func StableIDIsNil() predicate.Disk {
+	return predicate.Disk(sql.FieldIsNull(FieldStableID))
 }
 
-// ByIDNotNil applies the NotNil predicate on the "by_id" field.
-func ByIDNotNil() predicate.Disk {
-	return predicate.Disk(sql.FieldNotNull(FieldByID))
+// StableIDNotNil applies the NotNil predicate on the "stable_id" field.
+func StableIDNotNil() predicate.Disk {
+	return predicate.Disk(sql.FieldNotNull(FieldStableID))
 }
 
-// ByIDEqualFold applies the EqualFold predicate on the "by_id" field.
-func ByIDEqualFold(v string) predicate.Disk {
-	return predicate.Disk(sql.FieldEqualFold(FieldByID, v))
+// StableIDEqualFold applies the EqualFold predicate on the "stable_id" field.
+func StableIDEqualFold(v string) predicate.Disk {
+	return predicate.Disk(sql.FieldEqualFold(FieldStableID, v))
 }
 
-// ByIDContainsFold applies the ContainsFold predicate on the "by_id" field.
-func ByIDContainsFold(v string) predicate.Disk {
-	return predicate.Disk(sql.FieldContainsFold(FieldByID, v))
+// StableIDContainsFold applies the ContainsFold predicate on the "stable_id" field.
+func StableIDContainsFold(v string) predicate.Disk {
+	return predicate.Disk(sql.FieldContainsFold(FieldStableID, v))
 }
 
 // WwnEQ applies the EQ predicate on the "wwn" field.

@@ -11,6 +11,10 @@ const (
 	Label = "lock"
 	// FieldID holds the string denoting the id field in the database.
 	FieldID = "id"
+	// FieldSite holds the string denoting the site field in the database.
+	FieldSite = "site"
+	// FieldAddress holds the string denoting the address field in the database.
+	FieldAddress = "address"
 	// FieldHeld holds the string denoting the held field in the database.
 	FieldHeld = "held"
 	// FieldFence holds the string denoting the fence field in the database.
@@ -36,6 +40,8 @@ const (
 // Columns holds all SQL columns for lock fields.
 var Columns = []string{
 	FieldID,
+	FieldSite,
+	FieldAddress,
 	FieldHeld,
 	FieldFence,
 	FieldHost,
@@ -63,6 +69,16 @@ type OrderOption func(*sql.Selector)
 // ByID orders the results by the id field.
 func ByID(opts ...sql.OrderTermOption) OrderOption {
 	return sql.OrderByField(FieldID, opts...).ToFunc()
+}
+
+// BySite orders the results by the site field.
+func BySite(opts ...sql.OrderTermOption) OrderOption {
+	return sql.OrderByField(FieldSite, opts...).ToFunc()
+}
+
+// ByAddress orders the results by the address field.
+func ByAddress(opts ...sql.OrderTermOption) OrderOption {
+	return sql.OrderByField(FieldAddress, opts...).ToFunc()
 }
 
 // ByHeld orders the results by the held field.

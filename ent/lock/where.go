@@ -10,58 +10,58 @@ import (
 )
 
 // ID filters vertices based on their ID field.
-func ID(id string) predicate.Lock {
+func ID(id int) predicate.Lock {
 	return predicate.Lock(sql.FieldEQ(FieldID, id))
 }
 
 // IDEQ applies the EQ predicate on the ID field.
-func IDEQ(id string) predicate.Lock {
+func IDEQ(id int) predicate.Lock {
 	return predicate.Lock(sql.FieldEQ(FieldID, id))
 }
 
 // IDNEQ applies the NEQ predicate on the ID field.
-func IDNEQ(id string) predicate.Lock {
+func IDNEQ(id int) predicate.Lock {
 	return predicate.Lock(sql.FieldNEQ(FieldID, id))
 }
 
 // IDIn applies the In predicate on the ID field.
-func IDIn(ids ...string) predicate.Lock {
+func IDIn(ids ...int) predicate.Lock {
 	return predicate.Lock(sql.FieldIn(FieldID, ids...))
 }
 
 // IDNotIn applies the NotIn predicate on the ID field.
-func IDNotIn(ids ...string) predicate.Lock {
+func IDNotIn(ids ...int) predicate.Lock {
 	return predicate.Lock(sql.FieldNotIn(FieldID, ids...))
 }
 
 // IDGT applies the GT predicate on the ID field.
-func IDGT(id string) predicate.Lock {
+func IDGT(id int) predicate.Lock {
 	return predicate.Lock(sql.FieldGT(FieldID, id))
 }
 
 // IDGTE applies the GTE predicate on the ID field.
-func IDGTE(id string) predicate.Lock {
+func IDGTE(id int) predicate.Lock {
 	return predicate.Lock(sql.FieldGTE(FieldID, id))
 }
 
 // IDLT applies the LT predicate on the ID field.
-func IDLT(id string) predicate.Lock {
+func IDLT(id int) predicate.Lock {
 	return predicate.Lock(sql.FieldLT(FieldID, id))
 }
 
 // IDLTE applies the LTE predicate on the ID field.
-func IDLTE(id string) predicate.Lock {
+func IDLTE(id int) predicate.Lock {
 	return predicate.Lock(sql.FieldLTE(FieldID, id))
 }
 
-// IDEqualFold applies the EqualFold predicate on the ID field.
-func IDEqualFold(id string) predicate.Lock {
-	return predicate.Lock(sql.FieldEqualFold(FieldID, id))
+// Site applies equality check predicate on the "site" field. It's identical to SiteEQ.
+func Site(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldEQ(FieldSite, v))
 }
 
-// IDContainsFold applies the ContainsFold predicate on the ID field.
-func IDContainsFold(id string) predicate.Lock {
-	return predicate.Lock(sql.FieldContainsFold(FieldID, id))
+// Address applies equality check predicate on the "address" field. It's identical to AddressEQ.
+func Address(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldEQ(FieldAddress, v))
 }
 
 // Held applies equality check predicate on the "held" field. It's identical to HeldEQ.
@@ -107,6 +107,136 @@ func AcquiredAt(v time.Time) predicate.Lock {
 // Heartbeat applies equality check predicate on the "heartbeat" field. It's identical to HeartbeatEQ.
 func Heartbeat(v time.Time) predicate.Lock {
 	return predicate.Lock(sql.FieldEQ(FieldHeartbeat, v))
+}
+
+// SiteEQ applies the EQ predicate on the "site" field.
+func SiteEQ(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldEQ(FieldSite, v))
+}
+
+// SiteNEQ applies the NEQ predicate on the "site" field.
+func SiteNEQ(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldNEQ(FieldSite, v))
+}
+
+// SiteIn applies the In predicate on the "site" field.
+func SiteIn(vs ...string) predicate.Lock {
+	return predicate.Lock(sql.FieldIn(FieldSite, vs...))
+}
+
+// SiteNotIn applies the NotIn predicate on the "site" field.
+func SiteNotIn(vs ...string) predicate.Lock {
+	return predicate.Lock(sql.FieldNotIn(FieldSite, vs...))
+}
+
+// SiteGT applies the GT predicate on the "site" field.
+func SiteGT(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldGT(FieldSite, v))
+}
+
+// SiteGTE applies the GTE predicate on the "site" field.
+func SiteGTE(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldGTE(FieldSite, v))
+}
+
+// SiteLT applies the LT predicate on the "site" field.
+func SiteLT(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldLT(FieldSite, v))
+}
+
+// SiteLTE applies the LTE predicate on the "site" field.
+func SiteLTE(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldLTE(FieldSite, v))
+}
+
+// SiteContains applies the Contains predicate on the "site" field.
+func SiteContains(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldContains(FieldSite, v))
+}
+
+// SiteHasPrefix applies the HasPrefix predicate on the "site" field.
+func SiteHasPrefix(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldHasPrefix(FieldSite, v))
+}
+
+// SiteHasSuffix applies the HasSuffix predicate on the "site" field.
+func SiteHasSuffix(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldHasSuffix(FieldSite, v))
+}
+
+// SiteEqualFold applies the EqualFold predicate on the "site" field.
+func SiteEqualFold(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldEqualFold(FieldSite, v))
+}
+
+// SiteContainsFold applies the ContainsFold predicate on the "site" field.
+func SiteContainsFold(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldContainsFold(FieldSite, v))
+}
+
+// AddressEQ applies the EQ predicate on the "address" field.
+func AddressEQ(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldEQ(FieldAddress, v))
+}
+
+// AddressNEQ applies the NEQ predicate on the "address" field.
+func AddressNEQ(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldNEQ(FieldAddress, v))
+}
+
+// AddressIn applies the In predicate on the "address" field.
+func AddressIn(vs ...string) predicate.Lock {
+	return predicate.Lock(sql.FieldIn(FieldAddress, vs...))
+}
+
+// AddressNotIn applies the NotIn predicate on the "address" field.
+func AddressNotIn(vs ...string) predicate.Lock {
+	return predicate.Lock(sql.FieldNotIn(FieldAddress, vs...))
+}
+
+// AddressGT applies the GT predicate on the "address" field.
+func AddressGT(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldGT(FieldAddress, v))
+}
+
+// AddressGTE applies the GTE predicate on the "address" field.
+func AddressGTE(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldGTE(FieldAddress, v))
+}
+
+// AddressLT applies the LT predicate on the "address" field.
+func AddressLT(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldLT(FieldAddress, v))
+}
+
+// AddressLTE applies the LTE predicate on the "address" field.
+func AddressLTE(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldLTE(FieldAddress, v))
+}
+
+// AddressContains applies the Contains predicate on the "address" field.
+func AddressContains(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldContains(FieldAddress, v))
+}
+
+// AddressHasPrefix applies the HasPrefix predicate on the "address" field.
+func AddressHasPrefix(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldHasPrefix(FieldAddress, v))
+}
+
+// AddressHasSuffix applies the HasSuffix predicate on the "address" field.
+func AddressHasSuffix(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldHasSuffix(FieldAddress, v))
+}
+
+// AddressEqualFold applies the EqualFold predicate on the "address" field.
+func AddressEqualFold(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldEqualFold(FieldAddress, v))
+}
+
+// AddressContainsFold applies the ContainsFold predicate on the "address" field.
+func AddressContainsFold(v string) predicate.Lock {
+	return predicate.Lock(sql.FieldContainsFold(FieldAddress, v))
 }
 
 // HeldEQ applies the EQ predicate on the "held" field.

@@ -217,7 +217,9 @@ var (
 	}
 	// LocksColumns holds the columns for the "locks" table.
 	LocksColumns = []*schema.Column{
-		{Name: "id", Type: field.TypeString},
+		{Name: "id", Type: field.TypeInt, Increment: true},
+		{Name: "site", Type: field.TypeString},
+		{Name: "address", Type: field.TypeString},
 		{Name: "held", Type: field.TypeBool},
 		{Name: "fence", Type: field.TypeInt64},
 		{Name: "host", Type: field.TypeString, Nullable: true},
@@ -233,6 +235,13 @@ var (
 		Name:       "locks",
 		Columns:    LocksColumns,
 		PrimaryKey: []*schema.Column{LocksColumns[0]},
+		Indexes: []*schema.Index{
+			{
+				Name:    "lock_site_address",
+				Unique:  true,
+				Columns: []*schema.Column{LocksColumns[1], LocksColumns[2]},
+			},
+		},
 	}
 	// MacsColumns holds the columns for the "macs" table.
 	MacsColumns = []*schema.Column{
@@ -631,35 +640,6 @@ var (
 			},
 		},
 	}
-	// SessionsColumns holds the columns for the "sessions" table.
-	SessionsColumns = []*schema.Column{
-		{Name: "id", Type: field.TypeString},
-		{Name: "machine_id", Type: field.TypeUUID, Nullable: true},
-		{Name: "mac", Type: field.TypeString},
-		{Name: "boot", Type: field.TypeString},
-		{Name: "address", Type: field.TypeString},
-		{Name: "created_at", Type: field.TypeTime},
-		{Name: "last_seen", Type: field.TypeTime},
-		{Name: "expires", Type: field.TypeTime},
-	}
-	// SessionsTable holds the schema information for the "sessions" table.
-	SessionsTable = &schema.Table{
-		Name:       "sessions",
-		Columns:    SessionsColumns,
-		PrimaryKey: []*schema.Column{SessionsColumns[0]},
-		Indexes: []*schema.Index{
-			{
-				Name:    "session_machine_id",
-				Unique:  false,
-				Columns: []*schema.Column{SessionsColumns[1]},
-			},
-			{
-				Name:    "session_expires",
-				Unique:  false,
-				Columns: []*schema.Column{SessionsColumns[7]},
-			},
-		},
-	}
 	// SettingsColumns holds the columns for the "settings" table.
 	SettingsColumns = []*schema.Column{
 		{Name: "id", Type: field.TypeString},
@@ -718,35 +698,6 @@ var (
 			},
 		},
 	}
-	// TokensColumns holds the columns for the "tokens" table.
-	TokensColumns = []*schema.Column{
-		{Name: "id", Type: field.TypeString},
-		{Name: "machine_id", Type: field.TypeUUID, Nullable: true},
-		{Name: "mac", Type: field.TypeString},
-		{Name: "boot", Type: field.TypeString},
-		{Name: "address", Type: field.TypeString},
-		{Name: "created_at", Type: field.TypeTime},
-		{Name: "expires", Type: field.TypeTime},
-		{Name: "used_at", Type: field.TypeTime, Nullable: true},
-	}
-	// TokensTable holds the schema information for the "tokens" table.
-	TokensTable = &schema.Table{
-		Name:       "tokens",
-		Columns:    TokensColumns,
-		PrimaryKey: []*schema.Column{TokensColumns[0]},
-		Indexes: []*schema.Index{
-			{
-				Name:    "token_expires",
-				Unique:  false,
-				Columns: []*schema.Column{TokensColumns[6]},
-			},
-			{
-				Name:    "token_mac",
-				Unique:  false,
-				Columns: []*schema.Column{TokensColumns[2]},
-			},
-		},
-	}
 	// Tables holds all the tables in the schema.
 	Tables = []*schema.Table{
 		AppliedTable,
@@ -766,11 +717,9 @@ var (
 		PciFunctionsTable,
 		RefusalsTable,
 		RunsTable,
-		SessionsTable,
 		SettingsTable,
 		SitesTable,
 		StepsTable,
-		TokensTable,
 	}
 )
 

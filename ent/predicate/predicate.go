@@ -57,9 +57,6 @@ type Refusal func(*sql.Selector)
 // Run is the predicate function for run builders.
 type Run func(*sql.Selector)
 
-// Session is the predicate function for session builders.
-type Session func(*sql.Selector)
-
 // Setting is the predicate function for setting builders.
 type Setting func(*sql.Selector)
 
@@ -68,6 +65,3 @@ type Site func(*sql.Selector)
 
 // Step is the predicate function for step builders.
 type Step func(*sql.Selector)
-
-// Token is the predicate function for token builders.
-type Token func(*sql.Selector)

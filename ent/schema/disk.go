@@ -16,7 +16,8 @@ func (Disk) Mixin() []ent.Mixin { return []ent.Mixin{ofMachine{ref: "disks"}} }
 func (Disk) Fields() []ent.Field {
 	return []ent.Field{
 		field.String("name"),
-		field.String("by_id").Optional().Nillable(),
+		field.String("stable_id").StorageKey("by_id").Optional().Nillable().
+			Comment("name under /dev/disk/by-id; ent itself has a ByID"),
 		field.String("wwn").Optional().Nillable(),
 		field.String("serial").Optional().Nillable(),
 		field.String("vendor").Optional().Nillable(),

@@ -3,6 +3,7 @@ package schema
 import (
 	"entgo.io/ent"
 	"entgo.io/ent/schema/field"
+	"entgo.io/ent/schema/index"
 )
 
 // Lock is the right to work on one address. The row outlives its release, so
@@ -12,7 +13,8 @@ type Lock struct{ ent.Schema }
 // Fields of a lock.
 func (Lock) Fields() []ent.Field {
 	return []ent.Field{
-		field.String("id").Immutable().Comment("site and address"),
+		field.String("site").Immutable(),
+		field.String("address").Immutable(),
 		field.Bool("held"),
 		field.Int64("fence"),
 		field.String("host").Optional(),
@@ -23,4 +25,9 @@ func (Lock) Fields() []ent.Field {
 		field.Time("acquired_at"),
 		field.Time("heartbeat"),
 	}
+}
+
+// Indexes of a lock.
+func (Lock) Indexes() []ent.Index {
+	return []ent.Index{index.Fields("site", "address").Unique()}
 }

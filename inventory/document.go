@@ -1,0 +1,269 @@
+package inventory
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// Bounds of a facts document. They are far above what a server has: a document
+// beyond them is an error or an attack.
+const (
+	MaxDocumentBytes = 1 << 20
+	maxListLen       = 4096
+	maxTextBytes     = 4096
+	maxDepth         = 16
+)
+
+// DecodeFacts reads a facts document that a stranger sent. It refuses more than
+// MaxDocumentBytes, a duplicate key, an unknown field, invalid UTF-8, NUL, a
+// newer schema version and whatever Validate refuses.
+func DecodeFacts(raw []byte) (Facts, error) {
+	f, err := decodeFacts(raw)
+	if err != nil {
+		return Facts{}, fmt.Errorf("reading a facts document: %w", err)
+	}
+	return f, nil
+}
+
+func decodeFacts(raw []byte) (Facts, error) {
+	var f Facts
+	if len(raw) > MaxDocumentBytes {
+		return f, fmt.Errorf("it has %d bytes; at most %d are accepted", len(raw), MaxDocumentBytes)
+	}
+	if !utf8.Valid(raw) {
+		return f, errors.New("it is not valid UTF-8")
+	}
+	if err := checkKeys(raw); err != nil {
+		return f, err
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&f); err != nil {
+		return f, err
+	}
+	if f.SchemaVersion > SchemaVersion {
+		return f, fmt.Errorf("its schema version is %d and this program knows %d: the sender is newer, update the controller", f.SchemaVersion, SchemaVersion)
+	}
+	return f, f.Validate()
+}
+
+// checkKeys walks the tokens and refuses a key given twice in one object, which
+// encoding/json would accept, and nesting that no facts have.
+func checkKeys(raw []byte) error {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	type level struct {
+		keys   map[string]bool // nil in a list
+		expect bool            // the next token is a key
+	}
+	var stack []level
+	for {
+		tok, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			if len(stack) > 0 {
+				return io.ErrUnexpectedEOF
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if len(stack) > 0 {
+			top := &stack[len(stack)-1]
+			key, isKey := tok.(string)
+			if top.keys != nil && top.expect && isKey {
+				folded := strings.ToLower(key) // encoding/json ignores case
+				if top.keys[folded] {
+					return fmt.Errorf("key %q is given twice", clip(key))
+				}
+				top.keys[folded], top.expect = true, false
+				continue
+			}
+			top.expect = true
+		}
+		switch tok {
+		case json.Delim('{'):
+			stack = append(stack, level{keys: map[string]bool{}, expect: true})
+		case json.Delim('['):
+			stack = append(stack, level{})
+		case json.Delim('}'), json.Delim(']'):
+			stack = stack[:len(stack)-1]
+			if len(stack) == 0 && d.More() {
+				return errors.New("there is more after the document")
+			}
+		}
+		if len(stack) > maxDepth {
+			return fmt.Errorf("it is nested more than %d deep", maxDepth)
+		}
+	}
+}
+
+// Validate refuses what no observation can be: a negative number, a text with
+// NUL or invalid UTF-8 or longer than 4 KiB, a list of more than 4096 members,
+// or a NIC with a group address.
+func (f Facts) Validate() error {
+	for what, n := range map[string]int{
+		"disks": len(f.Disks), "nics": len(f.NICs), "pci": len(f.PCI), "memory modules": f.moduleCount(),
+	} {
+		if n > maxListLen {
+			return fmt.Errorf("%d %s are more than the %d that are accepted", n, what, maxListLen)
+		}
+	}
+	for _, n := range f.NICs {
+		if n.MAC[0]&1 == 1 {
+			return fmt.Errorf("NIC %s has the group address %s", clip(n.Name), n.MAC)
+		}
+	}
+	return checkValues("", tree(f))
+}
+
+func (f Facts) moduleCount() int {
+	if f.Memory == nil {
+		return 0
+	}
+	return len(f.Memory.Modules)
+}
+
+// checkValues refuses bad text and negative numbers anywhere in the document.
+func checkValues(path string, v any) error {
+	switch v := v.(type) {
+	case map[string]any:
+		for k, e := range v {
+			if err := checkValues(join(path, k), e); err != nil {
+				return err
+			}
+		}
+	case []any:
+		if len(v) > maxListLen {
+			return fmt.Errorf("%s has %d members; at most %d are accepted", path, len(v), maxListLen)
+		}
+		for _, e := range v {
+			if err := checkValues(path+"[]", e); err != nil {
+				return err
+			}
+		}
+	case json.Number:
+		if strings.HasPrefix(v.String(), "-") {
+			return fmt.Errorf("%s is negative", path)
+		}
+	case string:
+		switch {
+		case len(v) > maxTextBytes:
+			return fmt.Errorf("%s has %d bytes; at most %d are accepted", path, len(v), maxTextBytes)
+		case strings.ContainsRune(v, 0):
+			return fmt.Errorf("%s contains a NUL", path)
+		}
+	}
+	return nil
+}
+
+// Canonical is the one byte form of the document: JSON with sorted keys and no
+// blanks, lists in the order of what identifies their members. Its digest is
+// "sha256:" and hex over these bytes. The error is Validate's.
+func (f Facts) Canonical() (content []byte, digest string, err error) {
+	if err := f.Validate(); err != nil {
+		return nil, "", fmt.Errorf("facts document: %w", err)
+	}
+	content, err = json.Marshal(tree(f)) // a map's keys come out sorted
+	if err != nil {
+		return nil, "", fmt.Errorf("facts document: %w", err)
+	}
+	sum := sha256.Sum256(content)
+	return content, "sha256:" + hex.EncodeToString(sum[:]), nil
+}
+
+// canonical is f with its version set and its lists sorted.
+func (f Facts) canonical() Facts {
+	if f.SchemaVersion == 0 {
+		f.SchemaVersion = SchemaVersion
+	}
+	f.Disks = sorted(f.Disks, func(d Disk) string { return d.Name + "\x00" + d.Serial })
+	f.NICs = sorted(f.NICs, func(n NIC) string { return n.MAC.String() + n.Name })
+	f.PCI = sorted(f.PCI, func(p PCI) string { return p.Address })
+	if f.Memory != nil {
+		m := *f.Memory
+		m.Modules = sorted(m.Modules, func(m MemoryModule) string { return m.Locator + "\x00" + m.Serial })
+		f.Memory = &m
+	}
+	if f.CPU != nil {
+		c := *f.CPU
+		c.Flags = sorted(c.Flags, func(s string) string { return s })
+		f.CPU = &c
+	}
+	return f
+}
+
+func sorted[T any](list []T, key func(T) string) []T {
+	if list == nil {
+		return nil
+	}
+	out := slices.Clone(list)
+	slices.SortStableFunc(out, func(a, b T) int { return strings.Compare(key(a), key(b)) })
+	return out
+}
+
+// precedence is the order in which sources are believed where they disagree:
+// who stands on the machine knows best.
+var precedence = []Source{SourceAgent, SourceRedfish, SourceIPMI, SourceLLDP, SourceCluster}
+
+// Merge is the one view of a machine over what each source saw last. Within a
+// section (system, cpu, …) every field comes from the first source, in the order
+// agent, redfish, ipmi, lldp, cluster, that observed it; a list comes whole from
+// the first source that has one. Other sources come last, by name.
+func Merge(bySource map[Source]Facts) Facts {
+	order := slices.Clone(precedence)
+	var others []Source
+	for s := range bySource {
+		if !slices.Contains(order, s) {
+			others = append(others, s)
+		}
+	}
+	slices.Sort(others)
+	merged := Facts{SchemaVersion: SchemaVersion}
+	var view map[string]any
+	for _, s := range append(order, others...) {
+		f, ok := bySource[s]
+		if !ok {
+			continue
+		}
+		t, _ := tree(f).(map[string]any)
+		if view == nil {
+			view = map[string]any{}
+		}
+		fill(view, t)
+	}
+	if view == nil {
+		return merged
+	}
+	raw, err := json.Marshal(view)
+	if err == nil {
+		err = json.Unmarshal(raw, &merged)
+	}
+	if err != nil { // the tree came from Facts, so it fits them
+		return Facts{SchemaVersion: SchemaVersion}
+	}
+	return merged
+}
+
+// fill copies into view what it lacks of from.
+func fill(view, from map[string]any) {
+	for k, v := range from {
+		have, ok := view[k]
+		if !ok {
+			view[k] = v
+			continue
+		}
+		section, isSection := have.(map[string]any)
+		other, too := v.(map[string]any)
+		if isSection && too {
+			fill(section, other)
+		}
+	}
+}

@@ -1,0 +1,342 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"entgo.io/ent/dialect"
+	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/ent"
+	"github.com/edge-provision/edge-provision/ent/lease"
+	"github.com/edge-provision/edge-provision/ent/mac"
+	"github.com/edge-provision/edge-provision/ent/machine"
+	"github.com/edge-provision/edge-provision/ent/predicate"
+	"github.com/edge-provision/edge-provision/inventory"
+)
+
+// MachineFilter selects machines; zero fields select everything.
+type MachineFilter struct {
+	Site  string
+	State inventory.State
+}
+
+// Machines returns the machines that f selects, by id, which is by the time they
+// were first seen.
+func (s *Store) Machines(ctx context.Context, f MachineFilter) ([]inventory.Machine, error) {
+	var where []predicate.Machine
+	if f.Site != "" {
+		where = append(where, machine.Site(f.Site))
+	}
+	if f.State != "" {
+		where = append(where, machine.State(string(f.State)))
+	}
+	return s.machines(ctx, "listing machines", where...)
+}
+
+func (s *Store) machines(ctx context.Context, op string, where ...predicate.Machine) ([]inventory.Machine, error) {
+	rows, err := s.main.client.Machine.Query().Where(where...).WithMacs().Order(ent.Asc(machine.FieldID)).All(ctx)
+	if err != nil {
+		return nil, s.explain(op, err)
+	}
+	out := make([]inventory.Machine, len(rows))
+	for i, r := range rows {
+		if out[i], err = machineOf(r); err != nil {
+			return nil, s.explain(op, err)
+		}
+	}
+	return out, nil
+}
+
+// Machine returns the machine with the id, or ErrNotFound.
+func (s *Store) Machine(ctx context.Context, id uuid.UUID) (inventory.Machine, error) {
+	return s.one(ctx, "reading machine "+id.String(), machine.ID(id))
+}
+
+// MachineByMAC returns the machine that was seen with the MAC, or ErrNotFound.
+func (s *Store) MachineByMAC(ctx context.Context, m inventory.MAC) (inventory.Machine, error) {
+	return s.one(ctx, "reading the machine with MAC "+m.String(), machine.HasMacsWith(mac.MAC(m.String())))
+}
+
+// MachineByAddress returns the machine bound to an address of site.hcl, or
+// ErrNotFound.
+func (s *Store) MachineByAddress(ctx context.Context, site, address string) (inventory.Machine, error) {
+	return s.one(ctx, "reading "+address, machine.Site(site), machine.Address(address))
+}
+
+func (s *Store) one(ctx context.Context, op string, where ...predicate.Machine) (inventory.Machine, error) {
+	r, err := s.main.client.Machine.Query().Where(where...).WithMacs().Only(ctx)
+	if err != nil {
+		return inventory.Machine{}, s.explain(op, err)
+	}
+	m, err := machineOf(r)
+	return m, s.explain(op, err)
+}
+
+// Find returns the machine that a person names: by its id or at least eight
+// characters of its beginning, its address in site.hcl, a MAC, an IP address it
+// leases, its serial number, or the name or key at the end of its address.
+// It returns ErrNotFound when nothing fits and *AmbiguousError when several do.
+// An empty site looks in all of them.
+func (s *Store) Find(ctx context.Context, site, name string) (inventory.Machine, error) {
+	op := fmt.Sprintf("looking for machine %q", name)
+	if len(name) > 512 || name == "" {
+		return inventory.Machine{}, s.explain(op, ErrNotFound)
+	}
+	all, err := s.Machines(ctx, MachineFilter{Site: site})
+	if err != nil {
+		return inventory.Machine{}, s.explain(op, err)
+	}
+	leased := map[string]bool{}
+	holders, err := s.main.client.Lease.Query().
+		Where(lease.Address(name), lease.State(string(inventory.LeaseActive))).Select(lease.FieldMAC).Strings(ctx)
+	if err != nil {
+		return inventory.Machine{}, s.explain(op, err)
+	}
+	for _, h := range holders {
+		leased[h] = true
+	}
+	// The exact ways come first: a key "a" must not compete with a serial "a".
+	for _, fits := range ways(name, leased) {
+		var found []inventory.Machine
+		for _, m := range all {
+			if fits(m) {
+				found = append(found, m)
+			}
+		}
+		switch len(found) {
+		case 0:
+		case 1:
+			return found[0], nil
+		default:
+			return inventory.Machine{}, &AmbiguousError{Name: name, Candidates: found}
+		}
+	}
+	return inventory.Machine{}, s.explain(op, ErrNotFound)
+}
+
+// addressKey takes the name and the key from the end of an address such as
+// module.m.machine.node["a"].
+var addressKey = regexp.MustCompile(`([^.\[\]"]+)(?:\[(?:"([^"]*)"|(\d+))\])?$`)
+
+// ways lists what a name may mean, the surest first.
+func ways(name string, leased map[string]bool) []func(inventory.Machine) bool {
+	byMAC := func(inventory.Machine) bool { return false }
+	if m, err := inventory.ParseMAC(name); err == nil {
+		byMAC = func(c inventory.Machine) bool { return slices.Contains(c.MACs, m) }
+	}
+	return []func(inventory.Machine) bool{
+		func(m inventory.Machine) bool { return m.ID.String() == strings.ToLower(name) || m.Address == name },
+		byMAC,
+		func(m inventory.Machine) bool {
+			return slices.ContainsFunc(m.MACs, func(x inventory.MAC) bool { return leased[x.String()] })
+		},
+		func(m inventory.Machine) bool { return m.Serial != "" && strings.EqualFold(m.Serial, name) },
+		func(m inventory.Machine) bool {
+			k := addressKey.FindStringSubmatch(m.Address)
+			return k != nil && m.Address != "" && (k[1] == name || k[2] == name || k[3] == name || k[0] == name)
+		},
+		func(m inventory.Machine) bool {
+			return len(name) >= 8 && strings.HasPrefix(m.ID.String(), strings.ToLower(name))
+		},
+	}
+}
+
+// SetState moves a machine to another state and records the event; workflows
+// decides which moves are allowed. Setting the state it has changes nothing.
+func (s *Store) SetState(ctx context.Context, id uuid.UUID, to inventory.State) error {
+	var from string
+	var m *ent.Machine
+	err := s.write(ctx, fmt.Sprintf("setting machine %s to %s", id, to), func(tx *ent.Tx) error {
+		var err error
+		if m, err = tx.Machine.Query().Where(machine.ID(id)).WithMacs().Only(ctx); err != nil {
+			return err
+		}
+		from = m.State
+		return tx.Machine.UpdateOneID(id).SetState(string(to)).Exec(ctx)
+	})
+	if err != nil || from == string(to) {
+		return err
+	}
+	e := inventory.Event{
+		Site: m.Site, Machine: id, Kind: inventory.EventMachineState,
+		Attrs: map[string]string{"from": from, "to": string(to)},
+	}
+	if seen, err := machineOf(m); err == nil && len(seen.MACs) > 0 {
+		e.MAC = seen.MACs[0]
+	}
+	s.Record(e)
+	return nil
+}
+
+// SetImage records the digest of the image whose write was last journaled as
+// finished; empty when the disk was wiped.
+func (s *Store) SetImage(ctx context.Context, id uuid.UUID, digest string) error {
+	return s.write(ctx, "recording the image of machine "+id.String(), func(tx *ent.Tx) error {
+		return tx.Machine.UpdateOneID(id).SetImage(digest).Exec(ctx)
+	})
+}
+
+// Bind gives a site.hcl address to a machine and remembers it. The machine that
+// had the address before keeps everything but the address.
+func (s *Store) Bind(ctx context.Context, site, address string, id uuid.UUID) (inventory.Machine, error) {
+	err := s.write(ctx, "binding "+address+" to machine "+id.String(), func(tx *ent.Tx) error {
+		return bind(ctx, tx, site, address, id)
+	})
+	if err != nil {
+		return inventory.Machine{}, err
+	}
+	return s.Machine(ctx, id)
+}
+
+func bind(ctx context.Context, tx *ent.Tx, site, address string, id uuid.UUID) error {
+	_, err := tx.Machine.Update().
+		Where(machine.Site(site), machine.Address(address), machine.IDNEQ(id)).ClearAddress().Save(ctx)
+	if err != nil {
+		return err
+	}
+	n, err := tx.Machine.Update().Where(machine.ID(id), machine.Site(site)).SetAddress(address).Save(ctx)
+	if err == nil && n == 0 {
+		return ErrNotFound
+	}
+	return err
+}
+
+// Declare makes sure that a machine with these MACs is bound to an address of
+// site.hcl: the one that was seen with any of them, or a new one in state
+// declared. It returns *ConflictError when the MACs belong to two machines.
+func (s *Store) Declare(ctx context.Context, site, address string, macs ...inventory.MAC) (inventory.Machine, error) {
+	op := "declaring " + address
+	if len(macs) == 0 {
+		return inventory.Machine{}, fmt.Errorf("%s: no MAC is given", op)
+	}
+	var id uuid.UUID
+	err := s.write(ctx, op, func(tx *ent.Tx) error {
+		if err := s.lockIdentities(ctx, tx); err != nil {
+			return err
+		}
+		found, err := byMACs(ctx, tx, macs)
+		if err != nil {
+			return err
+		}
+		switch len(found) {
+		case 0:
+			id, err = s.newMachine(ctx, tx, site, inventory.StateDeclared)
+		case 1:
+			id, err = found[0].id, found[0].in(site)
+		default:
+			err = &ConflictError{A: found[0].id, B: found[1].id, By: "mac", Seen: found[1].mac}
+		}
+		if err != nil {
+			return err
+		}
+		if err := addMACs(ctx, tx, id, macs); err != nil {
+			return err
+		}
+		return bind(ctx, tx, site, address, id)
+	})
+	if err != nil {
+		return inventory.Machine{}, err
+	}
+	return s.Machine(ctx, id)
+}
+
+// Forget removes a machine with its facts from the catalog; its events stay
+// until retention takes them. It resolves an identity conflict.
+func (s *Store) Forget(ctx context.Context, id uuid.UUID) error {
+	return s.write(ctx, "removing machine "+id.String(), func(tx *ent.Tx) error {
+		if err := tx.Machine.DeleteOneID(id).Exec(ctx); err != nil {
+			return err
+		}
+		return dropOrphans(ctx, tx)
+	})
+}
+
+// Query returns the machines for which a condition over the typed projection of
+// their facts holds, by id; limit zero is no limit. where is SQL in the
+// catalog's Dialect, over
+//
+//	machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id
+//
+// and must come from inventory/query, never from a person.
+func (s *Store) Query(ctx context.Context, site, where string, args []any, limit int) ([]inventory.Machine, error) {
+	const op = "querying the catalog"
+	text := "SELECT machines.id FROM machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id WHERE (" + where + ")"
+	args = slices.Clone(args)
+	if site != "" {
+		args = append(args, site)
+		text += " AND machines.site = " + s.placeholder(len(args))
+	}
+	text += " ORDER BY machines.id"
+	if limit > 0 {
+		args = append(args, limit)
+		text += " LIMIT " + s.placeholder(len(args))
+	}
+	rows, err := s.main.db.QueryContext(ctx, text, args...)
+	if err != nil {
+		return nil, s.explain(op, err)
+	}
+	defer rows.Close()
+	var ids []uuid.UUID
+	for rows.Next() {
+		var id uuid.UUID
+		if err := rows.Scan(&id); err != nil {
+			return nil, s.explain(op, err)
+		}
+		ids = append(ids, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, s.explain(op, err)
+	}
+	var out []inventory.Machine
+	for chunk := range slices.Chunk(ids, 500) { // both databases bound the number of arguments
+		part, err := s.machines(ctx, op, machine.IDIn(chunk...))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, part...)
+	}
+	return out, nil
+}
+
+// Dialect is the SQL of the catalog: "sqlite3" or "postgres", as ent names them.
+func (s *Store) Dialect() string { return s.dialect }
+
+func (s *Store) placeholder(n int) string {
+	if s.dialect == dialect.Postgres {
+		return fmt.Sprintf("$%d", n)
+	}
+	return "?"
+}
+
+func machineOf(r *ent.Machine) (inventory.Machine, error) {
+	m := inventory.Machine{
+		ID: r.ID, Site: r.Site, State: inventory.State(r.State),
+		MACs: make([]inventory.MAC, len(r.Edges.Macs)), FirstSeen: r.FirstSeen.UTC(), LastSeen: r.LastSeen.UTC(),
+	}
+	setString(&m.Address, r.Address)
+	setString(&m.Serial, r.Serial)
+	setString(&m.Image, r.Image)
+	var err error
+	for i, row := range r.Edges.Macs {
+		if m.MACs[i], err = inventory.ParseMAC(row.MAC); err != nil {
+			return m, fmt.Errorf("machine %s: %w", r.ID, err)
+		}
+	}
+	slices.SortFunc(m.MACs, func(a, b inventory.MAC) int { return strings.Compare(string(a[:]), string(b[:])) })
+	if r.SmbiosUUID != nil {
+		if m.SMBIOSUUID, err = uuid.Parse(*r.SmbiosUUID); err != nil {
+			return m, fmt.Errorf("machine %s: SMBIOS UUID: %w", r.ID, err)
+		}
+	}
+	return m, nil
+}
+
+func setString(to *string, from *string) {
+	if from != nil {
+		*to = *from
+	}
+}

@@ -1,0 +1,372 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"entgo.io/ent/dialect"
+	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/ent"
+	"github.com/edge-provision/edge-provision/ent/mac"
+	"github.com/edge-provision/edge-provision/ent/machine"
+	"github.com/edge-provision/edge-provision/inventory"
+)
+
+// Observation is what was seen of one machine at one moment.
+type Observation struct {
+	// Machine is the machine that the observer already knows it to be, for
+	// example because it asked that machine's BMC; zero when only the
+	// identifiers tell.
+	Machine uuid.UUID
+	MACs    []inventory.MAC
+	// UUID is the SMBIOS system UUID; its byte order may be either.
+	UUID   uuid.UUID
+	Serial string
+	// Source and Facts are a facts document, nil for none. The MACs, UUID and
+	// serial in it count as seen too.
+	Source inventory.Source
+	Facts  *inventory.Facts
+	// At is the time of the observation; now when zero.
+	At time.Time
+}
+
+// Observe finds the machine that was seen, by any of its MACs, its SMBIOS UUID
+// or its serial, or makes a new one in state discovered, and keeps the facts.
+// changed is true when something other than the time it was last seen changed.
+//
+// Known junk and identifiers that several machines share match nothing. When
+// the identifiers point at two machines, or all that can be compared contradict
+// the machine of the MAC, nothing is changed, an identity.conflict event is
+// recorded and *ConflictError returned.
+func (s *Store) Observe(ctx context.Context, site string, o Observation) (m inventory.Machine, changed bool, err error) {
+	const op = "recording an observed machine"
+	o = o.complete(s.now())
+	if o.Machine == uuid.Nil && len(o.MACs) == 0 && o.UUID == uuid.Nil && o.Serial == "" {
+		return m, false, fmt.Errorf("%s: it has no MAC, no usable UUID and no usable serial", op)
+	}
+	var id uuid.UUID
+	err = s.write(ctx, op, func(tx *ent.Tx) error {
+		var err error
+		id, changed, err = s.observe(ctx, tx, site, o)
+		return err
+	})
+	var conflict *ConflictError
+	if errors.As(err, &conflict) {
+		s.recordConflict(site, o, conflict)
+	}
+	if err != nil {
+		return m, false, err
+	}
+	m, err = s.Machine(ctx, id)
+	return m, changed, err
+}
+
+// complete adds what the facts say and removes what identifies nothing.
+func (o Observation) complete(now time.Time) Observation {
+	if o.At.IsZero() {
+		o.At = now
+	}
+	o.At = stamp(o.At)
+	o.MACs = slices.Clone(o.MACs)
+	if f := o.Facts; f != nil {
+		for _, n := range f.NICs {
+			o.MACs = append(o.MACs, n.MAC)
+		}
+		if f.System != nil {
+			if u, err := uuid.Parse(f.System.UUID); err == nil && !inventory.JunkUUID(u) {
+				o.UUID = u // SMBIOS read on the machine knows its byte order
+			}
+			if o.Serial == "" {
+				o.Serial = f.System.Serial
+			}
+		}
+	}
+	o.MACs = slices.DeleteFunc(o.MACs, func(m inventory.MAC) bool { return m.IsZero() || m[0]&1 == 1 })
+	slices.SortFunc(o.MACs, func(a, b inventory.MAC) int { return slices.Compare(a[:], b[:]) })
+	o.MACs = slices.Compact(o.MACs)
+	if inventory.JunkUUID(o.UUID) {
+		o.UUID = uuid.Nil
+	}
+	o.Serial = clean(o.Serial)
+	if inventory.JunkSerial(o.Serial) {
+		o.Serial = ""
+	}
+	return o
+}
+
+func (s *Store) observe(ctx context.Context, tx *ent.Tx, site string, o Observation) (uuid.UUID, bool, error) {
+	if err := s.lockIdentities(ctx, tx); err != nil {
+		return uuid.Nil, false, err
+	}
+	id, err := identify(ctx, tx, site, o)
+	if err != nil {
+		return uuid.Nil, false, err
+	}
+	changed := id == uuid.Nil
+	if changed {
+		if id, err = s.newMachine(ctx, tx, site, inventory.StateDiscovered); err != nil {
+			return uuid.Nil, false, err
+		}
+	}
+	row, err := tx.Machine.Query().Where(machine.ID(id)).WithMacs().Only(ctx)
+	if err != nil {
+		return uuid.Nil, false, err
+	}
+	before := len(row.Edges.Macs)
+	if err := addMACs(ctx, tx, id, o.MACs); err != nil {
+		return uuid.Nil, false, err
+	}
+	after, err := tx.MAC.Query().Where(mac.MachineID(id)).Count(ctx)
+	if err != nil {
+		return uuid.Nil, false, err
+	}
+	changed = changed || after != before
+
+	up := tx.Machine.UpdateOneID(id)
+	if o.At.After(row.LastSeen) {
+		up.SetLastSeen(o.At)
+	}
+	if o.Serial != "" && (row.Serial == nil || *row.Serial != o.Serial) {
+		up.SetSerial(o.Serial)
+		changed = true
+	}
+	if o.UUID != uuid.Nil && newUUID(row.SmbiosUUID, o) {
+		up.SetSmbiosUUID(o.UUID.String())
+		changed = true
+	}
+	if err := up.Exec(ctx); err != nil {
+		return uuid.Nil, false, err
+	}
+	if o.Facts == nil {
+		return id, changed, nil
+	}
+	_, newer, err := s.putFacts(ctx, tx, id, o.Source, *o.Facts, o.At)
+	return id, changed || newer, err
+}
+
+// newUUID reports whether the observed UUID replaces the one on record. The
+// same UUID in the other byte order does so only when SMBIOS itself was read.
+func newUUID(have *string, o Observation) bool {
+	if have == nil {
+		return true
+	}
+	old, err := uuid.Parse(*have)
+	if err != nil || !inventory.SameUUID(old, o.UUID) {
+		return true
+	}
+	return old != o.UUID && o.Facts != nil
+}
+
+// candidate is a machine that an identifier points to.
+type candidate struct {
+	id   uuid.UUID
+	site string
+	mac  string // the MAC that led to it
+}
+
+// in refuses a machine that another site's record holds.
+func (c candidate) in(site string) error {
+	if c.site == site {
+		return nil
+	}
+	return fmt.Errorf("MAC %s belongs to machine %s of site %s; remove it there before it can join site %s", c.mac, c.id, c.site, site)
+}
+
+// identify decides which machine was seen; zero for one never seen before.
+func identify(ctx context.Context, tx *ent.Tx, site string, o Observation) (uuid.UUID, error) {
+	found, err := byMACs(ctx, tx, o.MACs)
+	if err != nil {
+		return uuid.Nil, err
+	}
+	if o.Machine != uuid.Nil {
+		known := candidate{id: o.Machine, site: site}
+		found = append([]candidate{known}, slices.DeleteFunc(found, func(c candidate) bool { return c.id == o.Machine })...)
+	}
+	if len(found) > 1 {
+		return uuid.Nil, &ConflictError{A: found[0].id, B: found[1].id, By: "mac", Seen: found[1].mac}
+	}
+	byUUID, err := bySMBIOS(ctx, tx, site, o.UUID)
+	if err != nil {
+		return uuid.Nil, err
+	}
+	bySerial, err := serials(ctx, tx, site, o.Serial)
+	if err != nil {
+		return uuid.Nil, err
+	}
+	if len(found) == 0 {
+		return withoutMAC(o, byUUID, bySerial)
+	}
+	at := found[0]
+	if err := at.in(site); err != nil {
+		return uuid.Nil, err
+	}
+	if byUUID != nil && byUUID.ID != at.id {
+		return uuid.Nil, &ConflictError{A: at.id, B: byUUID.ID, By: "uuid", Seen: o.UUID.String()}
+	}
+	if bySerial != nil && bySerial.ID != at.id {
+		return uuid.Nil, &ConflictError{A: at.id, B: bySerial.ID, By: "serial", Seen: o.Serial}
+	}
+	row, err := tx.Machine.Get(ctx, at.id)
+	if err != nil {
+		return uuid.Nil, err
+	}
+	return at.id, contradiction(row, o)
+}
+
+// withoutMAC decides by UUID and serial alone.
+func withoutMAC(o Observation, byUUID, bySerial *ent.Machine) (uuid.UUID, error) {
+	switch {
+	case byUUID == nil && bySerial == nil:
+		return uuid.Nil, nil
+	case byUUID != nil && bySerial != nil && byUUID.ID != bySerial.ID:
+		return uuid.Nil, &ConflictError{A: byUUID.ID, B: bySerial.ID, By: "serial", Seen: o.Serial}
+	case bySerial != nil:
+		return bySerial.ID, nil
+	case o.Serial != "" && byUUID.Serial != nil && *byUUID.Serial != o.Serial:
+		// Two computers with one UUID that is not on the junk list: with
+		// another serial and no MAC in common they are not the same.
+		return uuid.Nil, nil
+	}
+	return byUUID.ID, nil
+}
+
+// contradiction is a ConflictError when everything that can be compared says
+// that this is not the machine of the MAC: a network card was moved.
+func contradiction(row *ent.Machine, o Observation) error {
+	agree, differ := 0, ""
+	if row.Serial != nil && o.Serial != "" {
+		if *row.Serial == o.Serial {
+			agree++
+		} else {
+			differ = "serial"
+		}
+	}
+	if row.SmbiosUUID != nil && o.UUID != uuid.Nil {
+		if u, err := uuid.Parse(*row.SmbiosUUID); err == nil && inventory.SameUUID(u, o.UUID) {
+			agree++
+		} else if differ == "" {
+			differ = "uuid"
+		}
+	}
+	switch {
+	case agree > 0 || differ == "":
+		return nil
+	case differ == "uuid":
+		return &ConflictError{A: row.ID, By: differ, Seen: o.UUID.String()}
+	}
+	return &ConflictError{A: row.ID, By: differ, Seen: o.Serial}
+}
+
+// byMACs finds the machines of MACs, in the order of the MACs.
+func byMACs(ctx context.Context, tx *ent.Tx, macs []inventory.MAC) ([]candidate, error) {
+	if len(macs) == 0 {
+		return nil, nil
+	}
+	texts := make([]string, len(macs))
+	for i, m := range macs {
+		texts[i] = m.String()
+	}
+	rows, err := tx.MAC.Query().Where(mac.MACIn(texts...)).WithMachine().Order(ent.Asc(mac.FieldMAC)).All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []candidate
+	for _, r := range rows {
+		if !slices.ContainsFunc(out, func(c candidate) bool { return c.id == r.MachineID }) {
+			out = append(out, candidate{id: r.MachineID, site: r.Edges.Machine.Site, mac: r.MAC})
+		}
+	}
+	return out, nil
+}
+
+// bySMBIOS finds the one machine of the site with a UUID, in either byte order;
+// nil when there is none, or more than one.
+func bySMBIOS(ctx context.Context, tx *ent.Tx, site string, u uuid.UUID) (*ent.Machine, error) {
+	if u == uuid.Nil {
+		return nil, nil
+	}
+	rows, err := tx.Machine.Query().
+		Where(machine.Site(site), machine.SmbiosUUIDIn(u.String(), inventory.SwapUUID(u).String())).Limit(2).All(ctx)
+	if err != nil || len(rows) != 1 {
+		return nil, err
+	}
+	return rows[0], nil
+}
+
+// serials finds the one machine of the site with a serial; nil when there is
+// none, or more than one.
+func serials(ctx context.Context, tx *ent.Tx, site, serial string) (*ent.Machine, error) {
+	if serial == "" {
+		return nil, nil
+	}
+	rows, err := tx.Machine.Query().Where(machine.Site(site), machine.Serial(serial)).Limit(2).All(ctx)
+	if err != nil || len(rows) != 1 {
+		return nil, err
+	}
+	return rows[0], nil
+}
+
+// lockIdentities keeps two observations of one unknown machine from making two
+// rows. SQLite's transactions exclude each other already.
+func (s *Store) lockIdentities(ctx context.Context, tx *ent.Tx) error {
+	if s.dialect != dialect.Postgres {
+		return nil
+	}
+	_, err := tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock($1)", advisoryIdentity)
+	return err
+}
+
+func (s *Store) newMachine(ctx context.Context, tx *ent.Tx, site string, state inventory.State) (uuid.UUID, error) {
+	if site == "" {
+		return uuid.Nil, errors.New("a machine needs a site")
+	}
+	if err := s.ensureSite(ctx, tx, site); err != nil {
+		return uuid.Nil, err
+	}
+	id := uuid.Must(uuid.NewV7())
+	return id, tx.Machine.Create().SetID(id).SetSite(site).SetState(string(state)).
+		SetFirstSeen(s.now()).SetLastSeen(s.now()).Exec(ctx)
+}
+
+func (s *Store) ensureSite(ctx context.Context, tx *ent.Tx, site string) error {
+	known, err := tx.Site.Get(ctx, site)
+	if known != nil || !ent.IsNotFound(err) {
+		return err
+	}
+	return tx.Site.Create().SetID(site).SetCreatedAt(s.now()).Exec(ctx)
+}
+
+// addMACs gives a machine the MACs that no machine has yet.
+func addMACs(ctx context.Context, tx *ent.Tx, id uuid.UUID, macs []inventory.MAC) error {
+	for _, m := range macs {
+		known, err := tx.MAC.Query().Where(mac.MAC(m.String())).Exist(ctx)
+		if err != nil {
+			return err
+		}
+		if known {
+			continue
+		}
+		if err := tx.MAC.Create().SetMAC(m.String()).SetMachineID(id).Exec(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) recordConflict(site string, o Observation, c *ConflictError) {
+	e := inventory.Event{
+		Site: site, Machine: c.A, Kind: inventory.EventIdentityConflict, Message: c.Error(),
+		Attrs: map[string]string{"a": c.A.String(), "by": c.By},
+	}
+	if c.B != uuid.Nil {
+		e.Attrs["b"] = c.B.String()
+	}
+	if len(o.MACs) > 0 {
+		e.MAC = o.MACs[0]
+	}
+	s.Record(e)
+}

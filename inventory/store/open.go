@@ -1,0 +1,132 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"entgo.io/ent/dialect"
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver named pgx
+	_ "modernc.org/sqlite"             // the driver named sqlite
+)
+
+// checkLimitBytes is the size up to which a SQLite file is read through at
+// start in search of damage; a greater one would make every start slow.
+const checkLimitBytes = 256 << 20
+
+// connect opens the three pools and proves that the catalog answers.
+func (s *Store) connect(ctx context.Context) error {
+	if s.dialect == dialect.Postgres {
+		return s.connectPostgres(ctx)
+	}
+	if s.cfg.Path == "" {
+		return errors.New("opening the catalog: neither a file nor a PostgreSQL DSN is given")
+	}
+	return s.connectSQLite(ctx)
+}
+
+func (s *Store) connectPostgres(ctx context.Context) error {
+	var err error
+	open := func(conns int) *pool {
+		db, e := sql.Open("pgx", s.cfg.DSN)
+		if e != nil {
+			err = e
+			return nil
+		}
+		db.SetMaxOpenConns(conns)
+		return newPool(dialect.Postgres, db)
+	}
+	if s.main, s.lease, s.event = open(8), open(2), open(1); err != nil {
+		return fmt.Errorf("opening the catalog: the PostgreSQL DSN is not valid: %w", err)
+	}
+	if err := s.main.db.PingContext(ctx); err != nil {
+		return errors.Join(fmt.Errorf("opening the catalog in PostgreSQL: %w", err), s.disconnect())
+	}
+	return nil
+}
+
+func (s *Store) connectSQLite(ctx context.Context) error {
+	path, err := filepath.Abs(s.cfg.Path)
+	if err != nil {
+		return fmt.Errorf("opening catalog %s: %w", s.cfg.Path, err)
+	}
+	s.cfg.Path = path
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("making the catalog's directory: %w", err)
+	}
+	// SQLite gives -wal and -shm the mode of the database file.
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("opening the catalog: %w", err)
+	}
+	info, err := f.Stat()
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("opening catalog %s: %w", path, err)
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		s.cfg.Log.Warn("catalog can be read by other users of this host", "path", path, "mode", mode.String())
+	}
+
+	s.gate = &gate{}
+	open := func(conns int) *pool {
+		db, e := sql.Open("sqlite", s.sqliteDSN())
+		if e != nil {
+			err = e
+			return nil
+		}
+		db.SetMaxOpenConns(conns)
+		return newPool(dialect.SQLite, db)
+	}
+	if s.main, s.lease, s.event = open(8), open(2), open(1); err != nil {
+		return fmt.Errorf("opening catalog %s: %w", path, err)
+	}
+	if err := s.check(ctx, info.Size()); err != nil {
+		return errors.Join(s.explain("opening the catalog", err), s.disconnect())
+	}
+	return nil
+}
+
+// sqliteDSN is the data source name of the modernc driver. synchronous=FULL
+// makes a commit survive a power cut under WAL; NORMAL would lose leases.
+func (s *Store) sqliteDSN() string {
+	q := url.Values{}
+	for _, p := range []string{
+		fmt.Sprintf("busy_timeout(%d)", s.cfg.BusyTimeout.Milliseconds()),
+		"journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)",
+	} {
+		q.Add("_pragma", p)
+	}
+	q.Set("_txlock", "immediate")
+	q.Set("_time_format", "sqlite") // sorts as text does while everything is UTC
+	q.Set("_timezone", "UTC")
+	return (&url.URL{Scheme: "file", OmitHost: true, Path: s.cfg.Path, RawQuery: q.Encode()}).String()
+}
+
+// check asks SQLite whether the file is whole.
+func (s *Store) check(ctx context.Context, sizeBytes int64) error {
+	if sizeBytes > checkLimitBytes {
+		return s.main.db.PingContext(ctx)
+	}
+	var verdict string
+	if err := s.main.db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&verdict); err != nil {
+		return err
+	}
+	if verdict != "ok" {
+		return &CorruptError{Path: s.cfg.Path, Err: errors.New(verdict)}
+	}
+	return nil
+}
+
+func (s *Store) disconnect() error {
+	var errs []error
+	for _, p := range []*pool{s.event, s.lease, s.main} {
+		if p != nil {
+			errs = append(errs, p.db.Close())
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,183 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/ent"
+	"github.com/edge-provision/edge-provision/ent/disk"
+	"github.com/edge-provision/edge-provision/ent/machine"
+	"github.com/edge-provision/edge-provision/ent/machinefacts"
+	"github.com/edge-provision/edge-provision/ent/memorymodule"
+	"github.com/edge-provision/edge-provision/ent/nic"
+	"github.com/edge-provision/edge-provision/ent/pcifunction"
+	"github.com/edge-provision/edge-provision/inventory"
+)
+
+// RebuildProjection makes the projection of every machine anew from its
+// documents.
+func (s *Store) RebuildProjection(ctx context.Context) error {
+	const op = "rebuilding the projection of facts"
+	ids, err := s.main.client.Machine.Query().Where(machine.HasObservations()).IDs(ctx)
+	if err != nil {
+		return s.explain(op, err)
+	}
+	for _, id := range ids { // one transaction each: leases must not wait for all
+		if err := s.write(ctx, op, func(tx *ent.Tx) error { return s.project(ctx, tx, id) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// project replaces the projection of a machine with its merged current facts.
+func (s *Store) project(ctx context.Context, tx *ent.Tx, id uuid.UUID) error {
+	docs, err := factsAt(ctx, tx.Client(), id, time.Time{})
+	if err != nil {
+		return err
+	}
+	if err := unproject(ctx, tx, id); err != nil {
+		return err
+	}
+	f := merge(docs)
+	if err := projectMachine(ctx, tx, id, f); err != nil {
+		return err
+	}
+	if err := projectDisks(ctx, tx, id, f.Disks); err != nil {
+		return err
+	}
+	if err := projectNICs(ctx, tx, id, f.NICs); err != nil {
+		return err
+	}
+	if f.Memory != nil {
+		if err := projectModules(ctx, tx, id, f.Memory.Modules); err != nil {
+			return err
+		}
+	}
+	return projectPCI(ctx, tx, id, f.PCI)
+}
+
+func unproject(ctx context.Context, tx *ent.Tx, id uuid.UUID) error {
+	deletes := []interface {
+		Exec(context.Context) (int, error)
+	}{
+		tx.MachineFacts.Delete().Where(machinefacts.MachineID(id)),
+		tx.Disk.Delete().Where(disk.MachineID(id)),
+		tx.NIC.Delete().Where(nic.MachineID(id)),
+		tx.MemoryModule.Delete().Where(memorymodule.MachineID(id)),
+		tx.PCIFunction.Delete().Where(pcifunction.MachineID(id)),
+	}
+	for _, d := range deletes {
+		if _, err := d.Exec(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// some is nil for the zero value: absent is NULL, not zero.
+func some[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}
+
+func projectMachine(ctx context.Context, tx *ent.Tx, id uuid.UUID, f inventory.Facts) error {
+	row := tx.MachineFacts.Create().SetMachineID(id)
+	if f.Memory != nil {
+		row.SetNillableMemoryBytes(some(f.Memory.Bytes))
+	}
+	if c := f.CPU; c != nil {
+		row.SetNillableCPUModel(some(c.Model)).SetNillableCPUVendor(some(c.Vendor)).
+			SetNillableCPUArchitecture(some(c.Architecture)).SetNillableCPUCores(some(c.Cores)).
+			SetNillableCPUThreads(some(c.Threads)).SetNillableCPUSockets(some(c.Sockets)).
+			SetNillableCPUMaxSpeedMhz(some(c.MaxSpeedMHz))
+	}
+	if sys := f.System; sys != nil {
+		row.SetNillableSystemManufacturer(some(sys.Manufacturer)).SetNillableSystemProduct(some(sys.Product)).
+			SetNillableSystemSerial(some(sys.Serial))
+	}
+	if b := f.BIOS; b != nil {
+		row.SetNillableBiosVendor(some(b.Vendor)).SetNillableBiosVersion(some(b.Version)).SetNillableBiosDate(some(b.Date))
+	}
+	if fw := f.Firmware; fw != nil {
+		row.SetNillableFirmwareMode(some(fw.Mode)).SetNillableSecureBoot(fw.SecureBoot)
+	}
+	if f.TPM != nil {
+		row.SetNillableTpmVersion(some(f.TPM.Version))
+	}
+	if f.BMC != nil {
+		row.SetNillableBmcAddress(some(f.BMC.Address))
+	}
+	if f.Kernel != nil {
+		row.SetNillableKernelRelease(some(f.Kernel.Release))
+	}
+	return row.Exec(ctx)
+}
+
+// projectBatch bounds a bulk insert: SQLite takes 32,766 arguments.
+const projectBatch = 500
+
+func projectDisks(ctx context.Context, tx *ent.Tx, id uuid.UUID, disks []inventory.Disk) error {
+	return inBatches(disks, func(part []inventory.Disk) error {
+		return tx.Disk.MapCreateBulk(part, func(row *ent.DiskCreate, i int) {
+			d := part[i]
+			row.SetMachineID(id).SetName(d.Name).SetNillableStableID(some(d.ByID)).SetNillableWwn(some(d.WWN)).
+				SetNillableSerial(some(d.Serial)).SetNillableVendor(some(d.Vendor)).SetNillableModel(some(d.Model)).
+				SetNillableFirmwareRev(some(d.FirmwareRev)).SetNillableBytes(some(d.Bytes)).
+				SetNillableLogicalBlockBytes(some(d.LogicalBlock)).SetNillablePhysicalBlockBytes(some(d.PhysicalBlock)).
+				SetNillableRotational(d.Rotational).SetNillableBus(some(d.Bus)).SetNillablePath(some(d.Path))
+		}).Exec(ctx)
+	})
+}
+
+func projectNICs(ctx context.Context, tx *ent.Tx, id uuid.UUID, nics []inventory.NIC) error {
+	return inBatches(nics, func(part []inventory.NIC) error {
+		return tx.NIC.MapCreateBulk(part, func(row *ent.NICCreate, i int) {
+			n := part[i]
+			row.SetMachineID(id).SetNillableName(some(n.Name)).SetNillableDriver(some(n.Driver)).
+				SetNillablePci(some(n.PCI)).SetNillableVendor(some(n.Vendor)).SetNillableDevice(some(n.Device)).
+				SetNillableSpeedMbps(some(n.SpeedMbs)).SetBoot(n.Boot)
+			if !n.MAC.IsZero() {
+				row.SetMAC(n.MAC.String())
+			}
+		}).Exec(ctx)
+	})
+}
+
+func projectModules(ctx context.Context, tx *ent.Tx, id uuid.UUID, modules []inventory.MemoryModule) error {
+	return inBatches(modules, func(part []inventory.MemoryModule) error {
+		return tx.MemoryModule.MapCreateBulk(part, func(row *ent.MemoryModuleCreate, i int) {
+			m := part[i]
+			row.SetMachineID(id).SetNillableLocator(some(m.Locator)).SetNillableBytes(some(m.Bytes)).
+				SetNillableType(some(m.Type)).SetNillableSpeedMts(some(m.SpeedMTs)).
+				SetNillableManufacturer(some(m.Manufacturer)).SetNillablePart(some(m.Part)).
+				SetNillableSerial(some(m.Serial)).SetNillableEcc(m.ECC)
+		}).Exec(ctx)
+	})
+}
+
+func projectPCI(ctx context.Context, tx *ent.Tx, id uuid.UUID, functions []inventory.PCI) error {
+	return inBatches(functions, func(part []inventory.PCI) error {
+		return tx.PCIFunction.MapCreateBulk(part, func(row *ent.PCIFunctionCreate, i int) {
+			p := part[i]
+			row.SetMachineID(id).SetAddress(p.Address).SetNillableClass(some(p.Class)).
+				SetNillableVendor(some(p.Vendor)).SetNillableDevice(some(p.Device)).SetNillableDriver(some(p.Driver))
+		}).Exec(ctx)
+	})
+}
+
+func inBatches[T any](list []T, insert func([]T) error) error {
+	for len(list) > 0 {
+		n := min(projectBatch, len(list))
+		if err := insert(list[:n]); err != nil {
+			return err
+		}
+		list = list[n:]
+	}
+	return nil
+}

@@ -1,0 +1,145 @@
+package store
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/ent"
+	"github.com/edge-provision/edge-provision/ent/event"
+	"github.com/edge-provision/edge-provision/ent/lease"
+	"github.com/edge-provision/edge-provision/ent/machine"
+	"github.com/edge-provision/edge-provision/ent/observation"
+	"github.com/edge-provision/edge-provision/ent/run"
+	"github.com/edge-provision/edge-provision/inventory"
+)
+
+// Pruned is what Prune removed.
+type Pruned struct {
+	Events, Runs, Observations, Leases int
+}
+
+// pruneBatch bounds one transaction of Prune: writers in between must not wait
+// for long.
+const pruneBatch = 2_000
+
+// leaseMemory is how long a lease that ended is remembered, so that a machine
+// that comes back gets its old address.
+const leaseMemory = 30 * 24 * time.Hour
+
+// Prune removes the past beyond the bounds of Config: old and surplus events,
+// surplus finished runs with their steps, superseded facts of machines that
+// change without end, and leases that ended long ago. Applied records, current
+// facts and unfinished runs always stay. It is safe to call at any time; call it
+// at start and daily.
+func (s *Store) Prune(ctx context.Context) (Pruned, error) {
+	var p Pruned
+	for _, part := range []struct {
+		op    string
+		count *int
+		step  func(context.Context, *ent.Tx) (int, error)
+	}{
+		{"removing old events", &p.Events, s.pruneEvents},
+		{"removing old runs", &p.Runs, s.pruneRuns},
+		{"removing old leases", &p.Leases, s.pruneLeases},
+	} {
+		if err := s.pruneAll(ctx, part.op, part.count, part.step); err != nil {
+			return p, err
+		}
+	}
+	ids, err := s.main.client.Machine.Query().Where(machine.HasObservations()).IDs(ctx)
+	if err != nil {
+		return p, s.explain("removing old facts", err)
+	}
+	for _, id := range ids {
+		err := s.pruneAll(ctx, "removing old facts", &p.Observations, func(ctx context.Context, tx *ent.Tx) (int, error) {
+			return s.pruneFacts(ctx, tx, id)
+		})
+		if err != nil {
+			return p, err
+		}
+	}
+	return p, nil
+}
+
+// pruneAll repeats step in transactions of their own until it finds no more.
+func (s *Store) pruneAll(ctx context.Context, op string, count *int, step func(context.Context, *ent.Tx) (int, error)) error {
+	for {
+		var n int
+		err := s.writeOn(ctx, s.main, idle, op, func(tx *ent.Tx) error {
+			var err error
+			n, err = step(ctx, tx)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		*count += n
+		if n == 0 {
+			return nil
+		}
+	}
+}
+
+func (s *Store) pruneEvents(ctx context.Context, tx *ent.Tx) (int, error) {
+	if s.cfg.EventRetention > 0 {
+		old, err := tx.Event.Query().Where(event.TimeLT(s.now().Add(-s.cfg.EventRetention))).
+			Order(ent.Asc(event.FieldTime)).Limit(pruneBatch).IDs(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if len(old) > 0 {
+			return tx.Event.Delete().Where(event.IDIn(old...)).Exec(ctx)
+		}
+	}
+	surplus, err := tx.Event.Query().Order(ent.Desc(event.FieldID)).Offset(s.cfg.EventLimit).Limit(pruneBatch).IDs(ctx)
+	if err != nil || len(surplus) == 0 {
+		return 0, err
+	}
+	return tx.Event.Delete().Where(event.IDIn(surplus...)).Exec(ctx)
+}
+
+func (s *Store) pruneRuns(ctx context.Context, tx *ent.Tx) (int, error) {
+	ids, err := tx.Run.Query().Where(run.FinishedAtNotNil()).
+		Order(ent.Desc(run.FieldStartedAt, run.FieldID)).Offset(s.cfg.RunLimit).Limit(pruneBatch).IDs(ctx)
+	if err != nil || len(ids) == 0 {
+		return 0, err
+	}
+	return tx.Run.Delete().Where(run.IDIn(ids...)).Exec(ctx)
+}
+
+func (s *Store) pruneLeases(ctx context.Context, tx *ent.Tx) (int, error) {
+	now := s.now()
+	return tx.Lease.Delete().Where(lease.Or(
+		lease.ExpiresLT(now.Add(-leaseMemory)),
+		lease.And(lease.State(string(inventory.LeaseDeclined)), lease.ExpiresLT(now)),
+	)).Exec(ctx)
+}
+
+func (s *Store) pruneFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID) (int, error) {
+	names, err := tx.Observation.Query().Where(observation.MachineID(id)).Unique(true).Select(observation.FieldSource).Strings(ctx)
+	if err != nil {
+		return 0, err
+	}
+	total := 0
+	for _, name := range names {
+		surplus, err := tx.Observation.Query().Where(observation.MachineID(id), observation.Source(name)).
+			Order(ent.Desc(observation.FieldFirstSeen, observation.FieldID)).Offset(s.cfg.FactsLimit).Limit(pruneBatch).IDs(ctx)
+		if err != nil {
+			return total, err
+		}
+		for part := range slices.Chunk(surplus, projectBatch) {
+			n, err := tx.Observation.Delete().Where(observation.IDIn(part...)).Exec(ctx)
+			if err != nil {
+				return total, err
+			}
+			total += n
+		}
+	}
+	if total > 0 {
+		err = dropOrphans(ctx, tx)
+	}
+	return total, err
+}
