@@ -1,6 +1,8 @@
 package site
 
 import (
+	"sort"
+
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hcldec"
 	"github.com/zclconf/go-cty/cty"
@@ -65,4 +67,156 @@ type KnownMachine struct {
 	MAC     inventory.MAC    // of a machine that was bound by match
 	IP      string           // of a machine without a declared address
 	HostKey string           // authorized_keys form
+}
+
+// Load reads, evaluates and validates a site: a file, or a directory of *.hcl
+// files. It does nothing else. The site is nil when the sources could not even
+// be sorted into blocks; otherwise it is as complete as the errors allow, and
+// may only be used to show them.
+func Load(path string, opts Options) (*Site, hcl.Diagnostics) {
+	s, _, diags := LoadFiles(path, opts)
+	return s, diags
+}
+
+// LoadFiles is Load that also gives the sources when there is no site, for the
+// snippets of its diagnostics.
+func LoadFiles(path string, opts Options) (*Site, map[string]*hcl.File, hcl.Diagnostics) {
+	sources, dir, diags := readSources(path)
+	if diags.HasErrors() {
+		return nil, nil, tidy(diags)
+	}
+	s, files, more := load(sources, dir, opts)
+	return s, files, tidy(append(diags, more...))
+}
+
+// load is Load of sources that are read already.
+func load(sources []source, dir string, opts Options) (*Site, map[string]*hcl.File, hcl.Diagnostics) {
+	m, diags := parseModule(sources, dir, opts)
+	if diags.HasErrors() {
+		return nil, m.files, diags
+	}
+	diags = append(diags, m.setVariables()...)
+	s := &Site{Files: m.files, module: m}
+	e := &evaluator{m: m, values: make(map[string]cty.Value), sizes: make(map[string]int), built: s, byID: make(map[string]any)}
+	if m.version != nil {
+		if v, more := m.version.Expr.Value(nil); !more.HasErrors() {
+			s.RequiredVersion = v.AsString()
+		}
+	}
+	e.siteValue(m.site.DefRange())
+	for _, t := range m.order {
+		e.thing(t, t.block.DefRange())
+	}
+	for _, w := range m.workflows {
+		e.decodeWorkflow(w)
+	}
+	for _, name := range e.names("local") {
+		e.local(m.locals[name], m.locals[name].NameRange)
+	}
+	for _, block := range m.outputs {
+		s.Outputs = append(s.Outputs, e.decodeOutput(block))
+	}
+	for _, block := range m.moved {
+		s.Moved = append(s.Moved, e.decodeMoved(block))
+	}
+	s.inFileOrder()
+	diags = append(diags, e.diags...)
+	e.diags = nil
+	s.link(e)
+	diags = append(diags, e.diags...)
+	diags = append(diags, s.validate()...)
+	m.settled = map[string]cty.Value{"site": e.values["site"]}
+	for _, t := range m.order {
+		if t.kind != kindMachine {
+			m.settled[t.address()] = e.values[t.address()]
+		}
+	}
+	return s, m.files, diags
+}
+
+// inFileOrder sorts what was decoded in the order of its references back into
+// the order of its declarations.
+func (s *Site) inFileOrder() {
+	position := make(map[string]int)
+	for i, t := range s.module.order {
+		position[t.address()] = i
+	}
+	sort.SliceStable(s.Networks, func(i, j int) bool {
+		return position["network."+s.Networks[i].Name] < position["network."+s.Networks[j].Name]
+	})
+	sort.SliceStable(s.Images, func(i, j int) bool {
+		return position["image."+s.Images[i].Name] < position["image."+s.Images[j].Name]
+	})
+	sort.SliceStable(s.Machines, func(i, j int) bool {
+		return position["machine."+s.Machines[i].Name] < position["machine."+s.Machines[j].Name]
+	})
+}
+
+// later gives an evaluator for what is known now. It shares nothing that
+// changes with others, so it may be used beside them.
+func (s *Site) later(known Known) *evaluator {
+	values := make(map[string]cty.Value, len(s.module.settled))
+	for address, v := range s.module.settled {
+		values[address] = v
+	}
+	return &evaluator{m: s.module, known: known, runtime: true, values: values, sizes: make(map[string]int)}
+}
+
+// StepInputs evaluates a step's body with what is known now. Unknown values
+// that remain are marked with what they wait for. It is safe for concurrent
+// use.
+func (s *Site) StepInputs(step *Step, known Known) (cty.Value, hcl.Diagnostics) {
+	e := s.later(known)
+	v, ok := e.inputs(step.block, e.stepContextOf(step))
+	if ok && step.block.spec.Check != nil {
+		e.add(step.block.spec.Check(v, step.Ranges))
+	}
+	return v, tidy(e.diags)
+}
+
+// StepWhen evaluates a step's condition with what is known now: true, false, or
+// unknown. It is safe for concurrent use.
+func (s *Site) StepWhen(step *Step, known Known) (cty.Value, hcl.Diagnostics) {
+	e := s.later(known)
+	v := e.when(step.block, e.stepContextOf(step))
+	return v, tidy(e.diags)
+}
+
+func (e *evaluator) stepContextOf(step *Step) *hcl.EvalContext {
+	skip := map[string]bool{"for_each": true, "count": true, "depends_on": true}
+	return e.context(bodyTraversals(step.block.block.Body, skip), scope{workflow: step.Workflow, each: step.each})
+}
+
+// OutputValues evaluates every output with what is known now. Show them with
+// Redact.
+func (s *Site) OutputValues(known Known) (map[string]cty.Value, hcl.Diagnostics) {
+	e := s.later(known)
+	out := make(map[string]cty.Value)
+	for _, block := range s.module.outputs {
+		o := e.decodeOutput(block)
+		out[o.Name] = o.Value
+	}
+	return out, tidy(e.diags)
+}
+
+// MachineByAddress finds a machine; nil when there is none.
+func (s *Site) MachineByAddress(address string) *Machine {
+	for _, m := range s.Machines {
+		if m.Address == address {
+			return m
+		}
+	}
+	return nil
+}
+
+// StepByAddress finds a step; nil when there is none.
+func (s *Site) StepByAddress(address string) *Step {
+	for _, w := range s.Workflows {
+		for _, step := range w.Steps {
+			if step.Address == address {
+				return step
+			}
+		}
+	}
+	return nil
 }
