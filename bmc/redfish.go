@@ -60,6 +60,7 @@ func (s *redfishSession) explain(ctx context.Context, err error) error {
 }
 
 func (s *redfishSession) power(ctx context.Context) (PowerState, error) {
+	s.http.begin(ctx)
 	state, err := s.conn.PowerStateGet(ctx)
 	if err := s.explain(ctx, err); err != nil {
 		return PowerUnknown, err
@@ -75,11 +76,13 @@ func (s *redfishSession) setPower(ctx context.Context, a PowerAction) error {
 	if a == Reset {
 		verb = "cycle"
 	}
+	s.http.begin(ctx)
 	_, err := s.conn.PowerSet(ctx, verb)
 	return s.explain(ctx, err)
 }
 
 func (s *redfishSession) setBoot(ctx context.Context, d BootDevice, o BootOptions) error {
+	s.http.begin(ctx)
 	_, err := s.conn.BootDeviceSet(ctx, string(d), o.Persistent, o.EFI)
 	return s.explain(ctx, err)
 }
@@ -107,7 +110,7 @@ func (s *redfishSession) identity() Identity {
 
 // close logs out, in a context of its own.
 func (s *redfishSession) close(ctx context.Context) {
-	s.http.during(ctx)
+	s.http.begin(ctx)
 	_ = s.conn.Close(ctx)
 	s.http.inner.CloseIdleConnections()
 }

@@ -18,12 +18,12 @@ import (
 	"time"
 )
 
-// Bounds of one Redfish session. A system's document is a few kilobytes; the
+// Bounds of one verb of a Redfish session. A system's document is a few kilobytes; the
 // biggest seen (with all OEM extensions) stay under 200 kB.
 const (
-	maxBodyBytes    = 2 << 20 // of one answer
-	maxSessionBytes = 8 << 20 // of all answers together
-	maxRequests     = 100
+	maxBodyBytes = 2 << 20 // of one answer
+	maxVerbBytes = 8 << 20 // of all answers together
+	maxRequests  = 100
 )
 
 // maxTextRunes bounds a stranger's text in a message.
@@ -79,11 +79,11 @@ func (t *transport) client() *http.Client {
 	}}
 }
 
-// during makes later requests part of ctx.
-func (t *transport) during(ctx context.Context) {
+// begin starts a verb: later requests belong to ctx and have a new budget.
+func (t *transport) begin(ctx context.Context) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.ctx = ctx
+	t.ctx, t.requests, t.bytes = ctx, 0, 0
 }
 
 // failed notes the first fault, which is the cause of the others.
@@ -148,7 +148,7 @@ func (t *transport) readBody(r io.ReadCloser) ([]byte, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.bytes += len(body)
-	if len(body) > maxBodyBytes || t.bytes > maxSessionBytes {
+	if len(body) > maxBodyBytes || t.bytes > maxVerbBytes {
 		return nil, errTooLarge
 	}
 	return body, nil

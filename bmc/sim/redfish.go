@@ -79,7 +79,7 @@ const (
 	FaultGarbage     Fault = "garbage"      // the system's document is not JSON
 	FaultWrongTypes  Fault = "wrong types"  // the system's document has numbers for strings
 	FaultHuge        Fault = "huge"         // the system's document never ends
-	FaultManyLinks   Fault = "many links"   // the collection has 100 000 members
+	FaultManyLinks   Fault = "many links"   // the collection has 20 000 members
 	FaultForeignLink Fault = "foreign link" // the collection's link leads to another host
 	FaultRedirect    Fault = "redirect"     // at once: every answer is a redirect to another host
 	FaultLostReset   Fault = "lost reset"   // an action is carried out and the connection then cut

@@ -78,6 +78,7 @@ func (r *Redfish) routes() {
 	r.mux.HandleFunc("DELETE "+sessionsPath+"/{id}", r.closeSession)
 	r.mux.HandleFunc("GET "+rootPath+"/Systems", r.listSystems)
 	r.mux.HandleFunc("GET "+systemPath, r.showSystem)
+	r.mux.HandleFunc("GET "+rootPath+"/Systems/{id}", r.showMember)
 	r.mux.HandleFunc("PATCH "+systemPath, r.patchSystem)
 	r.mux.HandleFunc("POST "+systemPath+"/Actions/ComputerSystem.Reset", r.resetSystem)
 	r.mux.HandleFunc("GET "+mediaPath, r.showMedia)
@@ -127,17 +128,25 @@ func (r *Redfish) showSession(w http.ResponseWriter, req *http.Request) {
 func (r *Redfish) listSystems(w http.ResponseWriter, _ *http.Request) {
 	switch r.currentFault() {
 	case FaultManyLinks:
-		many := make([]string, 100_000)
+		many := make([]string, 20_000)
 		for i := range many {
 			many[i] = fmt.Sprintf("%s/Systems/%d", rootPath, i+1)
 		}
-		// Short enough to pass for a document.
-		writeJSON(w, http.StatusOK, collection("Systems", many[:20_000]...))
+		writeJSON(w, http.StatusOK, collection("Systems", many...))
 	case FaultForeignLink:
 		writeJSON(w, http.StatusOK, collection("Systems", "@elsewhere.invalid/redfish/v1/Systems/1"))
 	default:
 		writeJSON(w, http.StatusOK, collection("Systems", systemPath))
 	}
+}
+
+// showMember answers for the members that FaultManyLinks invents.
+func (r *Redfish) showMember(w http.ResponseWriter, req *http.Request) {
+	if r.currentFault() != FaultManyLinks {
+		http.NotFound(w, req)
+		return
+	}
+	r.showSystem(w, req)
 }
 
 // system is the ComputerSystem document of this moment.
