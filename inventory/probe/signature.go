@@ -20,6 +20,8 @@ type Content struct {
 	// Extents are where signatures were found: erasing them all makes the disk
 	// look blank.
 	Extents []Extent
+	// Partitions are the ranges of the disk's partitions.
+	Partitions []Extent
 }
 
 // Extent is a range of a disk, in bytes.
@@ -106,6 +108,7 @@ func ReadContent(r io.ReaderAt, size int64) (Content, error) {
 		if p.Offset <= 0 || p.Length < 4096 || p.Offset > size-p.Length {
 			continue
 		}
+		s.content.Partitions = append(s.content.Partitions, p)
 		if err := s.volume(p.Offset, p.Length); err != nil {
 			return Content{}, err
 		}

@@ -335,9 +335,11 @@ type Result struct {
 type WriteResult struct {
 	Bytes        int64 `json:"bytes"`
 	FetchedBytes int64 `json:"fetched_bytes"`
-	ProvedBytes  int64 `json:"proved_bytes"`
-	ZeroBytes    int64 `json:"zero_bytes"`
-	Retries      int   `json:"retries,omitempty"`
+	WrittenBytes int64 `json:"written_bytes"`       // handed to the disk as data
+	ProvedBytes  int64 `json:"proved_bytes"`        // in chunks found right on the disk
+	ZeroBytes    int64 `json:"zero_bytes"`          // in chunks of zeroes only
+	Refetches    int   `json:"refetches,omitempty"` // chunks that arrived wrong
+	Retries      int   `json:"retries,omitempty"`   // requests that were cut off or not answered
 }
 
 // ConfigureResult is what the machine now is.
