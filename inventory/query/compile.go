@@ -207,6 +207,10 @@ func ordersHere(e hclsyntax.Expression) bool {
 		return ordersHere(x.Val)
 	case *hclsyntax.ConditionalExpr:
 		return ordersHere(x.Condition) || ordersHere(x.TrueResult) || ordersHere(x.FalseResult)
+	case *hclsyntax.TupleConsExpr:
+		return slices.ContainsFunc(x.Exprs, ordersHere)
+	case *hclsyntax.ForExpr:
+		return ordersHere(x.ValExpr) || (x.CondExpr != nil && ordersHere(x.CondExpr))
 	case *hclsyntax.BinaryOpExpr:
 		op := comparisons[x.Op]
 		return (op != "" && op != opEqual && op != opNotEqual) || ordersHere(x.LHS) || ordersHere(x.RHS)

@@ -188,7 +188,13 @@ func (g *generator) condition(depth int, in *scope) string {
 		return "regex(" + pick(g, []string{`"a"`, `"^[a-z]+$"`, `"(?i)k|GR."`, `"^.{1,2}$"`, `"[^a-z]"`, `"x%y.z"`, `""`, `"(?s)a.b|\\\\c"`}) + ", " + g.text(1, in) + ")"
 	case 9:
 		return "glob(" + pick(g, []string{`"a*"`, `"?"`, `"*"`, `"x%y_z"`, `"a\\*\\?\\[b\\]\\\\c"`, `"*ö?e"`, `"??"`}) + ", " + g.text(1, in) + ")"
-	case 10, 11, 12:
+	case 10:
+		end := "])"
+		if g.IntN(2) == 0 {
+			end = " if " + sub() + "])"
+		}
+		return pick(g, []string{"any", "all"}) + `([for p in ["a*", "igc", "?"] : ` + pick(g, []string{sub(), "glob(p, " + g.text(0, in) + ")"}) + end
+	case 11, 12:
 		s, head, end := g.enter(depth, in)
 		return pick(g, []string{"any", "all"}) + "(" + head + g.condition(depth-1, s) + end + ")"
 	case 13:
@@ -252,7 +258,7 @@ func (g *generator) number(depth int, in *scope) string {
 		case 3:
 			return "(" + a + " * " + b + ")"
 		case 4:
-			return "(" + a + " / " + g.path(kindNumber, in) + ")"
+			return "(" + a + " / (" + g.path(kindNumber, in) + " - " + pick(g, []string{"3", "0", g.path(kindNumber, in)}) + "))"
 		case 5:
 			return "(" + g.path(kindNumber, in) + " % " + g.path(kindNumber, in) + ")"
 		case 6:
