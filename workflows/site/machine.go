@@ -247,7 +247,7 @@ func machineValue(m *Machine, known Known) cty.Value {
 	seen, inspected := known.Machines[m.Address]
 	attrs := map[string]cty.Value{
 		"id": cty.StringVal(m.Address), "kind": cty.StringVal(kindMachine), "name": cty.StringVal(m.Name), "key": cty.StringVal(m.Key),
-		"hostname": cty.StringVal(m.Hostname),
+		"hostname": cty.StringVal(m.Hostname), "wipe": cty.BoolVal(m.Wipe),
 		"labels":   cty.MapValEmpty(cty.String),
 		"network":  cty.NullVal(networkType),
 		"image":    cty.NullVal(imageType),

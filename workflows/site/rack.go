@@ -32,9 +32,9 @@ type RackNIC struct {
 	MAC   inventory.MAC // zero: the rack makes one up
 }
 
-// Defaults of the virtual rack: the least that boots Debian's installer.
+// Defaults of the virtual rack.
 const (
-	defaultRackMemory = 1 << 30
+	defaultRackMemory = 2 << 30
 	defaultRackDisk   = 8 << 30
 )
 
