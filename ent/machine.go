@@ -33,6 +33,8 @@ type Machine struct {
 	SmbiosUUID *string `json:"smbios_uuid,omitempty"`
 	// digest of the image whose write finished last
 	Image *string `json:"image,omitempty"`
+	// SSH host key in authorized_keys form, reported by the agent
+	HostKey *string `json:"host_key,omitempty"`
 	// FirstSeen holds the value of the "first_seen" field.
 	FirstSeen time.Time `json:"first_seen,omitempty"`
 	// LastSeen holds the value of the "last_seen" field.
@@ -147,7 +149,7 @@ func (*Machine) scanValues(columns []string) ([]any, error) {
 	values := make([]any, len(columns))
 	for i := range columns {
 		switch columns[i] {
-		case machine.FieldSite, machine.FieldAddress, machine.FieldState, machine.FieldSerial, machine.FieldSmbiosUUID, machine.FieldImage:
+		case machine.FieldSite, machine.FieldAddress, machine.FieldState, machine.FieldSerial, machine.FieldSmbiosUUID, machine.FieldImage, machine.FieldHostKey:
 			values[i] = new(sql.NullString)
 		case machine.FieldFirstSeen, machine.FieldLastSeen:
 			values[i] = new(sql.NullTime)
@@ -213,6 +215,13 @@ func (_m *Machine) assignValues(columns []string, values []any) error {
 			} else if value.Valid {
 				_m.Image = new(string)
 				*_m.Image = value.String
+			}
+		case machine.FieldHostKey:
+			if value, ok := values[i].(*sql.NullString); !ok {
+				return fmt.Errorf("unexpected type %T for field host_key", values[i])
+			} else if value.Valid {
+				_m.HostKey = new(string)
+				*_m.HostKey = value.String
 			}
 		case machine.FieldFirstSeen:
 			if value, ok := values[i].(*sql.NullTime); !ok {
@@ -325,6 +334,11 @@ func (_m *Machine) String() string {
 	builder.WriteString(", ")
 	if v := _m.Image; v != nil {
 		builder.WriteString("image=")
+		builder.WriteString(*v)
+	}
+	builder.WriteString(", ")
+	if v := _m.HostKey; v != nil {
+		builder.WriteString("host_key=")
 		builder.WriteString(*v)
 	}
 	builder.WriteString(", ")

@@ -100,6 +100,20 @@ func (_c *MachineCreate) SetNillableImage(v *string) *MachineCreate {
 	return _c
 }
 
+// SetHostKey sets the "host_key" field.
+func (_c *MachineCreate) SetHostKey(v string) *MachineCreate {
+	_c.mutation.SetHostKey(v)
+	return _c
+}
+
+// SetNillableHostKey sets the "host_key" field if the given value is not nil.
+func (_c *MachineCreate) SetNillableHostKey(v *string) *MachineCreate {
+	if v != nil {
+		_c.SetHostKey(*v)
+	}
+	return _c
+}
+
 // SetFirstSeen sets the "first_seen" field.
 func (_c *MachineCreate) SetFirstSeen(v time.Time) *MachineCreate {
 	_c.mutation.SetFirstSeen(v)
@@ -342,6 +356,10 @@ func (_c *MachineCreate) createSpec() (*Machine, *sqlgraph.CreateSpec) {
 	if value, ok := _c.mutation.Image(); ok {
 		_spec.SetField(machine.FieldImage, field.TypeString, value)
 		_node.Image = &value
+	}
+	if value, ok := _c.mutation.HostKey(); ok {
+		_spec.SetField(machine.FieldHostKey, field.TypeString, value)
+		_node.HostKey = &value
 	}
 	if value, ok := _c.mutation.FirstSeen(); ok {
 		_spec.SetField(machine.FieldFirstSeen, field.TypeTime, value)
@@ -616,6 +634,24 @@ func (u *MachineUpsert) ClearImage() *MachineUpsert {
 	return u
 }
 
+// SetHostKey sets the "host_key" field.
+func (u *MachineUpsert) SetHostKey(v string) *MachineUpsert {
+	u.Set(machine.FieldHostKey, v)
+	return u
+}
+
+// UpdateHostKey sets the "host_key" field to the value that was provided on create.
+func (u *MachineUpsert) UpdateHostKey() *MachineUpsert {
+	u.SetExcluded(machine.FieldHostKey)
+	return u
+}
+
+// ClearHostKey clears the value of the "host_key" field.
+func (u *MachineUpsert) ClearHostKey() *MachineUpsert {
+	u.SetNull(machine.FieldHostKey)
+	return u
+}
+
 // SetLastSeen sets the "last_seen" field.
 func (u *MachineUpsert) SetLastSeen(v time.Time) *MachineUpsert {
 	u.Set(machine.FieldLastSeen, v)
@@ -777,6 +813,27 @@ func (u *MachineUpsertOne) UpdateImage() *MachineUpsertOne {
 func (u *MachineUpsertOne) ClearImage() *MachineUpsertOne {
 	return u.Update(func(s *MachineUpsert) {
 		s.ClearImage()
+	})
+}
+
+// SetHostKey sets the "host_key" field.
+func (u *MachineUpsertOne) SetHostKey(v string) *MachineUpsertOne {
+	return u.Update(func(s *MachineUpsert) {
+		s.SetHostKey(v)
+	})
+}
+
+// UpdateHostKey sets the "host_key" field to the value that was provided on create.
+func (u *MachineUpsertOne) UpdateHostKey() *MachineUpsertOne {
+	return u.Update(func(s *MachineUpsert) {
+		s.UpdateHostKey()
+	})
+}
+
+// ClearHostKey clears the value of the "host_key" field.
+func (u *MachineUpsertOne) ClearHostKey() *MachineUpsertOne {
+	return u.Update(func(s *MachineUpsert) {
+		s.ClearHostKey()
 	})
 }
 
@@ -1109,6 +1166,27 @@ func (u *MachineUpsertBulk) UpdateImage() *MachineUpsertBulk {
 func (u *MachineUpsertBulk) ClearImage() *MachineUpsertBulk {
 	return u.Update(func(s *MachineUpsert) {
 		s.ClearImage()
+	})
+}
+
+// SetHostKey sets the "host_key" field.
+func (u *MachineUpsertBulk) SetHostKey(v string) *MachineUpsertBulk {
+	return u.Update(func(s *MachineUpsert) {
+		s.SetHostKey(v)
+	})
+}
+
+// UpdateHostKey sets the "host_key" field to the value that was provided on create.
+func (u *MachineUpsertBulk) UpdateHostKey() *MachineUpsertBulk {
+	return u.Update(func(s *MachineUpsert) {
+		s.UpdateHostKey()
+	})
+}
+
+// ClearHostKey clears the value of the "host_key" field.
+func (u *MachineUpsertBulk) ClearHostKey() *MachineUpsertBulk {
+	return u.Update(func(s *MachineUpsert) {
+		s.ClearHostKey()
 	})
 }
 

@@ -129,6 +129,26 @@ func (_u *MachineUpdate) ClearImage() *MachineUpdate {
 	return _u
 }
 
+// SetHostKey sets the "host_key" field.
+func (_u *MachineUpdate) SetHostKey(v string) *MachineUpdate {
+	_u.mutation.SetHostKey(v)
+	return _u
+}
+
+// SetNillableHostKey sets the "host_key" field if the given value is not nil.
+func (_u *MachineUpdate) SetNillableHostKey(v *string) *MachineUpdate {
+	if v != nil {
+		_u.SetHostKey(*v)
+	}
+	return _u
+}
+
+// ClearHostKey clears the value of the "host_key" field.
+func (_u *MachineUpdate) ClearHostKey() *MachineUpdate {
+	_u.mutation.ClearHostKey()
+	return _u
+}
+
 // SetLastSeen sets the "last_seen" field.
 func (_u *MachineUpdate) SetLastSeen(v time.Time) *MachineUpdate {
 	_u.mutation.SetLastSeen(v)
@@ -462,6 +482,12 @@ func (_u *MachineUpdate) sqlSave(ctx context.Context) (_node int, err error) {
 	}
 	if _u.mutation.ImageCleared() {
 		_spec.ClearField(machine.FieldImage, field.TypeString)
+	}
+	if value, ok := _u.mutation.HostKey(); ok {
+		_spec.SetField(machine.FieldHostKey, field.TypeString, value)
+	}
+	if _u.mutation.HostKeyCleared() {
+		_spec.ClearField(machine.FieldHostKey, field.TypeString)
 	}
 	if value, ok := _u.mutation.LastSeen(); ok {
 		_spec.SetField(machine.FieldLastSeen, field.TypeTime, value)
@@ -879,6 +905,26 @@ func (_u *MachineUpdateOne) ClearImage() *MachineUpdateOne {
 	return _u
 }
 
+// SetHostKey sets the "host_key" field.
+func (_u *MachineUpdateOne) SetHostKey(v string) *MachineUpdateOne {
+	_u.mutation.SetHostKey(v)
+	return _u
+}
+
+// SetNillableHostKey sets the "host_key" field if the given value is not nil.
+func (_u *MachineUpdateOne) SetNillableHostKey(v *string) *MachineUpdateOne {
+	if v != nil {
+		_u.SetHostKey(*v)
+	}
+	return _u
+}
+
+// ClearHostKey clears the value of the "host_key" field.
+func (_u *MachineUpdateOne) ClearHostKey() *MachineUpdateOne {
+	_u.mutation.ClearHostKey()
+	return _u
+}
+
 // SetLastSeen sets the "last_seen" field.
 func (_u *MachineUpdateOne) SetLastSeen(v time.Time) *MachineUpdateOne {
 	_u.mutation.SetLastSeen(v)
@@ -1242,6 +1288,12 @@ func (_u *MachineUpdateOne) sqlSave(ctx context.Context) (_node *Machine, err er
 	}
 	if _u.mutation.ImageCleared() {
 		_spec.ClearField(machine.FieldImage, field.TypeString)
+	}
+	if value, ok := _u.mutation.HostKey(); ok {
+		_spec.SetField(machine.FieldHostKey, field.TypeString, value)
+	}
+	if _u.mutation.HostKeyCleared() {
+		_spec.ClearField(machine.FieldHostKey, field.TypeString)
 	}
 	if value, ok := _u.mutation.LastSeen(); ok {
 		_spec.SetField(machine.FieldLastSeen, field.TypeTime, value)

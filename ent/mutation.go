@@ -6634,6 +6634,7 @@ type MachineMutation struct {
 	serial                *string
 	smbios_uuid           *string
 	image                 *string
+	host_key              *string
 	first_seen            *time.Time
 	last_seen             *time.Time
 	clearedFields         map[string]struct{}
@@ -7034,6 +7035,55 @@ func (m *MachineMutation) ImageCleared() bool {
 func (m *MachineMutation) ResetImage() {
 	m.image = nil
 	delete(m.clearedFields, machine.FieldImage)
+}
+
+// SetHostKey sets the "host_key" field.
+func (m *MachineMutation) SetHostKey(s string) {
+	m.host_key = &s
+}
+
+// HostKey returns the value of the "host_key" field in the mutation.
+func (m *MachineMutation) HostKey() (r string, exists bool) {
+	v := m.host_key
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldHostKey returns the old "host_key" field's value of the Machine entity.
+// If the Machine object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *MachineMutation) OldHostKey(ctx context.Context) (v *string, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldHostKey is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldHostKey requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldHostKey: %w", err)
+	}
+	return oldValue.HostKey, nil
+}
+
+// ClearHostKey clears the value of the "host_key" field.
+func (m *MachineMutation) ClearHostKey() {
+	m.host_key = nil
+	m.clearedFields[machine.FieldHostKey] = struct{}{}
+}
+
+// HostKeyCleared returns if the "host_key" field was cleared in this mutation.
+func (m *MachineMutation) HostKeyCleared() bool {
+	_, ok := m.clearedFields[machine.FieldHostKey]
+	return ok
+}
+
+// ResetHostKey resets all changes to the "host_key" field.
+func (m *MachineMutation) ResetHostKey() {
+	m.host_key = nil
+	delete(m.clearedFields, machine.FieldHostKey)
 }
 
 // SetFirstSeen sets the "first_seen" field.
@@ -7545,7 +7595,7 @@ func (m *MachineMutation) Type() string {
 // order to get all numeric fields that were incremented/decremented, call
 // AddedFields().
 func (m *MachineMutation) Fields() []string {
-	fields := make([]string, 0, 8)
+	fields := make([]string, 0, 9)
 	if m.home != nil {
 		fields = append(fields, machine.FieldSite)
 	}
@@ -7563,6 +7613,9 @@ func (m *MachineMutation) Fields() []string {
 	}
 	if m.image != nil {
 		fields = append(fields, machine.FieldImage)
+	}
+	if m.host_key != nil {
+		fields = append(fields, machine.FieldHostKey)
 	}
 	if m.first_seen != nil {
 		fields = append(fields, machine.FieldFirstSeen)
@@ -7590,6 +7643,8 @@ func (m *MachineMutation) Field(name string) (ent.Value, bool) {
 		return m.SmbiosUUID()
 	case machine.FieldImage:
 		return m.Image()
+	case machine.FieldHostKey:
+		return m.HostKey()
 	case machine.FieldFirstSeen:
 		return m.FirstSeen()
 	case machine.FieldLastSeen:
@@ -7615,6 +7670,8 @@ func (m *MachineMutation) OldField(ctx context.Context, name string) (ent.Value,
 		return m.OldSmbiosUUID(ctx)
 	case machine.FieldImage:
 		return m.OldImage(ctx)
+	case machine.FieldHostKey:
+		return m.OldHostKey(ctx)
 	case machine.FieldFirstSeen:
 		return m.OldFirstSeen(ctx)
 	case machine.FieldLastSeen:
@@ -7669,6 +7726,13 @@ func (m *MachineMutation) SetField(name string, value ent.Value) error {
 			return fmt.Errorf("unexpected type %T for field %s", value, name)
 		}
 		m.SetImage(v)
+		return nil
+	case machine.FieldHostKey:
+		v, ok := value.(string)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetHostKey(v)
 		return nil
 	case machine.FieldFirstSeen:
 		v, ok := value.(time.Time)
@@ -7726,6 +7790,9 @@ func (m *MachineMutation) ClearedFields() []string {
 	if m.FieldCleared(machine.FieldImage) {
 		fields = append(fields, machine.FieldImage)
 	}
+	if m.FieldCleared(machine.FieldHostKey) {
+		fields = append(fields, machine.FieldHostKey)
+	}
 	return fields
 }
 
@@ -7752,6 +7819,9 @@ func (m *MachineMutation) ClearField(name string) error {
 	case machine.FieldImage:
 		m.ClearImage()
 		return nil
+	case machine.FieldHostKey:
+		m.ClearHostKey()
+		return nil
 	}
 	return fmt.Errorf("unknown Machine nullable field %s", name)
 }
@@ -7777,6 +7847,9 @@ func (m *MachineMutation) ResetField(name string) error {
 		return nil
 	case machine.FieldImage:
 		m.ResetImage()
+		return nil
+	case machine.FieldHostKey:
+		m.ResetHostKey()
 		return nil
 	case machine.FieldFirstSeen:
 		m.ResetFirstSeen()

@@ -24,6 +24,8 @@ const (
 	FieldSmbiosUUID = "smbios_uuid"
 	// FieldImage holds the string denoting the image field in the database.
 	FieldImage = "image"
+	// FieldHostKey holds the string denoting the host_key field in the database.
+	FieldHostKey = "host_key"
 	// FieldFirstSeen holds the string denoting the first_seen field in the database.
 	FieldFirstSeen = "first_seen"
 	// FieldLastSeen holds the string denoting the last_seen field in the database.
@@ -113,6 +115,7 @@ var Columns = []string{
 	FieldSerial,
 	FieldSmbiosUUID,
 	FieldImage,
+	FieldHostKey,
 	FieldFirstSeen,
 	FieldLastSeen,
 }
@@ -163,6 +166,11 @@ func BySmbiosUUID(opts ...sql.OrderTermOption) OrderOption {
 // ByImage orders the results by the image field.
 func ByImage(opts ...sql.OrderTermOption) OrderOption {
 	return sql.OrderByField(FieldImage, opts...).ToFunc()
+}
+
+// ByHostKey orders the results by the host_key field.
+func ByHostKey(opts ...sql.OrderTermOption) OrderOption {
+	return sql.OrderByField(FieldHostKey, opts...).ToFunc()
 }
 
 // ByFirstSeen orders the results by the first_seen field.

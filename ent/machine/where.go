@@ -86,6 +86,11 @@ func Image(v string) predicate.Machine {
 	return predicate.Machine(sql.FieldEQ(FieldImage, v))
 }
 
+// HostKey applies equality check predicate on the "host_key" field. It's identical to HostKeyEQ.
+func HostKey(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldEQ(FieldHostKey, v))
+}
+
 // FirstSeen applies equality check predicate on the "first_seen" field. It's identical to FirstSeenEQ.
 func FirstSeen(v time.Time) predicate.Machine {
 	return predicate.Machine(sql.FieldEQ(FieldFirstSeen, v))
@@ -524,6 +529,81 @@ func ImageEqualFold(v string) predicate.Machine {
 // ImageContainsFold applies the ContainsFold predicate on the "image" field.
 func ImageContainsFold(v string) predicate.Machine {
 	return predicate.Machine(sql.FieldContainsFold(FieldImage, v))
+}
+
+// HostKeyEQ applies the EQ predicate on the "host_key" field.
+func HostKeyEQ(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldEQ(FieldHostKey, v))
+}
+
+// HostKeyNEQ applies the NEQ predicate on the "host_key" field.
+func HostKeyNEQ(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldNEQ(FieldHostKey, v))
+}
+
+// HostKeyIn applies the In predicate on the "host_key" field.
+func HostKeyIn(vs ...string) predicate.Machine {
+	return predicate.Machine(sql.FieldIn(FieldHostKey, vs...))
+}
+
+// HostKeyNotIn applies the NotIn predicate on the "host_key" field.
+func HostKeyNotIn(vs ...string) predicate.Machine {
+	return predicate.Machine(sql.FieldNotIn(FieldHostKey, vs...))
+}
+
+// HostKeyGT applies the GT predicate on the "host_key" field.
+func HostKeyGT(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldGT(FieldHostKey, v))
+}
+
+// HostKeyGTE applies the GTE predicate on the "host_key" field.
+func HostKeyGTE(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldGTE(FieldHostKey, v))
+}
+
+// HostKeyLT applies the LT predicate on the "host_key" field.
+func HostKeyLT(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldLT(FieldHostKey, v))
+}
+
+// HostKeyLTE applies the LTE predicate on the "host_key" field.
+func HostKeyLTE(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldLTE(FieldHostKey, v))
+}
+
+// HostKeyContains applies the Contains predicate on the "host_key" field.
+func HostKeyContains(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldContains(FieldHostKey, v))
+}
+
+// HostKeyHasPrefix applies the HasPrefix predicate on the "host_key" field.
+func HostKeyHasPrefix(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldHasPrefix(FieldHostKey, v))
+}
+
+// HostKeyHasSuffix applies the HasSuffix predicate on the "host_key" field.
+func HostKeyHasSuffix(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldHasSuffix(FieldHostKey, v))
+}
+
+// HostKeyIsNil applies the IsNil predicate on the "host_key" field.
+func HostKeyIsNil() predicate.Machine {
+	return predicate.Machine(sql.FieldIsNull(FieldHostKey))
+}
+
+// HostKeyNotNil applies the NotNil predicate on the "host_key" field.
+func HostKeyNotNil() predicate.Machine {
+	return predicate.Machine(sql.FieldNotNull(FieldHostKey))
+}
+
+// HostKeyEqualFold applies the EqualFold predicate on the "host_key" field.
+func HostKeyEqualFold(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldEqualFold(FieldHostKey, v))
+}
+
+// HostKeyContainsFold applies the ContainsFold predicate on the "host_key" field.
+func HostKeyContainsFold(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldContainsFold(FieldHostKey, v))
 }
 
 // FirstSeenEQ applies the EQ predicate on the "first_seen" field.

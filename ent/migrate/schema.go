@@ -124,14 +124,14 @@ var (
 		PrimaryKey: []*schema.Column{EventsColumns[0]},
 		Indexes: []*schema.Index{
 			{
-				Name:    "event_machine_id",
+				Name:    "event_machine_id_time",
 				Unique:  false,
-				Columns: []*schema.Column{EventsColumns[4]},
+				Columns: []*schema.Column{EventsColumns[4], EventsColumns[1]},
 			},
 			{
-				Name:    "event_mac",
+				Name:    "event_mac_time",
 				Unique:  false,
-				Columns: []*schema.Column{EventsColumns[3]},
+				Columns: []*schema.Column{EventsColumns[3], EventsColumns[1]},
 			},
 			{
 				Name:    "event_run",
@@ -278,6 +278,7 @@ var (
 		{Name: "serial", Type: field.TypeString, Nullable: true},
 		{Name: "smbios_uuid", Type: field.TypeString, Nullable: true},
 		{Name: "image", Type: field.TypeString, Nullable: true},
+		{Name: "host_key", Type: field.TypeString, Nullable: true},
 		{Name: "first_seen", Type: field.TypeTime},
 		{Name: "last_seen", Type: field.TypeTime},
 		{Name: "site", Type: field.TypeString},
@@ -290,7 +291,7 @@ var (
 		ForeignKeys: []*schema.ForeignKey{
 			{
 				Symbol:     "machines_sites_machines",
-				Columns:    []*schema.Column{MachinesColumns[8]},
+				Columns:    []*schema.Column{MachinesColumns[9]},
 				RefColumns: []*schema.Column{SitesColumns[0]},
 				OnDelete:   schema.NoAction,
 			},
@@ -299,7 +300,7 @@ var (
 			{
 				Name:    "machine_site_address",
 				Unique:  true,
-				Columns: []*schema.Column{MachinesColumns[8], MachinesColumns[1]},
+				Columns: []*schema.Column{MachinesColumns[9], MachinesColumns[1]},
 			},
 			{
 				Name:    "machine_smbios_uuid",

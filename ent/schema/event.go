@@ -31,8 +31,8 @@ func (Event) Fields() []ent.Field {
 // Indexes of an event.
 func (Event) Indexes() []ent.Index {
 	return []ent.Index{
-		index.Fields("machine_id"),
-		index.Fields("mac"),
+		index.Fields("machine_id", "time"),
+		index.Fields("mac", "time"),
 		index.Fields("run"),
 		index.Fields("time"),
 	}

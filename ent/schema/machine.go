@@ -22,6 +22,7 @@ func (Machine) Fields() []ent.Field {
 		field.String("serial").Optional().Nillable().Comment("SMBIOS system serial unless known junk"),
 		field.String("smbios_uuid").Optional().Nillable().Comment("text order of RFC 9562, lower case, unless known junk"),
 		field.String("image").Optional().Nillable().Comment("digest of the image whose write finished last"),
+		field.String("host_key").Optional().Nillable().Comment("SSH host key in authorized_keys form, reported by the agent"),
 		field.Time("first_seen").Immutable(),
 		field.Time("last_seen"),
 	}

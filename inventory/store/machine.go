@@ -176,7 +176,23 @@ func (s *Store) SetState(ctx context.Context, id uuid.UUID, to inventory.State) 
 // finished; empty when the disk was wiped.
 func (s *Store) SetImage(ctx context.Context, id uuid.UUID, digest string) error {
 	return s.write(ctx, "recording the image of machine "+id.String(), func(tx *ent.Tx) error {
-		return tx.Machine.UpdateOneID(id).SetImage(digest).Exec(ctx)
+		up := tx.Machine.UpdateOneID(id)
+		if digest == "" {
+			return up.ClearImage().Exec(ctx)
+		}
+		return up.SetImage(digest).Exec(ctx)
+	})
+}
+
+// SetHostKey records the SSH host key that was made on the machine, in
+// authorized_keys form; empty when the machine was wiped.
+func (s *Store) SetHostKey(ctx context.Context, id uuid.UUID, key string) error {
+	return s.write(ctx, "recording the host key of machine "+id.String(), func(tx *ent.Tx) error {
+		up := tx.Machine.UpdateOneID(id)
+		if key == "" {
+			return up.ClearHostKey().Exec(ctx)
+		}
+		return up.SetHostKey(key).Exec(ctx)
 	})
 }
 
@@ -320,6 +336,7 @@ func machineOf(r *ent.Machine) (inventory.Machine, error) {
 	setString(&m.Address, r.Address)
 	setString(&m.Serial, r.Serial)
 	setString(&m.Image, r.Image)
+	setString(&m.HostKey, r.HostKey)
 	var err error
 	for i, row := range r.Edges.Macs {
 		if m.MACs[i], err = inventory.ParseMAC(row.MAC); err != nil {

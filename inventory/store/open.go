@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"net/url"
@@ -11,7 +12,7 @@ import (
 
 	"entgo.io/ent/dialect"
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver named pgx
-	_ "modernc.org/sqlite"             // the driver named sqlite
+	"modernc.org/sqlite"
 )
 
 // checkLimitBytes is the size up to which a SQLite file is read through at
@@ -72,18 +73,17 @@ func (s *Store) connectSQLite(ctx context.Context) error {
 	}
 
 	s.gate = &gate{}
+	// A driver of our own: its functions are not the whole process's.
+	source := connector{dsn: s.sqliteDSN(), driver: &sqlite.Driver{}}
+	if err := source.driver.RegisterDeterministicScalarFunction("regexp", 2, s.regexp); err != nil {
+		return fmt.Errorf("opening catalog %s: %w", path, err)
+	}
 	open := func(conns int) *pool {
-		db, e := sql.Open("sqlite", s.sqliteDSN())
-		if e != nil {
-			err = e
-			return nil
-		}
+		db := sql.OpenDB(source)
 		db.SetMaxOpenConns(conns)
 		return newPool(dialect.SQLite, db)
 	}
-	if s.main, s.lease, s.event = open(8), open(2), open(1); err != nil {
-		return fmt.Errorf("opening catalog %s: %w", path, err)
-	}
+	s.main, s.lease, s.event = open(8), open(2), open(1)
 	if err := s.check(ctx, info.Size()); err != nil {
 		return errors.Join(s.explain("opening the catalog", err), s.disconnect())
 	}
@@ -104,6 +104,28 @@ func (s *Store) sqliteDSN() string {
 	q.Set("_time_format", "sqlite") // sorts as text does while everything is UTC
 	q.Set("_timezone", "UTC")
 	return (&url.URL{Scheme: "file", OmitHost: true, Path: s.cfg.Path, RawQuery: q.Encode()}).String()
+}
+
+// connector opens connections of one SQLite driver.
+type connector struct {
+	dsn    string
+	driver *sqlite.Driver
+}
+
+// Connect implements driver.Connector.
+func (c connector) Connect(context.Context) (driver.Conn, error) { return c.driver.Open(c.dsn) }
+
+// Driver implements driver.Connector.
+func (c connector) Driver() driver.Driver { return c.driver }
+
+// regexp is what inventory/query's conditions call in SQLite.
+func (s *Store) regexp(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {
+	pattern, isText := args[0].(string)
+	text, isTextToo := args[1].(string)
+	if !isText || !isTextToo {
+		return nil, nil // NULL matches nothing
+	}
+	return s.cfg.Match(pattern, text)
 }
 
 // check asks SQLite whether the file is whole.

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"sync"
 	"time"
 
@@ -35,6 +36,10 @@ type Config struct {
 	Now func() time.Time
 	// Log receives what no caller can be told; nil discards it.
 	Log *slog.Logger
+	// Match reports whether text holds a match of an RE2 pattern; it is what
+	// regexp(pattern, text) does in a condition of Query on SQLite. Give
+	// query.Match, which keeps compiled patterns; regexp.MatchString when nil.
+	Match func(pattern, text string) (bool, error)
 	// BusyTimeout bounds the wait for another program that is writing to the
 	// same catalog; 10 s when zero.
 	BusyTimeout time.Duration
@@ -106,6 +111,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Match == nil {
+		c.Match = regexp.MatchString
 	}
 	defaultTo(&c.BusyTimeout, 10*time.Second)
 	defaultTo(&c.EventRetention, 30*24*time.Hour)

@@ -1,0 +1,77 @@
+package store
+
+import (
+	"context"
+	"io/fs"
+	"runtime"
+
+	"github.com/edge-provision/edge-provision/ent"
+)
+
+// HoldWrite keeps a write transaction open while fn runs.
+func (s *Store) HoldWrite(ctx context.Context, fn func()) error {
+	return s.write(ctx, "holding the catalog", func(tx *ent.Tx) error {
+		err := tx.Setting.Create().SetID("held").SetValue([]byte{}).SetUpdatedAt(s.now()).Exec(ctx)
+		fn()
+		return err
+	})
+}
+
+// HoldEvents keeps the writer of events busy while fn runs.
+func (s *Store) HoldEvents(ctx context.Context, fn func()) error {
+	return s.writeOn(ctx, s.event, idle, "holding the events", func(tx *ent.Tx) error {
+		fn()
+		return nil
+	})
+}
+
+// LimitPages forbids the SQLite file to grow.
+func (s *Store) LimitPages(ctx context.Context) error {
+	s.main.db.SetMaxOpenConns(1)
+	_, err := s.main.db.ExecContext(ctx, "PRAGMA max_page_count = 1")
+	return err
+}
+
+// Exec runs SQL past the API, to look at tables or to damage them.
+func (s *Store) Exec(ctx context.Context, query string, args ...any) error {
+	_, err := s.main.db.ExecContext(ctx, query, args...)
+	return err
+}
+
+// Number reads one number past the API.
+func (s *Store) Number(ctx context.Context, query string, args ...any) (int64, error) {
+	var n int64
+	err := s.main.db.QueryRowContext(ctx, query, args...).Scan(&n)
+	return n, err
+}
+
+// MigrateWith migrates with other files than the program's.
+func (s *Store) MigrateWith(ctx context.Context, files fs.FS) error { return s.migrateWith(ctx, files) }
+
+// OpenBare opens a database without migrating it.
+func OpenBare(ctx context.Context, cfg Config) (*Store, error) {
+	s := &Store{cfg: cfg.withDefaults(), dialect: "sqlite3"}
+	if cfg.DSN != "" {
+		s.dialect = "postgres"
+	}
+	return s, s.connect(ctx)
+}
+
+// Disconnect closes what OpenBare opened.
+func (s *Store) Disconnect() error { return s.disconnect() }
+
+// AwaitWaiting returns when n writers stand before the gate.
+func (s *Store) AwaitWaiting(n int) {
+	for {
+		s.gate.mu.Lock()
+		waiting := 0
+		for _, q := range s.gate.waiting {
+			waiting += len(q)
+		}
+		s.gate.mu.Unlock()
+		if waiting >= n {
+			return
+		}
+		runtime.Gosched()
+	}
+}
