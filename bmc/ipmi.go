@@ -109,6 +109,7 @@ var explanations = []struct {
 	{"invalid integrity algorithm", faultUnsupported, "the controller does not take the cipher suite; try cipher suite 3 or 17"},
 	{"invalid confidentiality algorithm", faultUnsupported, "the controller does not take the cipher suite; try cipher suite 3 or 17"},
 	{"no matching cipher suite", faultUnsupported, "the controller does not take the cipher suite; try cipher suite 3 or 17"},
+	{"does not support IPMI v2", faultUnsupported, "the controller does not offer IPMI 2.0"},
 	{"insufficient resources", faultBusy, "the controller has no free session"},
 	{"node busy", faultBusy, "the controller is busy"},
 	{"insufficient privilege", faultPrivilege, "the account lacks the privilege"},

@@ -132,16 +132,21 @@ func (c *Controller) setPower(ctx context.Context, op string, a PowerAction) err
 
 // awaitPower polls until the state is want or ctx ends.
 func (c *Controller) awaitPower(ctx context.Context, s session, want PowerState) error {
-	for {
+	last := PowerUnknown
+	for looks := 0; ; looks++ {
 		state, err := s.power(ctx)
-		if err != nil {
-			return err
-		}
-		if state == want {
+		if err == nil && state == want {
 			return nil
 		}
-		if err := wait(ctx, c.config.PollInterval); err != nil {
-			return &fault{kind: faultResponse, err: fmt.Errorf("the BMC accepted the action but still reports power %s, not %s", state, want)}
+		if err != nil && (ctx.Err() == nil || looks == 0) {
+			return err
+		}
+		if err == nil {
+			last = state
+			err = wait(ctx, c.config.PollInterval)
+		}
+		if err != nil {
+			return &fault{kind: faultResponse, err: fmt.Errorf("the BMC accepted the action but still reports power %s, not %s", last, want)}
 		}
 	}
 }

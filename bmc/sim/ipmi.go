@@ -3,6 +3,7 @@ package sim
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -30,6 +31,8 @@ type IPMIConfig struct {
 	// StateDir is an existing directory for the child's files, for this
 	// simulator alone. The password is in one of them (mode 0600).
 	StateDir string
+	// GUID is the system GUID (IPMI 2.0 section 20.8); zero: one made of Addr.
+	GUID [16]byte
 	// EFI is what the Machine is told about overrides: ipmi_sim does not hand
 	// the EFI flag of the request on.
 	EFI bool
@@ -182,6 +185,12 @@ exit "${status:-1}"
 
 // writeFiles fills the state directory.
 func (c IPMIConfig) writeFiles(dir string) error {
+	// Without a GUID ipmi_sim does not offer IPMI 2.0.
+	guid := c.GUID
+	if guid == ([16]byte{}) {
+		sum := sha256.Sum256([]byte(c.Addr.String()))
+		copy(guid[:], sum[:])
+	}
 	lan := fmt.Sprintf(`name "edge-provision-simulator"
 set_working_mc 0x20
   startlan 1
@@ -191,11 +200,12 @@ set_working_mc 0x20
     allowed_auths_user none md5
     allowed_auths_operator none md5
     allowed_auths_admin none md5
+    guid %x
   endlan
   chassis_control "%s"
   user 1 false "" "none" user 10 none md5
   user 2 true "%s" "%s" admin 10 none md5
-`, c.Addr.Addr(), c.Addr.Port(), filepath.Join(dir, "chassis-control"), c.Username, c.Password)
+`, c.Addr.Addr(), c.Addr.Port(), guid, filepath.Join(dir, "chassis-control"), c.Username, c.Password)
 	const emulation = `mc_setbmc 0x20
 mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr
 mc_enable 0x20
