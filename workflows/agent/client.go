@@ -181,8 +181,14 @@ func (c *Client) Result(ctx context.Context, r Result) error {
 	return nil
 }
 
-// Log sends log lines.
+// Log sends log lines; it needs an open session.
 func (c *Client) Log(ctx context.Context, lines []LogLine) error {
+	c.mu.Lock()
+	open := c.bearer != ""
+	c.mu.Unlock()
+	if !open {
+		return errors.New("sending log lines: no session is open yet")
+	}
 	if err := c.post(ctx, PathLog, requestTimeout, LogRequest{Lines: lines}, nil); err != nil {
 		return fmt.Errorf("sending log lines: %w", err)
 	}

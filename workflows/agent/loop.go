@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/edge-provision/edge-provision/inventory"
@@ -71,7 +72,9 @@ type Loop struct {
 	finished map[TaskRef]Result
 	attempts map[string]int
 	fence    int64
-	lastSay  string
+
+	saying  sync.Mutex
+	lastSay string
 }
 
 // job is the task under way.
@@ -316,8 +319,7 @@ func (l *Loop) reportFacts(ctx context.Context) error {
 }
 
 // retry calls do until it succeeds, the controller says that repeating is
-// pointless, the controller has been silent for LostAfter, or ctx ends. A running
-// task is not lost with the controller: it has bounds of its own.
+// pointless, the controller has been silent for LostAfter, or ctx ends.
 func (l *Loop) retry(ctx context.Context, do func() error) error {
 	wait := l.cfg.Backoff
 	began := l.cfg.Now()
@@ -366,6 +368,8 @@ func (l *Loop) stop(cause error) {
 // say shows a line unless it is the one shown last.
 func (l *Loop) say(format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
+	l.saying.Lock()
+	defer l.saying.Unlock()
 	if line == l.lastSay {
 		return
 	}

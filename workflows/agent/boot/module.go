@@ -1,0 +1,249 @@
+package boot
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Modules loads kernel modules by name and by what devices ask for. It is safe
+// for use by several goroutines.
+type Modules struct {
+	dir     string // lib/modules/RELEASE
+	files   map[string]string
+	needs   map[string][]string
+	aliases map[string][]alias // by what stands before the first colon
+	insert  func(path, params string) error
+
+	mu      sync.Mutex
+	loading map[string]*load
+	seen    map[string]bool // modaliases
+}
+
+// alias is a line of modules.alias.
+type alias struct{ pattern, module string }
+
+// load is one module on its way into the kernel.
+type load struct {
+	done chan struct{}
+	err  error
+}
+
+// NewModules reads depmod(8)'s files in dir, /lib/modules/RELEASE. insert puts a
+// file into the kernel; nil means finit_module(2).
+func NewModules(dir string, insert func(path, params string) error) (*Modules, error) {
+	m := &Modules{
+		dir: dir, insert: insert, files: make(map[string]string), needs: make(map[string][]string),
+		aliases: make(map[string][]alias), loading: make(map[string]*load), seen: make(map[string]bool),
+	}
+	if m.insert == nil {
+		m.insert = finit
+	}
+	err := eachLine(filepath.Join(dir, "modules.dep"), func(line string) {
+		file, deps, ok := strings.Cut(line, ":")
+		if !ok {
+			return
+		}
+		name := moduleName(file)
+		m.files[name] = file
+		for dep := range strings.FieldsSeq(deps) {
+			m.needs[name] = append(m.needs[name], moduleName(dep))
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the list of kernel modules: %w", err)
+	}
+	err = eachLine(filepath.Join(dir, "modules.alias"), func(line string) {
+		f := strings.Fields(line)
+		if len(f) == 3 && f[0] == "alias" {
+			bucket, _, _ := strings.Cut(f[1], ":")
+			m.aliases[bucket] = append(m.aliases[bucket], alias{f[1], canonical(f[2])})
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the aliases of kernel modules: %w", err)
+	}
+	// "softdep a pre: b c post: d": what goes before is needed as well where
+	// it is there.
+	err = eachLine(filepath.Join(dir, "modules.softdep"), func(line string) {
+		f := strings.Fields(line)
+		if len(f) < 3 || f[0] != "softdep" {
+			return
+		}
+		pre := false
+		for _, word := range f[2:] {
+			switch {
+			case word == "pre:":
+				pre = true
+			case strings.HasSuffix(word, ":"):
+				pre = false
+			case pre:
+				m.needs[canonical(f[1])] = append(m.needs[canonical(f[1])], canonical(word))
+			}
+		}
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading the soft dependencies of kernel modules: %w", err)
+	}
+	return m, nil
+}
+
+func eachLine(name string, do func(string)) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	scan := bufio.NewScanner(f)
+	scan.Buffer(nil, 1<<20)
+	for scan.Scan() {
+		if line := scan.Text(); !strings.HasPrefix(line, "#") {
+			do(line)
+		}
+	}
+	return scan.Err()
+}
+
+// moduleName turns kernel/drivers/net/virtio_net.ko.xz into virtio_net.
+func moduleName(file string) string {
+	name, _, _ := strings.Cut(path.Base(file), ".ko")
+	return canonical(name)
+}
+
+// canonical has underscores where file names may have hyphens.
+func canonical(name string) string { return strings.ReplaceAll(name, "-", "_") }
+
+// Load loads a module and what it needs, once. A module that is not there is
+// taken for built in: the kernel says soon enough if it is not.
+func (m *Modules) Load(name string) error {
+	return m.load(canonical(name), nil)
+}
+
+// load loads name; chain are the modules that wait for it, so that a circle in
+// the list does not wait for itself.
+func (m *Modules) load(name string, chain []string) error {
+	file, ok := m.files[name]
+	if !ok || slices.Contains(chain, name) {
+		return nil
+	}
+	m.mu.Lock()
+	l := m.loading[name]
+	if l != nil {
+		m.mu.Unlock()
+		<-l.done
+		return l.err
+	}
+	l = &load{done: make(chan struct{})}
+	m.loading[name] = l
+	m.mu.Unlock()
+	defer close(l.done)
+	for _, dep := range m.needs[name] {
+		if err := m.load(dep, append(chain, name)); err != nil {
+			// The module may do without; if not, its own insertion fails.
+			l.err = err
+		}
+	}
+	if err := m.insert(filepath.Join(m.dir, file), ""); err != nil {
+		l.err = errors.Join(fmt.Errorf("loading module %s: %w", name, err), l.err)
+	} else {
+		l.err = nil
+	}
+	return l.err
+}
+
+// For returns the modules that drive a device of this modalias.
+func (m *Modules) For(modalias string) []string {
+	bucket, _, _ := strings.Cut(modalias, ":")
+	var names []string
+	for _, a := range m.aliases[bucket] {
+		// A pattern that is none matches nothing.
+		if ok, err := path.Match(a.pattern, modalias); ok && err == nil {
+			names = append(names, a.module)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// parallelLoads bounds the modules that are inserted at once; a driver's probe
+// waits for its hardware most of the time.
+const parallelLoads = 8
+
+// LoadForDevices loads modules for all devices under sys (/sys) that are not
+// driven yet, until that brings forth no new devices.
+func (m *Modules) LoadForDevices(ctx context.Context, sys string) error {
+	var errs []error
+	for ctx.Err() == nil {
+		fresh := m.wanted(sys)
+		if len(fresh) == 0 {
+			break
+		}
+		limit := make(chan struct{}, parallelLoads)
+		failed := make([]error, len(fresh))
+		var group sync.WaitGroup
+		for i, name := range fresh {
+			limit <- struct{}{}
+			group.Go(func() {
+				defer func() { <-limit }()
+				failed[i] = m.Load(name)
+			})
+		}
+		group.Wait()
+		errs = append(errs, failed...)
+	}
+	return errors.Join(errs...)
+}
+
+// wanted lists the modules for modaliases that were not seen before.
+func (m *Modules) wanted(sys string) []string {
+	files, err := filepath.Glob(filepath.Join(sys, "bus/*/devices/*/modalias"))
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, f := range files {
+		raw, err := os.ReadFile(f)
+		modalias := strings.TrimSpace(string(raw))
+		if err != nil || modalias == "" {
+			continue
+		}
+		m.mu.Lock()
+		known := m.seen[modalias]
+		m.seen[modalias] = true
+		m.mu.Unlock()
+		if known {
+			continue
+		}
+		names = append(names, m.For(modalias)...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// finit puts a module file into the kernel.
+func finit(path, params string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	flags := 0
+	if filepath.Ext(path) != ".ko" {
+		flags = unix.MODULE_INIT_COMPRESSED_FILE
+	}
+	err = unix.FinitModule(int(f.Fd()), params, flags)
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return err
+}
