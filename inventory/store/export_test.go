@@ -75,3 +75,34 @@ func (s *Store) AwaitWaiting(n int) {
 		runtime.Gosched()
 	}
 }
+
+// Rows reads rows past the API, without their ids.
+func (s *Store) Rows(ctx context.Context, query string) ([]map[string]any, error) {
+	rows, err := s.main.db.QueryContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	names, err := rows.Columns()
+	if err != nil {
+		return nil, err
+	}
+	var out []map[string]any
+	for rows.Next() {
+		values, row := make([]any, len(names)), map[string]any{}
+		targets := make([]any, len(names))
+		for i := range values {
+			targets[i] = &values[i]
+		}
+		if err := rows.Scan(targets...); err != nil {
+			return nil, err
+		}
+		for i, n := range names {
+			if n != "id" {
+				row[n] = values[i]
+			}
+		}
+		out = append(out, row)
+	}
+	return out, rows.Err()
+}
