@@ -335,7 +335,13 @@ func (d *decoder) query(name string, root query.Root) *query.Expr {
 	}
 	sc := d.scope
 	sc.query = true
-	expr, diags := query.Compile(attr.Expr, d.e.context(attr.Expr.Variables(), sc), root)
+	ctx := d.e.context(attr.Expr.Variables(), sc)
+	for _, traversal := range attr.Expr.Variables() {
+		if v, diags := traversal.TraverseAbs(ctx); !diags.HasErrors() && !v.IsKnown() && len(onlyAfter(v.Marks())) == 0 {
+			return nil // what it refers to has failed, and that was reported
+		}
+	}
+	expr, diags := query.Compile(attr.Expr, ctx, root)
 	d.e.add(improve(diags))
 	if diags.HasErrors() {
 		return nil

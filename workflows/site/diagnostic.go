@@ -32,6 +32,18 @@ func suggest(given string, names []string) string {
 	return ""
 }
 
+// offer is suggest, or else the list of what there is.
+func offer(given string, names []string) string {
+	hint := suggest(given, names)
+	switch {
+	case hint != "" || len(names) == 0:
+		return hint
+	case len(names) == 1:
+		return fmt.Sprintf(" There is only %q.", names[0])
+	}
+	return " There are " + listNames(names) + "."
+}
+
 // nearest is the closest of the names, or empty when none is close.
 func nearest(given string, names []string) string {
 	sorted := append([]string(nil), names...)
@@ -106,6 +118,11 @@ func improve(diags hcl.Diagnostics) hcl.Diagnostics {
 			}
 		}
 		if anyMarked(d.Expression, d.EvalContext) {
+			switch d.Summary {
+			case "Invalid function argument", "Error in function call":
+				// Functions repeat their arguments in their errors.
+				d.Detail = "The function refuses its arguments. Why is not shown, because one of them is sensitive or not known yet."
+			}
 			d.Expression, d.EvalContext = nil, nil
 		}
 	}

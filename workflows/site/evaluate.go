@@ -216,13 +216,7 @@ func (e *evaluator) named(root, name string, rng hcl.Range) cty.Value {
 			return e.thing(t, rng)
 		}
 	}
-	hint := suggest(name, e.names(root))
-	if hint == "" {
-		if names := e.names(root); len(names) > 0 {
-			hint = " There are " + listNames(names) + "."
-		}
-	}
-	e.add(failure("Unknown reference", &rng, "There is no %s %q.%s", kindText(root), clip(name), hint))
+	e.add(failure("Unknown reference", &rng, "There is no %s %q.%s", kindText(root), clip(name), offer(name, e.names(root))))
 	return cty.DynamicVal
 }
 
@@ -364,11 +358,7 @@ func (e *evaluator) stepContext(traversal hcl.Traversal, workflow string, steps 
 	for _, s := range w.steps {
 		names = append(names, s.typ+"."+s.name)
 	}
-	hint := suggest(typ+"."+name, names)
-	if hint == "" && len(names) > 0 {
-		hint = " There are " + listNames(names) + "."
-	}
-	e.add(failure("Unknown reference", &rng, "The workflow %q has no step \"%s.%s\".%s", workflow, clip(typ), clip(name), hint))
+	e.add(failure("Unknown reference", &rng, "The workflow %q has no step \"%s.%s\".%s", workflow, clip(typ), clip(name), offer(typ+"."+name, names)))
 	if steps[typ] == nil {
 		steps[typ] = make(map[string]cty.Value)
 	}
@@ -397,7 +387,7 @@ func (e *evaluator) workflowContext(traversal hcl.Traversal, workflows map[strin
 		for _, w := range e.m.workflows {
 			names = append(names, w.name)
 		}
-		e.add(failure("Unknown reference", &rng, "There is no workflow %q.%s", clip(name), suggest(name, names)))
+		e.add(failure("Unknown reference", &rng, "There is no workflow %q.%s", clip(name), offer(name, names)))
 		workflows[name] = cty.DynamicVal
 		return
 	}

@@ -92,11 +92,11 @@ func LoadFiles(path string, opts Options) (*Site, map[string]*hcl.File, hcl.Diag
 // load is Load of sources that are read already.
 func load(sources []source, dir string, opts Options) (*Site, map[string]*hcl.File, hcl.Diagnostics) {
 	m, diags := parseModule(sources, dir, opts)
-	if diags.HasErrors() {
+	if m.site == nil {
 		return nil, m.files, diags
 	}
 	diags = append(diags, m.setVariables()...)
-	s := &Site{Files: m.files, module: m}
+	s := &Site{Dir: dir, Files: m.files, module: m}
 	e := &evaluator{m: m, values: make(map[string]cty.Value), sizes: make(map[string]int), built: s, byID: make(map[string]any)}
 	if m.version != nil {
 		if v, more := m.version.Expr.Value(nil); !more.HasErrors() {
@@ -120,10 +120,10 @@ func load(sources []source, dir string, opts Options) (*Site, map[string]*hcl.Fi
 		s.Moved = append(s.Moved, e.decodeMoved(block))
 	}
 	s.inFileOrder()
-	diags = append(diags, e.diags...)
+	diags = append(diags, m.withoutNoise(e.diags)...)
 	e.diags = nil
 	s.link(e)
-	diags = append(diags, e.diags...)
+	diags = append(diags, m.withoutNoise(e.diags)...)
 	diags = append(diags, s.validate()...)
 	m.settled = map[string]cty.Value{"site": e.values["site"]}
 	for _, t := range m.order {
@@ -132,6 +132,21 @@ func load(sources []source, dir string, opts Options) (*Site, map[string]*hcl.Fi
 		}
 	}
 	return s, m.files, diags
+}
+
+// withoutNoise drops complaints about references when a block was left out
+// because of its own error: what refers to it is right, for all we know.
+func (m *module) withoutNoise(diags hcl.Diagnostics) hcl.Diagnostics {
+	if !m.dropped {
+		return diags
+	}
+	var out hcl.Diagnostics
+	for _, d := range diags {
+		if d.Summary != "Unknown reference" {
+			out = append(out, d)
+		}
+	}
+	return out
 }
 
 // inFileOrder sorts what was decoded in the order of its references back into

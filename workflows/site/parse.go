@@ -30,6 +30,7 @@ type module struct {
 	moved     []*hclsyntax.Block
 	version   *hclsyntax.Attribute
 	edges     []Edge
+	dropped   bool                 // a block was wrong and left out
 	settled   map[string]cty.Value // values that cannot change after Load
 }
 
@@ -144,7 +145,7 @@ func parseModule(sources []source, dir string, opts Options) (*module, hcl.Diagn
 	for _, body := range bodies {
 		diags = append(diags, m.sortBody(body)...)
 	}
-	if m.site == nil && !diags.HasErrors() {
+	if m.site == nil && !m.dropped {
 		diags = append(diags, failure("Missing site block", nil,
 			"No file has a site block. Every site has one, which names it: site \"store-0421\" {}.")...)
 	}
@@ -183,7 +184,9 @@ func (m *module) sortBody(body *hclsyntax.Body) hcl.Diagnostics {
 		}
 	}
 	for _, block := range body.Blocks {
-		diags = append(diags, m.sortBlock(block)...)
+		more := m.sortBlock(block)
+		m.dropped = m.dropped || more.HasErrors() && block.Type != "variable"
+		diags = append(diags, more...)
 	}
 	return diags
 }
@@ -335,11 +338,7 @@ func (m *module) sortWorkflow(block *hclsyntax.Block) hcl.Diagnostics {
 			for n := range m.opts.StepTypes {
 				names = append(names, n)
 			}
-			hint := suggest(s.typ, names)
-			if hint == "" && len(names) > 0 {
-				hint = " There are " + listNames(names) + "."
-			}
-			diags = append(diags, failure("Unknown step type", b.LabelRanges[0].Ptr(), "There is no step type %q.%s", s.typ, hint)...)
+			diags = append(diags, failure("Unknown step type", b.LabelRanges[0].Ptr(), "There is no step type %q.%s", s.typ, offer(s.typ, names))...)
 			continue
 		}
 		s.spec = spec

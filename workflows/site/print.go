@@ -207,11 +207,11 @@ func (p *printer) step(s *Step) {
 		p.line(2, "when = %s", when)
 	}
 	p.line(2, "on_failure = %s", s.OnFailure)
-	shown := Redact(s.Inputs)
-	if shown.IsNull() || !shown.CanIterateElements() {
+	inputs, _ := s.Inputs.Unmark()
+	if inputs.IsNull() || !inputs.CanIterateElements() {
 		return
 	}
-	for it := shown.ElementIterator(); it.Next(); {
+	for it := inputs.ElementIterator(); it.Next(); {
 		name, v := it.Element()
 		if !v.IsNull() {
 			p.line(2, "%s = %s", name.AsString(), Text(v))

@@ -44,6 +44,9 @@ type Site struct {
 	Users []User
 	// Moved are the renames that the site declares, in file order.
 	Moved []Moved
+	// Dir is the directory of the sources; relative paths (Image.Source,
+	// RackDisk.Source) are meant from there.
+	Dir string
 	// Files are the sources, for the snippets of diagnostics.
 	Files map[string]*hcl.File
 

@@ -1,0 +1,27 @@
+site "bad" {}
+network "edge" {
+  interface = "eth1"
+  cidr      = "172.22.0.0/24"
+  dhcp {
+    range = "172.22.0.100-172.22.0.199"
+  }
+}
+image "os" {
+  distribution = "debian"
+  release      = "bookworm"
+}
+machine "m" {
+  match   = facts.memory.bytes >= var.leest # ERROR: Unknown reference | Did you mean "least"?
+  network = network.edge
+  image   = image.os
+  root_disk {
+    match = disk.bites > 1 # ERROR: Unknown field
+  }
+  require {
+    condition = facts.cpus.cores > 2 # ERROR: Unknown field
+    message   = "more cores"
+  }
+}
+variable "least" {
+  default = 1
+}

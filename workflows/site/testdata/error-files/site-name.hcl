@@ -1,0 +1,2 @@
+site "Store 0421" { # ERROR: Invalid name
+}

@@ -1,0 +1,3 @@
+site "bad" {
+  labels = # ERROR: Invalid expression
+}
