@@ -9,10 +9,10 @@ import (
 	"log"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/edge-provision/edge-provision/bmc"
@@ -516,20 +516,79 @@ func TestNobodyListeningIsUnreachable(t *testing.T) {
 }
 
 func TestDriverNoneSaysWhatAPersonIsToDo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, err := bmc.Open(bmc.Config{Driver: bmc.DriverNone, Machine: "machine.till"}, bmc.Deps{})
-		if err != nil {
+	c, err := bmc.Open(bmc.Config{Driver: bmc.DriverNone, Machine: "machine.till"}, bmc.Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pe *bmc.PersonError
+	if err := c.SetPower(t.Context(), bmc.On); !errors.As(err, &pe) || !strings.Contains(err.Error(), "machine.till") {
+		t.Errorf("SetPower(on) = %v; want a PersonError that names the machine", err)
+	}
+	if err := c.SetNextBoot(t.Context(), bmc.BootPXE, bmc.BootOptions{}); !errors.As(err, &pe) {
+		t.Errorf("SetNextBoot(pxe) = %v; want a PersonError", err)
+	}
+	if st, err := c.PowerState(t.Context()); st != bmc.PowerUnknown || err != nil {
+		t.Errorf("PowerState() = %s, %v; want unknown", st, err)
+	}
+}
+
+func TestSessionThatTheBMCEndedIsOpenedAgain(t *testing.T) {
+	r := newRig(t)
+	r.service.SetFault(sim.FaultSessionLost)
+	if _, err := r.open(t, bmc.Deps{}).PowerState(t.Context()); err != nil {
+		t.Errorf("PowerState() = %v; want no error after a second login", err)
+	}
+	if open, ever := r.service.Sessions(); open != 0 || ever != 2 {
+		t.Errorf("sessions open, ever = %d, %d; want 0, 2", open, ever)
+	}
+	if got := r.service.Refused(); got != 0 {
+		t.Errorf("the service saw %d refused logins; want 0", got)
+	}
+}
+
+func TestPlainHTTPAndOtherServersAreNotSpokenTo(t *testing.T) {
+	r := newRig(t)
+	plain := httptest.NewServer(r.service)
+	defer plain.Close()
+	r.config.Address = strings.TrimPrefix(plain.URL, "http://")
+	var re *bmc.ResponseError
+	if _, err := r.open(t, bmc.Deps{}).PowerState(t.Context()); !errors.As(err, &re) || !strings.Contains(err.Error(), "does not speak TLS") {
+		t.Errorf("PowerState() of a plain HTTP port = %v; want a ResponseError about TLS", err)
+	}
+	if got := r.service.Requests(); len(got) != 0 {
+		t.Errorf("the service got %v; want nothing", got)
+	}
+}
+
+func TestLibraryThatWouldPrintThePasswordIsNotStarted(t *testing.T) {
+	t.Setenv("DEBUG_BMCLIB", "true")
+	r := newRig(t)
+	if _, err := r.open(t, bmc.Deps{}).PowerState(t.Context()); err == nil || !strings.Contains(err.Error(), "DEBUG_BMCLIB") {
+		t.Errorf("PowerState() = %v; want an error that names DEBUG_BMCLIB", err)
+	}
+}
+
+func TestClosedControllerRefusesCalls(t *testing.T) {
+	r := newRig(t)
+	c := r.open(t, bmc.Deps{})
+	for range 2 {
+		if err := c.Close(); err != nil {
 			t.Fatal(err)
 		}
-		var pe *bmc.PersonError
-		if err := c.SetPower(t.Context(), bmc.On); !errors.As(err, &pe) || !strings.Contains(err.Error(), "machine.till") {
-			t.Errorf("SetPower(on) = %v; want a PersonError that names the machine", err)
-		}
-		if err := c.SetNextBoot(t.Context(), bmc.BootPXE, bmc.BootOptions{}); !errors.As(err, &pe) {
-			t.Errorf("SetNextBoot(pxe) = %v; want a PersonError", err)
-		}
-		if st, err := c.PowerState(t.Context()); st != bmc.PowerUnknown || err != nil {
-			t.Errorf("PowerState() = %s, %v; want unknown", st, err)
-		}
-	})
+	}
+	if _, err := c.PowerState(t.Context()); err == nil {
+		t.Error("PowerState() after Close = nil; want an error")
+	}
+}
+
+func TestRefusalThatCannotBeReadStopsTheCall(t *testing.T) {
+	r := newRig(t)
+	dir := t.TempDir() + "/file"
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := r.open(t, bmc.Deps{Refusals: bmc.RefusalDir(dir), RefusalKey: []byte(strings.Repeat("k", 32))})
+	if _, err := c.PowerState(t.Context()); err == nil || len(r.service.Requests()) != 0 {
+		t.Errorf("PowerState() = %v after %v; want an error before any request", err, r.service.Requests())
+	}
 }

@@ -87,6 +87,7 @@ const (
 	FaultStuck       Fault = "stuck"        // power actions are accepted and ignored
 	FaultEcho        Fault = "echo"         // a refused login is answered with the request's body as message
 	FaultNoReset     Fault = "no reset"     // ForceRestart is not among the allowed actions
+	FaultSessionLost Fault = "session lost" // all sessions end at the next request that uses one; then none
 	FaultForbidden   Fault = "forbidden"    // actions need a privilege that the account lacks
 )
 
@@ -167,6 +168,10 @@ func (r *Redfish) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.requests = r.requests[1:]
 	}
 	fault := r.fault
+	if fault == FaultSessionLost && req.Header.Get("X-Auth-Token") != "" {
+		clear(r.sessions)
+		r.fault = FaultNone
+	}
 	r.mu.Unlock()
 	w.Header().Set("OData-Version", "4.0")
 	w.Header().Set("Cache-Control", "no-cache")
