@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/edge-provision/edge-provision/inventory"
 )
 
@@ -46,6 +48,9 @@ func (w *waitWriter) await(t *testing.T, limit time.Duration) {
 	t.Helper()
 	select {
 	case <-w.found:
+		if !strings.Contains(w.text(), w.want) {
+			t.Fatalf("%q did not appear before the end of:\n%s", w.want, w.text())
+		}
 	case <-time.After(limit):
 		t.Fatalf("%q did not appear within %s in:\n%s", w.want, limit, w.text())
 	}
@@ -97,9 +102,16 @@ func (v vm) start(t *testing.T, want string) *waitWriter {
 		cancel()
 		t.Fatal(err)
 	}
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		cmd.Wait()
+		console.Write([]byte("\nthe emulator has ended\n"))
+		console.once.Do(func() { close(console.found) })
+	}()
 	t.Cleanup(func() {
 		cancel()
-		cmd.Wait()
+		<-gone
 		if t.Failed() {
 			t.Logf("console of %s:\n%s", v.mac, printable(console.text()))
 		}
@@ -299,34 +311,50 @@ func TestFinishedMachineBootsItsDisk(t *testing.T) {
 			})
 		}
 	})
-	t.Run("uefi", func(t *testing.T) {
-		l := newLAN(t)
-		_, log := l.serve(Config{Mode: ModeServer, Booter: always(Answer{Kind: KindLocal}),
-			Leases: &memoryLeases{reserved: []Reservation{{MAC: mustMAC(vmMAC), Address: testServer.Next()}}}})
-		began := time.Now()
-		// The next entry is a disk without a loader; the boot manager's
-		// attempt at it is what proves that iPXE gave control back.
-		console := vm{firmware: "uefi", mac: vmMAC, tap: l.tap(), extra: []string{
-			"-drive", "if=none,id=d0,format=raw,file=" + uefiDisk(t), "-device", "virtio-blk-pci,drive=d0,bootindex=2",
-		}}.start(t, "BOOTED FROM DISK")
-		console.await(t, bootLimit)
-		timeline(t, began, log, "booted from disk")
+	t.Run("uefi back to the boot manager", func(t *testing.T) {
+		finishedUEFI(t, Answer{Kind: KindLocal}, []string{
+			"-drive", "if=none,id=d0,format=raw,file=" + uefiDisk(t, "BOOTED FROM DISK", uuid.New()), "-device", "virtio-blk-pci,drive=d0,bootindex=2",
+		})
+	})
+	t.Run("uefi from the declared disk and not a decoy", func(t *testing.T) {
+		esp := uuid.MustParse("0421a5b6-1111-4222-8333-444455556666")
+		finishedUEFI(t, Answer{Kind: KindLocal, ESP: esp}, []string{
+			"-drive", "if=none,id=d0,format=raw,file=" + uefiDisk(t, "WRONG DISK", uuid.New()), "-device", "virtio-blk-pci,drive=d0,bootindex=2",
+			"-drive", "if=none,id=d1,format=raw,file=" + uefiDisk(t, "BOOTED FROM DISK", esp), "-device", "virtio-blk-pci,drive=d1",
+		})
 	})
 }
 
-// uefiDisk makes a disk with a loader (GRUB) that says so on the console.
-func uefiDisk(t *testing.T) string {
+func finishedUEFI(t *testing.T, a Answer, disks []string) {
+	t.Helper()
+	l := newLAN(t)
+	_, log := l.serve(Config{Mode: ModeServer, Booter: always(a),
+		Leases: &memoryLeases{reserved: []Reservation{{MAC: mustMAC(vmMAC), Address: testServer.Next()}}}})
+	began := time.Now()
+	console := vm{firmware: "uefi", mac: vmMAC, tap: l.tap(), extra: disks}.start(t, "BOOTED FROM DISK")
+	console.await(t, bootLimit)
+	timeline(t, began, log, "booted from disk")
+	if strings.Contains(console.text(), "WRONG DISK") {
+		t.Error("the decoy was booted")
+	}
+}
+
+// uefiDisk makes a disk with a GPT, an EFI system partition with the unique
+// GUID esp, and on it a loader (GRUB) that says message on the console.
+func uefiDisk(t *testing.T, message string, esp uuid.UUID) string {
 	t.Helper()
 	dir := t.TempDir()
 	cfg, loader, disk := filepath.Join(dir, "grub.cfg"), filepath.Join(dir, "BOOTX64.EFI"), filepath.Join(dir, "disk.img")
-	if err := os.WriteFile(cfg, []byte("echo BOOTED FROM DISK\nsleep 600\n"), 0o600); err != nil {
+	if err := os.WriteFile(cfg, []byte("echo "+message+"\nsleep 600\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{
+		{"truncate", "-s", "48M", disk},
+		{"sgdisk", "-n", "1:2048:0", "-t", "1:ef00", "-u", "1:" + esp.String(), disk},
+		{"mkfs.vfat", "-F", "16", "--offset", "2048", disk, "40960"},
 		{"grub-mkimage", "-O", "x86_64-efi", "-p", "/", "-c", cfg, "-o", loader, "echo", "sleep", "normal", "part_gpt", "fat"},
-		{"mkfs.vfat", "-C", disk, "32768"},
-		{"mmd", "-i", disk, "::/EFI", "::/EFI/BOOT"},
-		{"mcopy", "-i", disk, loader, "::/EFI/BOOT/BOOTX64.EFI"},
+		{"mmd", "-i", disk + "@@1M", "::/EFI", "::/EFI/BOOT"},
+		{"mcopy", "-i", disk + "@@1M", loader, "::/EFI/BOOT/BOOTX64.EFI"},
 	} {
 		if err := run(args[0], args[1:]...); err != nil {
 			t.Fatal(err)

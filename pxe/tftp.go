@@ -30,6 +30,10 @@ const (
 	maxTFTPName = 128
 )
 
+// autoScript is what an iPXE started over TFTP looks for beside itself, and
+// does without.
+const autoScript = "autoexec.ipxe"
+
 // Errors that are sent to the client, hence short.
 var (
 	errNoFile   = errors.New("file not found")
@@ -97,6 +101,9 @@ func (s *Server) sendFile(ctx context.Context, name string, to io.ReaderFrom, ad
 		return map[string]string{"file": name, "client": addr.Addr().String()}
 	}
 	content, ok := s.files.program(name)
+	if !ok && name == autoScript {
+		return errNoFile
+	}
 	if !ok {
 		a := attrs()
 		a["error"] = errNoFile.Error()
