@@ -1,0 +1,76 @@
+# What CI runs is `make ci`; everything else here is a part of it or a
+# convenience. Emulation needs root and what `make setup` installs.
+
+GO      ?= go
+VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+export CGO_ENABLED ?= 0
+
+CONTROLLER_LDFLAGS = -s -w -X main.version=$(VERSION)
+AGENT_LDFLAGS      = -s -w
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 14
+
+.PHONY: demo
+demo: setup build ## Take two emulated machines from powered off to SSH (root)
+	rack/demo.sh
+
+.PHONY: setup
+setup: ## Install the Debian packages that emulation and image building need (root)
+	rack/setup.sh
+
+.PHONY: build
+build: ## Build bin/edge-provision and bin/edge-agent, static and without cgo
+	$(GO) build -trimpath -ldflags '$(CONTROLLER_LDFLAGS)' -o bin/edge-provision ./cmd/edge-provision
+	GOOS=linux $(GO) build -trimpath -ldflags '$(AGENT_LDFLAGS)' -o bin/edge-agent ./cmd/edge-agent
+
+.PHONY: test
+test: ## All tests that need neither root nor emulation (RACE=1: under the race detector)
+	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(if $(RACE),-race) ./...
+
+.PHONY: e2e
+e2e: setup build ## End-to-end scenarios in emulated machines (root)
+	$(GO) test -tags e2e -count 1 -p 1 -timeout 60m $(E2E_FLAGS) ./rack/scenario
+
+.PHONY: bench
+bench: setup build ## Measure the main job against floors taken in the same run (root)
+	$(GO) test -tags e2e -count 1 -p 1 -timeout 60m -run '^$$' -bench . -benchtime 1x -v ./rack/scenario
+	$(GO) test -run '^$$' -bench . ./imagebuilder/... ./pxe/... ./inventory/...
+
+.PHONY: fuzz
+fuzz: ## Fuzz every parser of a stranger's bytes, FUZZTIME each (default 10s)
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(FUZZTIME),10s) $$pkg; \
+	  done; \
+	done
+
+.PHONY: lint
+lint: bin/golangci-lint ## Format check and the few linters of .golangci.yml
+	bin/golangci-lint run
+	bin/golangci-lint run --build-tags e2e ./rack/... ./pxe/... ./bmc/... ./imagebuilder/... ./workflows/...
+
+bin/golangci-lint: tools/go.mod tools/go.sum
+	cd tools && CGO_ENABLED=0 $(GO) build -o ../bin/ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: generate
+generate: ## Regenerate ent's client from its schema
+	$(GO) generate ./ent
+
+.PHONY: check-generated
+check-generated: generate ## Fail when generated code or go.mod is not current
+	$(GO) mod tidy -diff
+	@if [ -n "$$(git status --porcelain ent go.mod go.sum)" ]; then \
+	  echo "generated code is not current; run 'make generate' and commit:"; git status --porcelain ent go.mod go.sum; exit 1; fi
+
+.PHONY: ci
+ci: lint check-generated ## Everything CI checks, in its order
+	$(MAKE) test RACE=1
+	$(MAKE) e2e
+
+.PHONY: clean
+clean: ## Remove what the targets above have built
+	rm -rf bin

@@ -1,0 +1,485 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/journal"
+	"github.com/edge-provision/edge-provision/workflows/site"
+	"github.com/edge-provision/edge-provision/workflows/steps"
+)
+
+// applyFlags are the flags of apply.
+type applyFlags struct {
+	planFlags
+	autoApprove bool
+	json        bool
+	parallelism int
+	agent       string
+	ports       ports
+}
+
+func (f *ports) register(c *cobra.Command) {
+	c.Flags().Uint16Var(&f.http, "http-port", steps.DefaultHTTPPort, "TCP port of boot files and images")
+	c.Flags().Uint16Var(&f.agent, "agent-port", steps.DefaultAgentPort, "TCP port of the agents' API")
+}
+
+func (a *app) applyCommand() *cobra.Command {
+	var f applyFlags
+	c := &cobra.Command{
+		Use:   "apply SITE.hcl | PLAN",
+		Short: "Bring a site to what it is declared to be",
+		Long: `Shows the plan, asks, and carries it out. Machines that were never inspected are first
+booted into the installer, which writes nothing; then the final list of disks to
+erase is shown and asked about again. A disk that carries anything needs consent of
+its own: wipe = true in site.hcl, or the machine's serial typed back. --auto-approve
+is not that consent.
+
+It can be interrupted at any time; running it again continues.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.apply(cmd.Context(), args[0], f) },
+	}
+	f.register(c)
+	f.ports.register(c)
+	c.Flags().BoolVar(&f.autoApprove, "auto-approve", false, "do not ask; never consents to erasing a disk that carries something")
+	c.Flags().BoolVar(&f.json, "json", false, "report progress as one JSON object a line (format_version 1)")
+	c.Flags().IntVar(&f.parallelism, "parallelism", 10, "how many machines and steps may be worked on at once")
+	c.Flags().StringVar(&f.agent, "agent", "", "the edge-agent program; default: beside this program")
+	return c
+}
+
+func (a *app) apply(ctx context.Context, path string, f applyFlags) error {
+	saved, isPlan, err := readPlan(path)
+	if err != nil {
+		return err
+	}
+	if isPlan {
+		path, f.target, f.replace = saved.Path, saved.Target, saved.Replace
+	}
+	screen := a.display(f.json)
+	defer screen.Close()
+	w, err := a.open(ctx, path, screen.Tell)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	fence, unlock, err := w.lock(ctx, "apply")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	ap := &applying{world: w, flags: f, screen: screen, fence: fence, answers: bufio.NewReader(a.stdin)}
+	ap.provisioner = &steps.Provisioner{
+		Site: w.site, Catalog: w.catalog, Wanted: w.wanted, Powers: w.powers, Hosts: w.hosts,
+		Clock: workflows.SystemClock{}, Images: w.images, ControllerKey: w.key, Fence: fence,
+		Tell: screen.Tell, Explain: w.explain,
+	}
+	defer ap.stopServing()
+	plan, refused, err := w.plan(ctx, nil, f.options())
+	if err != nil {
+		return err
+	}
+	if isPlan && plan.Digest() != saved.Digest {
+		return errStale
+	}
+	return ap.carryOut(ctx, plan, refused, isPlan)
+}
+
+// siteLock is the address under which a site as a whole is locked.
+const siteLock = "site"
+
+// lock takes the site for this process and keeps it fresh.
+func (w *world) lock(ctx context.Context, purpose string) (fence int64, unlock func(), err error) {
+	owner, err := store.Self(purpose)
+	if err != nil {
+		return 0, nil, err
+	}
+	if fence, err = w.catalog.Lock(ctx, w.site.Name, siteLock, owner); err != nil {
+		return 0, nil, fmt.Errorf("%w; if that process is on another host and gone for good: edge-provision runs unlock %s", err, w.site.Name)
+	}
+	beat, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ticker := time.NewTicker(10 * time.Second)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-beat.Done():
+				return
+			case <-ticker.C:
+				if err := w.catalog.Heartbeat(beat, w.site.Name, siteLock, fence); err != nil && beat.Err() == nil {
+					w.app.logger().Error("keeping the site's lock", "error", err)
+				}
+			}
+		}
+	}()
+	return fence, func() {
+		cancel()
+		<-done
+		if err := w.catalog.Unlock(context.WithoutCancel(ctx), w.site.Name, siteLock, fence); err != nil {
+			w.app.logger().Error("giving the site's lock back", "error", err)
+		}
+	}, nil
+}
+
+// applying is one apply under way.
+type applying struct {
+	*world
+	flags   applyFlags
+	screen  display
+	fence   int64
+	answers *bufio.Reader
+
+	provisioner *steps.Provisioner
+	service     *steps.Service     // nil until a machine has to boot
+	end         context.CancelFunc // of the service
+	served      chan struct{}      // closed when the service has ended, with serveErr
+	serveErr    error
+}
+
+// carryOut shows the plan, asks, and runs it: first what only looks, then, with
+// the facts known, the rest.
+func (ap *applying) carryOut(ctx context.Context, plan workflows.Plan, refused, approved bool) error {
+	for {
+		if err := ap.show(plan); err != nil {
+			return err
+		}
+		if plan.Empty() {
+			return ap.nothing(ctx, plan, refused)
+		}
+		stage := firstStage(plan)
+		stage, unconsented := ap.consent(stage)
+		refused = refused || unconsented
+		if stage.Empty() {
+			return errors.Join(ap.letGo(ctx), exitCode(exitError))
+		}
+		if !approved && !ap.flags.autoApprove && !ap.confirm("Do you want to carry this out? Only 'yes' is taken as yes: ", "yes") {
+			fmt.Fprintln(ap.app.stderr, "Not approved; nothing was written.")
+			return errors.Join(ap.letGo(ctx), exitCode(exitError))
+		}
+		failed, err := ap.run(ctx, stage)
+		if err != nil {
+			return err
+		}
+		refused = refused || failed
+		if stopped(ap.app.stop) {
+			fmt.Fprintln(ap.app.stderr, "Stopped before the end; apply continues from here.")
+			return exitCode(exitError)
+		}
+		if !hasKind(stage, workflows.KindInspect) {
+			return ap.result(ctx, plan, refused)
+		}
+		fmt.Fprint(ap.app.stderr, "\nThe machines wait in the installer; nothing was written. With what is known now:\n\n")
+		if err := steps.Bind(ctx, ap.site, ap.catalog); err != nil {
+			return err
+		}
+		next, nextRefused, err := ap.plan(ctx, ap.service, ap.flags.options())
+		if err != nil {
+			return err
+		}
+		next = withoutRepeats(next, stage)
+		refused = refused || nextRefused
+		// What was saved covers this plan only as far as it named what is
+		// erased now.
+		approved = approved && len(next.MoreDestructive(plan)) == 0
+		plan = next
+	}
+}
+
+// show prints the plan.
+func (ap *applying) show(plan workflows.Plan) error {
+	if ap.flags.json {
+		return ap.screen.Plan(plan)
+	}
+	_, color := ap.app.terminal(ap.app.stdout)
+	return plan.Print(ap.app.stdout, workflows.PrintOptions{Color: color})
+}
+
+// nothing ends an apply that has nothing more to do.
+func (ap *applying) nothing(ctx context.Context, plan workflows.Plan, refused bool) error {
+	if err := ap.letGo(ctx); err != nil {
+		return err
+	}
+	if refused || !plan.Settled() {
+		return exitCode(exitError)
+	}
+	return ap.outputs(ctx)
+}
+
+// firstStage is what may be done before the facts are known: while there is a
+// machine to inspect, only what writes to no machine; else the whole plan.
+func firstStage(p workflows.Plan) workflows.Plan {
+	if !hasKind(p, workflows.KindInspect) {
+		return p
+	}
+	out := p
+	out.Actions = nil
+	for _, a := range p.Actions {
+		if a.Kind == workflows.KindInspect || a.Kind == workflows.KindBuild {
+			out.Actions = append(out.Actions, a)
+		}
+	}
+	return out
+}
+
+func hasKind(p workflows.Plan, k workflows.Kind) bool {
+	return slices.ContainsFunc(p.Actions, func(a workflows.Action) bool { return a.Kind == k })
+}
+
+// withoutRepeats drops inspections that this apply has tried already: a machine
+// that could not be inspected is not power-cycled again and again.
+func withoutRepeats(next, done workflows.Plan) workflows.Plan {
+	var kept []workflows.Action
+	for _, a := range next.Actions {
+		if before, ok := done.Find(a.Address); ok && a.Kind == workflows.KindInspect && before.Kind == workflows.KindInspect {
+			a.Kind, a.Reason, a.Power = workflows.KindUnreachable, "it could not be inspected in this run", workflows.PowerKept
+		}
+		kept = append(kept, a)
+	}
+	next.Actions = kept
+	return next
+}
+
+// consent asks for the serial of each machine whose disk carries something and
+// turns what is not consented to into refused, with everything that depends on it.
+func (ap *applying) consent(plan workflows.Plan) (_ workflows.Plan, missing bool) {
+	plan.Actions = slices.Clone(plan.Actions)
+	for i, a := range plan.Actions {
+		if a.Erase == nil || a.Erase.Consent != workflows.ConsentNeeded {
+			continue
+		}
+		fmt.Fprintf(ap.app.stderr, "%s: %s carries %s. ", a.Address, workflows.DescribeDisk(a.Erase.Disk), strings.Join(a.Erase.Signatures, ", "))
+		erase := *a.Erase
+		if a.Erase.Serial != "" && ap.confirm(fmt.Sprintf("Type the machine's serial (%s) to erase it: ", a.Erase.Serial), a.Erase.Serial) {
+			erase.Consent = workflows.ConsentTyped
+			plan.Actions[i].Erase = &erase
+			continue
+		}
+		missing = true
+		fmt.Fprintf(ap.app.stderr, "\n%s will not be installed: erasing its disk was not consented to. Set wipe = true for it in site.hcl, or type its serial.\n", a.Address)
+		plan.Actions[i].Kind, plan.Actions[i].Reason, plan.Actions[i].Erase = workflows.KindRefused, "erasing its disk was not consented to", nil
+	}
+	if missing {
+		plan = blockDependents(plan)
+	}
+	return plan, missing
+}
+
+// blockDependents blocks, in passes, what depends on something refused.
+func blockDependents(plan workflows.Plan) workflows.Plan {
+	for changed := true; changed; {
+		changed = false
+		for i, a := range plan.Actions {
+			if !a.Kind.Changes() {
+				continue
+			}
+			for _, d := range a.DependsOn {
+				if on, ok := plan.Find(d); ok && (on.Kind == workflows.KindRefused || on.Kind == workflows.KindBlocked) {
+					plan.Actions[i].Kind, plan.Actions[i].Reason = workflows.KindBlocked, "it depends on "+d
+					changed = true
+					break
+				}
+			}
+		}
+	}
+	return plan
+}
+
+// confirm asks on the terminal; anything but the wanted answer is no.
+func (ap *applying) confirm(question, want string) bool {
+	fmt.Fprint(ap.app.stderr, question)
+	line, err := ap.answers.ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false
+	}
+	return strings.TrimSpace(line) == want
+}
+
+// run carries out one stage as a run of its own in the journal.
+func (ap *applying) run(ctx context.Context, stage workflows.Plan) (failed bool, err error) {
+	if err := ap.serve(ctx, stage); err != nil {
+		return false, err
+	}
+	run, err := ap.begin(ctx, stage)
+	if err != nil {
+		return false, err
+	}
+	nodes, err := ap.executor().Nodes(run.ID, stage)
+	if err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ap.watchService(ctx, cancel)
+	engine := workflows.Engine{Journal: ap.journal, Clock: workflows.SystemClock{}, Parallelism: ap.flags.parallelism, Watch: ap.screen.Change}
+	ap.screen.Begin(run.ID, nodes)
+	endings, err := engine.Run(ctx, run.ID, nodes, ap.app.stop)
+	outcome := ap.screen.End(endings)
+	if cause := context.Cause(ctx); cause != nil && err == nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	failure := ""
+	if err != nil {
+		failure = err.Error()
+	}
+	if finishErr := ap.journal.Finish(context.WithoutCancel(ctx), run.ID, outcome, failure); finishErr != nil {
+		err = errors.Join(err, finishErr)
+	}
+	return outcome != outcomeOK, err
+}
+
+// begin closes the books on runs that were cut off, and opens a new one.
+func (ap *applying) begin(ctx context.Context, stage workflows.Plan) (journal.Run, error) {
+	unfinished, err := ap.journal.Unfinished(ctx, ap.site.Name)
+	if err != nil {
+		return journal.Run{}, err
+	}
+	for _, r := range unfinished {
+		fmt.Fprintf(ap.app.stderr, "Run %s was cut off; this one continues where it stopped.\n", r.ID)
+		if err := ap.journal.Finish(ctx, r.ID, outcomeInterrupted, "the controller ended before the run did"); err != nil {
+			return journal.Run{}, err
+		}
+	}
+	return ap.journal.Begin(ctx, journal.Run{ID: uuid.Must(uuid.NewV7()), Site: ap.site.Name, PlanDigest: stage.Digest()})
+}
+
+// Outcomes of a run, as the journal keeps them.
+const (
+	outcomeOK          = "ok"
+	outcomeFailed      = "failed"
+	outcomeStopped     = "stopped"
+	outcomeInterrupted = "interrupted"
+)
+
+func (ap *applying) executor() *steps.Executor {
+	return &steps.Executor{
+		Site: ap.site, Runner: ap.runner,
+		BuildImage: func(ctx context.Context, i *site.Image) error {
+			_, err := ap.images.Build(ctx, i)
+			return err
+		},
+		Provisioner: ap.provisioner,
+	}
+}
+
+// serve starts the site's services before the first stage that boots a machine.
+func (ap *applying) serve(ctx context.Context, stage workflows.Plan) error {
+	boots := slices.ContainsFunc(stage.Actions, func(a workflows.Action) bool {
+		switch a.Kind {
+		case workflows.KindInspect, workflows.KindInstall, workflows.KindBoot, workflows.KindPowerOn:
+			return true
+		}
+		return false
+	})
+	if ap.service != nil || !boots {
+		return nil
+	}
+	service, err := ap.listen(ctx, ap.flags.ports)
+	if err != nil {
+		return err
+	}
+	ap.screen.Tell(steps.Progress{Address: "installer", Phase: "build", Message: "preparing kernel and initramfs"})
+	installer, err := ap.installer(ctx, ap.flags.agent)
+	if err == nil {
+		err = service.Boot(installer)
+	}
+	if err != nil {
+		return errors.Join(err, service.Close())
+	}
+	// The services outlive a first Ctrl-C, and end with this apply.
+	serving, end := context.WithCancel(context.WithoutCancel(ctx))
+	ap.service, ap.end, ap.served = service, end, make(chan struct{})
+	ap.images.Service = service
+	ap.provisioner.Dispatch = service.Dispatch
+	go func() {
+		defer close(ap.served)
+		ap.serveErr = service.Serve(serving)
+	}()
+	return nil
+}
+
+// watchService cuts a run off when the services that it needs have failed.
+func (ap *applying) watchService(ctx context.Context, cancel context.CancelCauseFunc) {
+	if ap.service == nil {
+		return
+	}
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-ap.served:
+			cancel(fmt.Errorf("the site's services ended: %w", ap.serveErr))
+		}
+	}()
+}
+
+// stopServing ends the services and waits for them.
+func (ap *applying) stopServing() {
+	if ap.service == nil {
+		return
+	}
+	ap.end()
+	<-ap.served
+	if ap.serveErr != nil {
+		fmt.Fprintf(ap.app.stderr, "The site's services ended: %v\n", ap.serveErr)
+	}
+}
+
+// letGo sends the machines that this apply brought into the installer back to
+// where they were.
+func (ap *applying) letGo(ctx context.Context) error {
+	if ap.service == nil {
+		return nil
+	}
+	return ap.provisioner.Release(ctx)
+}
+
+// result ends an apply that did something.
+func (ap *applying) result(ctx context.Context, plan workflows.Plan, failed bool) error {
+	if failed || plan.Counts()[workflows.KindUnreachable]+plan.Counts()[workflows.KindBlocked] > 0 {
+		return exitCode(exitError)
+	}
+	fmt.Fprintf(ap.app.stderr, "%s Site %s is as declared.\n", ap.app.paint(ap.app.stderr, "32", "Done."), ap.site.Name)
+	return ap.outputs(ctx)
+}
+
+// outputs prints the site's outputs, sensitive ones redacted.
+func (ap *applying) outputs(ctx context.Context) error {
+	known, err := ap.runner.Known(ctx)
+	if err != nil {
+		return err
+	}
+	values, diags := ap.site.OutputValues(known)
+	if err := ap.app.report(diags); err != nil {
+		return err
+	}
+	if len(values) == 0 || ap.flags.json {
+		return nil
+	}
+	fmt.Fprintln(ap.app.stdout, "\nOutputs:")
+	for _, o := range ap.site.Outputs {
+		fmt.Fprintf(ap.app.stdout, "  %s = %s\n", o.Name, site.Text(values[o.Name]))
+	}
+	return nil
+}
+
+func stopped(stop <-chan struct{}) bool {
+	select {
+	case <-stop:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,380 @@
+package main
+
+import (
+	"context"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/query"
+	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows"
+)
+
+// inventoryFlags are shared by the commands that print machines.
+type inventoryFlags struct {
+	site   string
+	format string
+}
+
+func (a *app) inventoryCommand() *cobra.Command {
+	var f inventoryFlags
+	c := &cobra.Command{Use: "inventory", Short: "Ask the catalog about machines"}
+	c.PersistentFlags().StringVar(&f.site, "site", "", "only this site's machines")
+	c.PersistentFlags().StringVarP(&f.format, "output", "o", "table", "table, wide, json or csv")
+	c.AddCommand(
+		&cobra.Command{
+			Use: "list", Short: "List machines", Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
+					machines, err := s.Machines(ctx, store.MachineFilter{Site: f.site})
+					if err != nil {
+						return err
+					}
+					return a.printMachines(ctx, s, machines, f.format)
+				})
+			},
+		},
+		&cobra.Command{
+			Use: "query EXPR", Short: "List the machines for which an expression over their facts is true",
+			Long: `EXPR is the expression language of site.hcl, for example:
+
+  edge-provision inventory query 'facts.memory.bytes >= GiB(8) && any([for d in facts.disks : d.bytes >= TiB(1)])'
+
+A fact that was not observed makes a comparison neither true nor false; use
+missing(...) to ask for that.`,
+			Args: cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
+					machines, err := selectMachines(ctx, s, f.site, args[0])
+					if err != nil {
+						return err
+					}
+					return a.printMachines(ctx, s, machines, f.format)
+				})
+			},
+		},
+		a.inventoryShow(&f), a.inventoryHistory(&f), a.inventoryDiff(&f),
+	)
+	return c
+}
+
+// withCatalog opens the catalog for one command.
+func (a *app) withCatalog(ctx context.Context, do func(ctx context.Context, s *store.Store) error) error {
+	s, err := a.openCatalog(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(ctx, s), s.Close())
+}
+
+// queryLimit bounds the answer of a query; a site has far fewer machines.
+const queryLimit = 100_000
+
+// selectMachines runs an expression in the catalog's database.
+func selectMachines(ctx context.Context, s *store.Store, site, expr string) ([]inventory.Machine, error) {
+	compiled, diags := query.Parse(expr, query.Machine)
+	if diags.HasErrors() {
+		return nil, errors.New("the expression cannot be used:\n" + query.Format(expr, diags))
+	}
+	where, args, err := compiled.SQL(dialectOf(s))
+	if err != nil {
+		return nil, err
+	}
+	return s.Query(ctx, site, where, args, queryLimit)
+}
+
+func dialectOf(s *store.Store) query.Dialect {
+	if s.Dialect() == "postgres" {
+		return query.Postgres
+	}
+	return query.SQLite
+}
+
+// printMachines writes machines in the chosen form.
+func (a *app) printMachines(ctx context.Context, s *store.Store, machines []inventory.Machine, format string) error {
+	switch format {
+	case "json":
+		if machines == nil {
+			machines = []inventory.Machine{}
+		}
+		return writeJSON(a.stdout, machines)
+	case "table", "wide", "csv":
+	default:
+		return usage("-o %q: machines are printed as table, wide, json or csv", format)
+	}
+	header := []string{"MACHINE", "STATE", "MAC", "SERIAL", "CPUS", "MEMORY", "DISKS", "LAST SEEN"}
+	if format != "table" {
+		header = append(header, "SITE", "ID", "MODEL", "BIOS", "IMAGE")
+	}
+	rows := [][]string{header}
+	for _, m := range machines {
+		facts, err := s.MergedFacts(ctx, m.ID)
+		if err != nil {
+			return err
+		}
+		row := []string{nameOf(m), string(m.State), macs(m), or(m.Serial), cpus(facts), memory(facts), disks(facts), ago(m.LastSeen)}
+		if format != "table" {
+			row = append(row, m.Site, m.ID.String(), model(facts), bios(facts), or(m.Image))
+		}
+		rows = append(rows, row)
+	}
+	if format == "csv" {
+		w := csv.NewWriter(a.stdout)
+		return w.WriteAll(rows)
+	}
+	return writeTable(a.stdout, rows)
+}
+
+// writeTable aligns columns with two blanks between them.
+func writeTable(out io.Writer, rows [][]string) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		for i := range row {
+			row[i] = printable(row[i])
+		}
+		fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	return w.Flush()
+}
+
+// printable keeps a stranger's bytes (a serial, a model) from driving the
+// terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if strconv.IsPrint(r) {
+			return r
+		}
+		return '\uFFFD'
+	}, s)
+}
+
+func nameOf(m inventory.Machine) string {
+	if m.Address != "" {
+		return m.Address
+	}
+	return "(undeclared) " + m.ID.String()[:8]
+}
+
+func or(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func macs(m inventory.Machine) string {
+	if len(m.MACs) == 0 {
+		return "-"
+	}
+	if len(m.MACs) == 1 {
+		return m.MACs[0].String()
+	}
+	return fmt.Sprintf("%s +%d", m.MACs[0], len(m.MACs)-1)
+}
+
+func cpus(f inventory.Facts) string {
+	if f.CPU == nil || f.CPU.Threads == 0 {
+		return "-"
+	}
+	return strconv.Itoa(f.CPU.Threads)
+}
+
+func memory(f inventory.Facts) string {
+	if f.Memory == nil || f.Memory.Bytes == 0 {
+		return "-"
+	}
+	return workflows.FormatBytes(f.Memory.Bytes)
+}
+
+func disks(f inventory.Facts) string {
+	if f.Disks == nil {
+		return "-"
+	}
+	var out []string
+	for _, d := range f.Disks {
+		out = append(out, d.Name+" "+workflows.FormatBytes(d.Bytes))
+	}
+	return or(strings.Join(out, ", "))
+}
+
+func model(f inventory.Facts) string {
+	if f.System == nil {
+		return "-"
+	}
+	return or(strings.TrimSpace(f.System.Manufacturer + " " + f.System.Product))
+}
+
+func bios(f inventory.Facts) string {
+	if f.BIOS == nil {
+		return "-"
+	}
+	return or(f.BIOS.Version)
+}
+
+func ago(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	d := time.Since(t)
+	switch {
+	case d < time.Minute:
+		return "now"
+	case d < time.Hour:
+		return fmt.Sprintf("%dm ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh ago", int(d.Hours()))
+	}
+	return t.Local().Format("2006-01-02")
+}
+
+func (a *app) inventoryShow(f *inventoryFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "show MACHINE", Short: "Show one machine and its facts as JSON",
+		Long: "MACHINE is an address in site.hcl, an id or its beginning, a MAC, a serial or a name.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
+				m, err := findMachine(ctx, s, f.site, args[0])
+				if err != nil {
+					return err
+				}
+				documents, err := s.Facts(ctx, m.ID)
+				if err != nil {
+					return err
+				}
+				merged, err := s.MergedFacts(ctx, m.ID)
+				if err != nil {
+					return err
+				}
+				return writeJSON(a.stdout, struct {
+					Machine inventory.Machine                       `json:"machine"`
+					Facts   inventory.Facts                         `json:"facts"`
+					Source  map[inventory.Source]inventory.Document `json:"source"`
+				}{m, merged, documents})
+			})
+		},
+	}
+}
+
+// findMachine finds a machine by any of its names; nothing found says what
+// there is.
+func findMachine(ctx context.Context, s *store.Store, site, name string) (inventory.Machine, error) {
+	m, err := s.Find(ctx, site, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, fmt.Errorf("the catalog knows no machine %q; `edge-provision inventory list` shows those it knows", name)
+	}
+	return m, err
+}
+
+func (a *app) inventoryHistory(f *inventoryFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "history MACHINE", Short: "List the facts documents of a machine, oldest first, with what changed",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
+				m, err := findMachine(ctx, s, f.site, args[0])
+				if err != nil {
+					return err
+				}
+				documents, err := s.FactsHistory(ctx, m.ID, "")
+				if err != nil {
+					return err
+				}
+				if f.format == "json" {
+					return writeJSON(a.stdout, documents)
+				}
+				last := map[inventory.Source]inventory.Facts{}
+				for _, d := range documents {
+					fmt.Fprintf(a.stdout, "%s  %-8s %s  seen until %s\n", d.ObservedAt.Format(time.RFC3339), d.Source, d.Digest[:min(19, len(d.Digest))], d.LastSeen.Format(time.RFC3339))
+					if before, ok := last[d.Source]; ok {
+						printChanges(a.stdout, inventory.Diff(before, d.Facts))
+					}
+					last[d.Source] = d.Facts
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func printChanges(out io.Writer, changes []inventory.Change) {
+	for _, c := range changes {
+		fmt.Fprintf(out, "    %s: %s → %s\n", c.Path, jsonText(c.Old), jsonText(c.New))
+	}
+}
+
+// jsonText is a value of a fact on one line; absent when there is none.
+func jsonText(v any) string {
+	if v == nil {
+		return "(absent)"
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprint(v)
+	}
+	return string(b)
+}
+
+func (a *app) inventoryDiff(f *inventoryFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "diff MACHINE [MACHINE]", Short: "Compare the facts of two machines, or the last two reports of one",
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
+				old, now, err := twoFacts(ctx, s, f.site, args)
+				if err != nil {
+					return err
+				}
+				changes := inventory.Diff(old, now)
+				if f.format == "json" {
+					return writeJSON(a.stdout, changes)
+				}
+				if len(changes) == 0 {
+					fmt.Fprintln(a.stdout, "No difference.")
+				}
+				printChanges(a.stdout, changes)
+				return nil
+			})
+		},
+	}
+}
+
+// twoFacts are the documents that a diff is about.
+func twoFacts(ctx context.Context, s *store.Store, site string, names []string) (old, now inventory.Facts, err error) {
+	m, err := findMachine(ctx, s, site, names[0])
+	if err != nil {
+		return old, now, err
+	}
+	if len(names) == 2 {
+		other, err := findMachine(ctx, s, site, names[1])
+		if err != nil {
+			return old, now, err
+		}
+		if old, err = s.MergedFacts(ctx, m.ID); err != nil {
+			return old, now, err
+		}
+		now, err = s.MergedFacts(ctx, other.ID)
+		return old, now, err
+	}
+	documents, err := s.FactsHistory(ctx, m.ID, inventory.SourceAgent)
+	if err != nil {
+		return old, now, err
+	}
+	if len(documents) < 2 {
+		return old, now, fmt.Errorf("%s has %s of the agent; a comparison needs two", nameOf(m), count(len(documents), "report"))
+	}
+	slices.SortFunc(documents, func(a, b inventory.Document) int { return a.ObservedAt.Compare(b.ObservedAt) })
+	return documents[len(documents)-2].Facts, documents[len(documents)-1].Facts, nil
+}

@@ -1,0 +1,89 @@
+// Command edge-provision takes powered-off machines to catalogued, imaged
+// servers, as a site.hcl declares them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+)
+
+// version is set by the linker.
+var version = "0.0.0-dev"
+
+// Exit codes, the same for every command.
+const (
+	exitOK        = 0
+	exitError     = 1
+	exitDifferent = 2 // plan -detailed-exitcode: something differs; plan: something could not be asked
+)
+
+func main() {
+	stop := make(chan struct{})
+	ctx, cancel := context.WithCancelCause(context.Background())
+	go interrupts(stop, cancel)
+	os.Exit(run(ctx, stop, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// interrupts turns the first Ctrl-C into a request to stop, and the second one
+// into an order.
+func interrupts(stop chan<- struct{}, cancel context.CancelCauseFunc) {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	<-signals
+	fmt.Fprintln(os.Stderr, "\nStopping: nothing new is started, what runs is finished. Press Ctrl-C again to stop at once; a later apply continues.")
+	close(stop)
+	<-signals
+	cancel(errors.New("interrupted"))
+	<-signals
+	os.Exit(exitError)
+}
+
+// run is the program without its process: arguments and streams in, exit code
+// out.
+func run(ctx context.Context, stop <-chan struct{}, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{stop: stop, stdin: stdin, stdout: stdout, stderr: stderr}
+	root := a.root()
+	root.SetArgs(doubleDashes(args))
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	var code exitCode
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &code):
+		return int(code)
+	}
+	a.fail(err)
+	return exitError
+}
+
+// exitCode is an error that has been shown already.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
+
+// doubleDashes lets users of Terraform write long flags with one dash: -out
+// becomes --out. One-letter flags, negative numbers and everything after "--"
+// stay as they are.
+func doubleDashes(args []string) []string {
+	out := make([]string, 0, len(args))
+	for i, arg := range args {
+		if arg == "--" {
+			return append(out, args[i:]...)
+		}
+		name, _, _ := strings.Cut(arg, "=")
+		if len(name) > 2 && name[0] == '-' && name[1] >= 'a' && name[1] <= 'z' {
+			arg = "-" + arg
+		}
+		out = append(out, arg)
+	}
+	return out
+}

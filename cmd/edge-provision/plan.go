@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/steps"
+)
+
+// planFlags narrow a plan; plan and apply share them.
+type planFlags struct {
+	target, replace []string
+}
+
+func (f *planFlags) register(c *cobra.Command) {
+	c.Flags().StringArrayVar(&f.target, "target", nil, "only this address and what it depends on; may be repeated")
+	c.Flags().StringArrayVar(&f.replace, "replace", nil, "install this machine anew, whatever it is now; may be repeated")
+}
+
+func (f *planFlags) options() workflows.BuildOptions {
+	return workflows.BuildOptions{Target: f.target, Replace: f.replace}
+}
+
+// savedPlan is a plan in a file. It holds no variables: they are given again,
+// and a plan that would come out otherwise is stale.
+type savedPlan struct {
+	FormatVersion int            `json:"edge_provision_plan"`
+	Path          string         `json:"site_path"`
+	Target        []string       `json:"target,omitempty"`
+	Replace       []string       `json:"replace,omitempty"`
+	Plan          workflows.Plan `json:"plan"`
+	Digest        string         `json:"digest"`
+}
+
+func (a *app) planCommand() *cobra.Command {
+	var (
+		flags        planFlags
+		out          string
+		asJSON       bool
+		detailed     bool
+		showUpToDate bool
+	)
+	c := &cobra.Command{
+		Use:   "plan SITE.hcl",
+		Short: "Show what apply would do; change nothing and power nothing on",
+		Long: `Asks BMCs, machines and the catalog what there is, and prints what apply would do.
+
+Exit codes: 0, or with --detailed-exitcode 2 when something would change. A machine
+that cannot be asked makes the answer incomplete: that is exit code 2 always.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			w, err := a.open(ctx, args[0], func(steps.Progress) {})
+			if err != nil {
+				return err
+			}
+			defer w.close()
+			plan, refused, err := w.plan(ctx, nil, flags.options())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = writeJSON(a.stdout, plan)
+			} else {
+				_, color := a.terminal(a.stdout)
+				err = plan.Print(a.stdout, workflows.PrintOptions{Color: color, All: showUpToDate})
+			}
+			if err != nil {
+				return err
+			}
+			if out != "" {
+				if err := savePlan(out, args[0], flags, plan); err != nil {
+					return err
+				}
+				fmt.Fprintf(a.stderr, "Saved to %s; carry it out with: edge-provision apply %s\n", out, out)
+			}
+			switch counts := plan.Counts(); {
+			case refused:
+				return exitCode(exitError)
+			case counts[workflows.KindUnreachable] > 0, detailed && !plan.Settled():
+				return exitCode(exitDifferent)
+			}
+			return nil
+		},
+	}
+	flags.register(c)
+	c.Flags().StringVar(&out, "out", "", "save the plan to a file for apply")
+	c.Flags().BoolVar(&asJSON, "json", false, "print the plan as JSON (format_version 1)")
+	c.Flags().BoolVar(&detailed, "detailed-exitcode", false, "exit 2 when something is not as declared")
+	c.Flags().BoolVar(&showUpToDate, "all", false, "show also what is as declared")
+	return c
+}
+
+// plan observes the site and builds the plan; refused says that diagnostics,
+// which have been shown, refuse a part of it.
+func (w *world) plan(ctx context.Context, service *steps.Service, o workflows.BuildOptions) (plan workflows.Plan, refused bool, err error) {
+	seen, err := w.observe(ctx, service)
+	if err != nil {
+		return plan, false, err
+	}
+	plan, diags := workflows.Build(w.site, seen, o)
+	return plan, w.app.report(diags) != nil, nil
+}
+
+func savePlan(out, sitePath string, flags planFlags, plan workflows.Plan) error {
+	abs, err := filepath.Abs(sitePath)
+	if err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(savedPlan{
+		FormatVersion: workflows.PlanVersion, Path: abs, Target: flags.target, Replace: flags.replace, Plan: plan, Digest: plan.Digest(),
+	}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return replaceFile(out, append(b, '\n'), 0o600)
+}
+
+// readPlan reads a saved plan; ok is false for a file that is something else.
+func readPlan(path string) (p savedPlan, ok bool, err error) {
+	info, err := os.Stat(path)
+	if err != nil || info.IsDir() || filepath.Ext(path) == ".hcl" {
+		return p, false, err
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return p, false, err
+	}
+	if json.Unmarshal(b, &p) != nil || p.FormatVersion == 0 {
+		return p, false, nil
+	}
+	if p.FormatVersion != workflows.PlanVersion {
+		return p, true, fmt.Errorf("%s was saved in plan format %d; this program reads %d: run plan again", path, p.FormatVersion, workflows.PlanVersion)
+	}
+	if p.Digest != p.Plan.Digest() {
+		return p, true, fmt.Errorf("%s is damaged or was edited: its digest does not fit its content; run plan again", path)
+	}
+	return p, true, nil
+}
+
+// errStale refuses a saved plan that no longer fits.
+var errStale = errors.New("the saved plan is stale: the site, its variables or its machines are not what they were; run plan again")
+
+// writeJSON prints a document for programs.
+func writeJSON(w interface{ Write([]byte) (int, error) }, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(b, '\n'))
+	return err
+}

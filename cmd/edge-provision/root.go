@@ -1,0 +1,164 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/edge-provision/edge-provision/workflows/site"
+	"github.com/edge-provision/edge-provision/workflows/steps"
+)
+
+// app is the program: its streams, its global flags, and nothing else.
+type app struct {
+	stop           <-chan struct{} // closed by the first Ctrl-C
+	stdin          io.Reader
+	stdout, stderr io.Writer
+
+	dataDir, cacheDir, catalog string
+	vars                       []string
+	varFiles                   []string
+	allowFile, allowEnv        bool
+	verbose                    bool
+
+	files map[string]*hcl.File // sources of the site, for diagnostics
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "edge-provision",
+		Short: "From powered-off metal to a catalogued, imaged server",
+		Long: `edge-provision reads what a site should be from site.hcl, powers its machines on
+through their BMCs, netboots them, learns their hardware, writes a verified
+image to the disk that the plan names, and keeps a catalog of it all.`,
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.dataDir, "data-dir", "", "catalog and keys (default $XDG_DATA_HOME/edge-provision)")
+	flags.StringVar(&a.cacheDir, "cache-dir", "", "built images and downloads (default $XDG_CACHE_HOME/edge-provision)")
+	flags.StringVar(&a.catalog, "catalog", "", "PostgreSQL connection string; default: SQLite in the data directory")
+	flags.StringArrayVar(&a.vars, "var", nil, "NAME=VALUE of a variable; may be repeated")
+	flags.StringArrayVar(&a.varFiles, "var-file", nil, "file of variable values; may be repeated")
+	flags.BoolVar(&a.allowFile, "allow-file", false, "let site.hcl read files below its own directory with file()")
+	flags.BoolVar(&a.allowEnv, "allow-env", false, "let site.hcl read this environment with env()")
+	flags.BoolVar(&a.verbose, "verbose", false, "log what the services do to standard error")
+	root.AddCommand(
+		a.validateCommand(), a.fmtCommand(), a.graphCommand(),
+		a.planCommand(), a.applyCommand(), a.serveCommand(),
+		a.inventoryCommand(), a.traceCommand(), a.whyCommand(),
+		a.bmcCommand(), a.imageCommand(), a.runsCommand(),
+		a.rackCommand(), a.superviseCommand(),
+	)
+	return root
+}
+
+// logger is where services log; silent unless asked.
+func (a *app) logger() *slog.Logger {
+	if !a.verbose {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// directory is a flag's value or the XDG directory for it (XDG Base Directory
+// Specification 0.8).
+func directory(flag, variable, fallback string) (string, error) {
+	if flag != "" {
+		return filepath.Abs(flag)
+	}
+	if base := os.Getenv(variable); filepath.IsAbs(base) {
+		return filepath.Join(base, "edge-provision"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("finding a directory for state: %w; name one with --data-dir and --cache-dir", err)
+	}
+	return filepath.Join(home, fallback, "edge-provision"), nil
+}
+
+func (a *app) data() (string, error) { return directory(a.dataDir, "XDG_DATA_HOME", ".local/share") }
+func (a *app) cache() (string, error) {
+	return directory(a.cacheDir, "XDG_CACHE_HOME", ".cache")
+}
+
+// load reads a site and shows every mistake in it.
+func (a *app) load(path string) (*site.Site, error) {
+	vars := map[string]string{}
+	for _, v := range a.vars {
+		name, value, ok := strings.Cut(v, "=")
+		if !ok {
+			return nil, fmt.Errorf("-var %q: want NAME=VALUE", v)
+		}
+		vars[name] = value
+	}
+	s, diags := site.Load(path, site.Options{
+		Vars: vars, VarFiles: a.varFiles, Environ: os.Environ(),
+		AllowFile: a.allowFile, AllowEnv: a.allowEnv,
+		StepTypes: steps.Shapes(), Version: version,
+	})
+	if s != nil {
+		a.files = s.Files
+	}
+	if err := a.report(diags); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// report writes diagnostics with their source to standard error; the error
+// says that there were errors among them.
+func (a *app) report(diags hcl.Diagnostics) error {
+	if len(diags) > 0 {
+		width, color := a.terminal(a.stderr)
+		if err := site.WriteDiagnostics(a.stderr, a.files, diags, color, width); err != nil {
+			return err
+		}
+	}
+	if diags.HasErrors() {
+		return exitCode(exitError)
+	}
+	return nil
+}
+
+// fail shows an error, diagnostics among it with their source.
+func (a *app) fail(err error) {
+	var diags hcl.Diagnostics
+	if errors.As(err, &diags) && a.report(diags) != nil {
+		return
+	}
+	fmt.Fprintf(a.stderr, "%s %v\n", a.paint(a.stderr, "31", "Error:"), err)
+}
+
+// terminal tells the width of w and whether it takes colour: not a pipe's, and
+// not under NO_COLOR (https://no-color.org).
+func (a *app) terminal(w io.Writer) (width uint, color bool) {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return 100, false
+	}
+	columns, _, err := term.GetSize(int(f.Fd()))
+	if err != nil || columns < 20 {
+		columns = 80
+	}
+	return uint(columns), os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
+func (a *app) paint(w io.Writer, code, s string) string {
+	if _, color := a.terminal(w); !color {
+		return s
+	}
+	return "\x1b[" + code + "m" + s + "\x1b[0m"
+}
+
+// usage is an error about how a command was called.
+func usage(format string, args ...any) error { return fmt.Errorf(format, args...) }

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows/steps"
+)
+
+func (a *app) serveCommand() *cobra.Command {
+	var (
+		agent string
+		p     ports
+	)
+	c := &cobra.Command{
+		Use:   "serve SITE.hcl",
+		Short: "Answer a site's machines until stopped: addresses, local boot, discovery",
+		Long: `Serves DHCP, TFTP, HTTP and the agents' API on the declared networks. It powers nothing
+and installs nothing: declared machines get their addresses and boot from their own
+disks, and on a network with unknown = "discover" undeclared machines are booted
+into the installer once, recorded with their facts, and sent back to their disk.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			ctx := cmd.Context()
+			screen := a.display(false)
+			defer screen.Close()
+			w, err := a.open(ctx, args[0], screen.Tell)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, w.close()) }()
+			_, unlock, err := w.lock(ctx, "serve")
+			if err != nil {
+				return err
+			}
+			defer unlock()
+			service, err := w.listen(ctx, p)
+			if err != nil {
+				return err
+			}
+			installer, err := w.installer(ctx, agent)
+			if err == nil {
+				err = service.Boot(installer)
+			}
+			if err != nil {
+				return errors.Join(err, service.Close())
+			}
+			fmt.Fprintf(a.stderr, "Serving site %s. Press Ctrl-C to stop.\n", w.site.Name)
+			return w.serveUntilStopped(ctx, service)
+		},
+	}
+	p.register(c)
+	c.Flags().StringVar(&agent, "agent", "", "the edge-agent program; default: beside this program")
+	return c
+}
+
+// serveUntilStopped serves, and lets discovered machines go, until Ctrl-C.
+func (w *world) serveUntilStopped(ctx context.Context, service *steps.Service) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-w.app.stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	discovery := &steps.Discovery{Site: w.site, Catalog: w.catalog, Dispatch: service.Dispatch, Tell: w.tell}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		discovery.Run(ctx)
+	}()
+	err := service.Serve(ctx)
+	cancel()
+	<-done
+	return err
+}
+
+// prune bounds the catalog's growth; a failure is no reason to fail a command.
+func (w *world) prune(ctx context.Context) {
+	if err := pruneFor(ctx, w.catalog, 10*time.Second); err != nil {
+		w.app.logger().Warn("removing old events from the catalog", "error", err)
+	}
+}
+
+func pruneFor(ctx context.Context, s *store.Store, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	_, err := s.Prune(ctx)
+	return err
+}

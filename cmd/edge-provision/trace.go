@@ -1,0 +1,117 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/inventory/timeline"
+	"github.com/edge-provision/edge-provision/workflows/steps"
+)
+
+func (a *app) traceCommand() *cobra.Command {
+	var (
+		siteName        string
+		asJSON, earlier bool
+	)
+	c := &cobra.Command{
+		Use: "trace MACHINE", Short: "Show what happened to a machine as one timeline, with the time each phase took",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
+				m, err := findMachine(ctx, s, siteName, args[0])
+				if err != nil {
+					return err
+				}
+				events, err := eventsOf(ctx, s, m)
+				if err != nil {
+					return err
+				}
+				t := timeline.Trace(events)
+				if asJSON {
+					return writeJSON(a.stdout, t)
+				}
+				width, color := a.terminal(a.stdout)
+				return timeline.Print(a.stdout, t, timeline.Style{Width: int(width), Color: color, Location: time.Local, Earlier: earlier})
+			})
+		},
+	}
+	c.Flags().StringVar(&siteName, "site", "", "only this site's machines")
+	c.Flags().BoolVar(&asJSON, "json", false, "print the timeline as JSON (schema_version 1)")
+	c.Flags().BoolVar(&earlier, "all", false, "show earlier attempts too")
+	return c
+}
+
+// eventsOf are the newest events of a machine, oldest first.
+func eventsOf(ctx context.Context, s *store.Store, m inventory.Machine) ([]inventory.Event, error) {
+	return s.Events(ctx, store.EventFilter{Machine: m.ID})
+}
+
+func (a *app) whyCommand() *cobra.Command {
+	var path string
+	c := &cobra.Command{
+		Use: "why MACHINE", Short: "Say where a machine is stuck, which hop broke, and what to try",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			w, err := a.open(cmd.Context(), path, func(steps.Progress) {})
+			if err != nil {
+				return err
+			}
+			defer w.close()
+			m, err := w.machine(args[0])
+			if err != nil {
+				return err
+			}
+			findings, err := w.diagnose(cmd.Context(), m.Address)
+			if err != nil {
+				return err
+			}
+			width, color := a.terminal(a.stdout)
+			return timeline.PrintFindings(a.stdout, findings, timeline.Style{Width: int(width), Color: color, Location: time.Local})
+		},
+	}
+	c.Flags().StringVar(&path, "site", "site.hcl", "the site that declares the machine")
+	return c
+}
+
+// diagnose finds out where a declared machine is stuck.
+func (w *world) diagnose(ctx context.Context, address string) ([]timeline.Finding, error) {
+	m, err := w.machine(address)
+	if err != nil {
+		return nil, err
+	}
+	row, err := w.catalog.MachineByAddress(ctx, w.site.Name, m.Address)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.catalog.Flush(ctx); err != nil {
+		return nil, err
+	}
+	events, err := eventsOf(ctx, w.catalog, row)
+	if err != nil {
+		return nil, err
+	}
+	return timeline.Diagnose(timeline.Input{
+		Machine: row, Events: events, Now: time.Now(), BMCDriver: string(m.BMC.Driver), Mode: string(m.Network.DHCP.Mode),
+	}), nil
+}
+
+// explain is diagnose for an error message.
+func (w *world) explain(ctx context.Context, address string) string {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	findings, err := w.diagnose(ctx, address)
+	if err != nil {
+		return fmt.Sprintf("(where it stopped cannot be told: %v)", err)
+	}
+	var text bytes.Buffer
+	if err := timeline.PrintFindings(&text, findings, timeline.Style{Width: 100, Location: time.Local}); err != nil {
+		return ""
+	}
+	return text.String()
+}

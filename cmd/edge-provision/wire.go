@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/edge-provision/edge-provision/bmc"
+	"github.com/edge-provision/edge-provision/imagebuilder"
+	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/pxe"
+	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/journal"
+	"github.com/edge-provision/edge-provision/workflows/keyring"
+	"github.com/edge-provision/edge-provision/workflows/site"
+	"github.com/edge-provision/edge-provision/workflows/steps"
+)
+
+// openCatalog opens the catalog that the flags name.
+func (a *app) openCatalog(ctx context.Context) (*store.Store, error) {
+	dir, err := a.data()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the data directory: %w", err)
+	}
+	return store.Open(ctx, store.Config{Path: filepath.Join(dir, "catalog.db"), DSN: a.catalog, Log: a.logger()})
+}
+
+// world is everything that the commands on one site work with.
+type world struct {
+	app     *app
+	site    *site.Site
+	catalog *store.Store
+	journal *journal.Journal
+	keys    *keyring.Keyring
+	ca      *keyring.Authority
+	key     string // the controller's SSH key as an authorized_keys line
+	hosts   *steps.SSH
+	powers  *steps.Controllers
+	builder *imagebuilder.Builder
+	images  *steps.Images
+	runner  *steps.Runner
+	wanted  *steps.Wanted
+	tell    func(steps.Progress)
+}
+
+// open loads a site and opens what belongs to it. The caller closes the world.
+func (a *app) open(ctx context.Context, path string, tell func(steps.Progress)) (*world, error) {
+	s, err := a.load(path)
+	if err != nil {
+		return nil, err
+	}
+	catalog, err := a.openCatalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w := &world{app: a, site: s, catalog: catalog, tell: tell, wanted: steps.NewWanted()}
+	if err := w.fill(ctx); err != nil {
+		return nil, errors.Join(err, catalog.Close())
+	}
+	return w, nil
+}
+
+func (w *world) fill(ctx context.Context) error {
+	a := w.app
+	dir, err := a.data()
+	if err != nil {
+		return err
+	}
+	cache, err := a.cache()
+	if err != nil {
+		return err
+	}
+	w.keys, err = keyring.Open(ctx, keyring.Config{KeyFile: filepath.Join(dir, "key"), Values: w.catalog.Settings()})
+	if err != nil {
+		return err
+	}
+	if w.ca, err = w.keys.Authority(ctx, w.site.Name, time.Now()); err != nil {
+		return err
+	}
+	signer, line, err := w.keys.SSH(ctx, "edge-provision@"+w.site.Name)
+	if err != nil {
+		return err
+	}
+	w.key = line
+	w.journal = journal.New(w.catalog, time.Now)
+	w.hosts = &steps.SSH{Site: w.site, Catalog: w.catalog, Signer: signer}
+	w.powers = steps.NewControllers(w.site, a.bmcDeps(w.keys, w.catalog, dir))
+	w.builder = &imagebuilder.Builder{CacheDir: cache, Log: a.logger(), Progress: buildProgress(w.tell, w.site.Images)}
+	w.images = &steps.Images{Builder: w.builder, Catalog: w.catalog}
+	w.runner = &steps.Runner{
+		Site: w.site, Catalog: w.catalog, Keys: w.keys, Hosts: w.hosts, Powers: w.powers,
+		Clock: workflows.SystemClock{}, Tell: w.tell,
+	}
+	for _, m := range w.site.Machines {
+		if m.Match == nil && !m.Adopted() {
+			if _, err := w.catalog.Declare(ctx, w.site.Name, m.Address, m.MAC); err != nil {
+				return fmt.Errorf("%s (%s): %w", m.Address, m.DeclRange, err)
+			}
+		}
+	}
+	return steps.Bind(ctx, w.site, w.catalog)
+}
+
+// bmcDeps is what BMC drivers work with: events, and the memory of refused
+// credentials, which outlives this process so that no account is locked out.
+func (a *app) bmcDeps(keys *keyring.Keyring, catalog *store.Store, dir string) bmc.Deps {
+	key := sha256.Sum256([]byte(keys.Digest("bmc-refusals", nil)))
+	return bmc.Deps{
+		Recorder: catalog, Refusals: bmc.RefusalDir(filepath.Join(dir, "refused-credentials")), RefusalKey: key[:], Log: a.logger(),
+	}
+}
+
+func (w *world) close() error {
+	w.powers.Close()
+	return w.catalog.Close()
+}
+
+// observe asks the site what it is; service is nil when nothing is served.
+func (w *world) observe(ctx context.Context, service *steps.Service) (workflows.Observation, error) {
+	o := &steps.Observer{
+		Site: w.site, Catalog: w.catalog, Hosts: w.hosts, Powers: w.powers, Images: w.images.Digest, Runner: w.runner,
+	}
+	if service != nil {
+		o.Dispatch = service.Dispatch
+	}
+	return o.Observe(ctx)
+}
+
+// ports are the flags of the commands that serve.
+type ports struct{ http, agent uint16 }
+
+// listen binds the site's services.
+func (w *world) listen(ctx context.Context, p ports) (*steps.Service, error) {
+	return steps.Listen(ctx, steps.ServiceConfig{
+		Site: w.site, Catalog: w.catalog, Authority: w.ca, Wanted: w.wanted,
+		HTTPPort: p.http, AgentPort: p.agent, Log: w.app.logger(), Now: time.Now,
+	})
+}
+
+// installer builds what machines netboot.
+func (w *world) installer(ctx context.Context, agentPath string) (steps.Installer, error) {
+	path, err := findAgent(agentPath)
+	if err != nil {
+		return steps.Installer{}, err
+	}
+	built, err := w.builder.BuildInstaller(ctx, imagebuilder.InstallerSpec{AgentPath: path})
+	if err != nil {
+		return steps.Installer{}, err
+	}
+	asset := func(name string, kind pxe.AssetKind, f imagebuilder.File) pxe.Asset {
+		return pxe.Asset{Name: name + "-" + f.SHA256[:16], Kind: kind, Path: f.Path, Size: f.Bytes, SHA256: f.SHA256}
+	}
+	return steps.Installer{
+		Kernel:    asset("kernel", pxe.AssetKernel, built.Kernel),
+		Initramfs: asset("initramfs", pxe.AssetInitramfs, built.Initramfs),
+		Console:   []string{"console=tty0", "console=ttyS0,115200"},
+	}, nil
+}
+
+// findAgent finds the edge-agent program: where the flag says, beside this
+// program, or in PATH's place of installation.
+func findAgent(flag string) (string, error) {
+	candidates := []string{flag}
+	if flag == "" {
+		candidates = []string{"/usr/local/lib/edge-provision/edge-agent", "/usr/lib/edge-provision/edge-agent"}
+		if self, err := os.Executable(); err == nil {
+			candidates = append([]string{filepath.Join(filepath.Dir(self), "edge-agent")}, candidates...)
+		}
+	}
+	for _, c := range candidates {
+		if info, err := os.Stat(c); err == nil && info.Mode().IsRegular() {
+			return c, nil
+		}
+	}
+	return "", fmt.Errorf("edge-agent, the program that runs in the installer, was not found at %v: build it with `make build`, or name it with --agent", candidates)
+}

@@ -1,0 +1,390 @@
+package workflows
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/edge-provision/edge-provision/workflows/site"
+)
+
+// BuildOptions narrow or widen a plan.
+type BuildOptions struct {
+	// Replace are the addresses of machines that are to be installed anew
+	// whatever they are now.
+	Replace []string
+	// Target keeps these addresses and what they depend on; empty keeps all.
+	Target []string
+}
+
+// Build compares the site as declared with the site as observed. It is pure and
+// deterministic: equal arguments give equal plans. The diagnostics explain each
+// refused action with the line of site.hcl it comes from; they do not make the
+// rest of the plan wrong.
+func Build(s *site.Site, o Observation, opts BuildOptions) (Plan, hcl.Diagnostics) {
+	b := builder{site: s, seen: o, opts: opts, actions: map[string]Action{}}
+	graph := s.Graph()
+	b.edges = map[string][]string{}
+	for _, e := range graph.Edges {
+		b.edges[e.From] = append(b.edges[e.From], e.To)
+	}
+	for _, address := range append(slices.Clone(opts.Replace), opts.Target...) {
+		if !slices.Contains(graph.Nodes, address) {
+			b.diags = append(b.diags, &hcl.Diagnostic{Severity: hcl.DiagError, Summary: "Unknown address",
+				Detail: fmt.Sprintf("%s is not declared in this site. An address looks like machine.node[\"a\"]; quote it for the shell.", address)})
+		}
+	}
+	for _, m := range s.Machines {
+		b.put(b.machine(m))
+	}
+	for _, i := range s.Images {
+		if a, needed := b.image(i); needed {
+			b.put(a)
+		}
+	}
+	for _, w := range s.Workflows {
+		for _, step := range w.Steps {
+			b.put(b.step(step))
+		}
+	}
+	for _, address := range o.Orphans {
+		b.put(Action{Address: address, Kind: KindOrphan, Reason: "no longer declared; left alone until `destroy -target`"})
+	}
+	b.block(graph.Nodes)
+	b.keepTargets()
+
+	plan := Plan{Version: PlanVersion, Site: s.Name, Catalog: o.Catalog}
+	for _, a := range b.actions {
+		plan.Actions = append(plan.Actions, a)
+	}
+	sortActions(plan.Actions, graph.Nodes)
+	return plan, b.diags
+}
+
+type builder struct {
+	site    *site.Site
+	seen    Observation
+	opts    BuildOptions
+	edges   map[string][]string // address → what it depends on
+	actions map[string]Action
+	diags   hcl.Diagnostics
+}
+
+func (b *builder) put(a Action) {
+	a.DependsOn = slices.Sorted(slices.Values(b.edges[a.Address]))
+	b.actions[a.Address] = a
+}
+
+func (b *builder) image(i *site.Image) (Action, bool) {
+	view := b.seen.Images[i.Address]
+	needed := slices.ContainsFunc(b.site.Machines, func(m *site.Machine) bool {
+		return m.Image != nil && m.Image.Address == i.Address && b.actions[m.Address].Kind == KindInstall
+	})
+	if !needed || view.Digest != "" {
+		return Action{}, false
+	}
+	reason := "it is not in this controller's cache"
+	if i.Imported() {
+		reason = "it has not been imported yet"
+	}
+	return Action{Address: i.Address, Kind: KindBuild, Reason: reason}, true
+}
+
+// machine decides about one declared machine. The order of the cases is the
+// order in which they win.
+func (b *builder) machine(m *site.Machine) Action {
+	v := b.seen.Machines[m.Address]
+	a := Action{Address: m.Address}
+	replace := slices.Contains(b.opts.Replace, m.Address)
+	switch {
+	case m.Adopted():
+		return b.adopted(a, m, v)
+	case v.Conflict != "":
+		return b.refuse(a, m.DeclRange, "Machine identity is in conflict", v.Conflict)
+	case m.Image == nil && v.Facts != nil:
+		return b.none(a, "discovered; no image is declared")
+	case m.Image == nil:
+		return b.inspect(a, m, v)
+	case v.Unfinished != nil:
+		return b.resume(a, m, v)
+	case v.Applied != nil && !replace:
+		return b.installed(a, m, v)
+	case v.Facts == nil:
+		return b.inspect(a, m, v)
+	}
+	return b.install(a, m, v)
+}
+
+func (b *builder) none(a Action, reason string) Action {
+	a.Kind, a.Reason = KindNone, reason
+	return a
+}
+
+func (b *builder) adopted(a Action, m *site.Machine, v MachineView) Action {
+	if v.Host == Unreachable {
+		a.Kind, a.Reason = KindUnreachable, v.HostDetail
+		return a
+	}
+	return b.none(a, "adopted: reached over SSH, never powered or imaged")
+}
+
+// refuse records why an action must not be done, with its line of site.hcl.
+func (b *builder) refuse(a Action, at hcl.Range, summary, detail string) Action {
+	a.Kind, a.Reason = KindRefused, detail
+	a.Erase, a.Power, a.Image, a.ImageDigest, a.Changes = nil, PowerKept, "", "", nil
+	b.diags = append(b.diags, &hcl.Diagnostic{
+		Severity: hcl.DiagError, Summary: summary, Subject: at.Ptr(),
+		Detail: fmt.Sprintf("%s: %s", a.Address, detail),
+	})
+	return a
+}
+
+// inspect boots a machine whose facts are unknown.
+func (b *builder) inspect(a Action, m *site.Machine, v MachineView) Action {
+	a.Kind, a.Reason = KindInspect, "never inspected; its facts are not known"
+	a.Power = powerFor(m, v)
+	return a
+}
+
+// powerFor is what has to happen to the power of a machine that must boot the
+// installer.
+func powerFor(m *site.Machine, v MachineView) PowerChange {
+	switch {
+	case v.InInstaller:
+		return PowerKept
+	case m.BMC.Driver == site.BMCNone:
+		return PowerPerson
+	case v.Power == PowerOff:
+		return PowerUp
+	case v.Power == PowerOn:
+		return PowerCycle
+	}
+	return PowerUnasked
+}
+
+// resume continues a write that was cut off; the disk is the one of the journal
+// whatever root_disk would choose now.
+func (b *builder) resume(a Action, m *site.Machine, v MachineView) Action {
+	a.Kind, a.Reason = KindInstall, "its installation was cut off and will be continued"
+	a.Image, a.ImageDigest = m.Image.Address, v.Unfinished.Image
+	a.Power = powerFor(m, v)
+	a.Erase = &Erase{Disk: v.Unfinished.Disk, Consent: ConsentUnfinished}
+	a.Inputs = installInputs(m, a)
+	return a
+}
+
+// installed compares a machine that this catalog installed with what it is now.
+// It never plans to install it again: only -replace does.
+func (b *builder) installed(a Action, m *site.Machine, v MachineView) Action {
+	switch v.Host {
+	case Present:
+		changes := b.differences(m, v)
+		if len(changes) == 0 {
+			return b.none(a, "installed, and answers as itself")
+		}
+		a.Kind, a.Changes = KindDiffers, changes
+		a.Reason = fmt.Sprintf("differs from its declaration; `-replace='%s'` would install it anew and erase its disk", a.Address)
+		return a
+	case Absent:
+		a.Kind = KindDiffers
+		a.Reason = fmt.Sprintf("%s; `-replace='%s'` would install it anew and erase its disk", v.HostDetail, a.Address)
+		return a
+	}
+	if v.Unanswered {
+		a.Kind, a.Reason = KindBoot, "installed, but its run was cut off before it answered"
+		if v.Power == PowerOff {
+			a.Power = PowerUp
+		}
+		return a
+	}
+	if v.Power == PowerOff {
+		a.Kind, a.Reason, a.Power = KindPowerOn, "installed, but switched off", PowerUp
+		return a
+	}
+	a.Kind, a.Reason = KindUnreachable, v.HostDetail
+	if v.PowerErr != "" {
+		a.Reason += "; and its BMC: " + v.PowerErr
+	}
+	return a
+}
+
+// differences lists how an installed machine is not what is declared.
+func (b *builder) differences(m *site.Machine, v MachineView) []string {
+	var out []string
+	add := func(what, was, is string) {
+		if was != is {
+			out = append(out, fmt.Sprintf("%s: %s → %s", what, orNone(was), orNone(is)))
+		}
+	}
+	image := b.seen.Images[m.Image.Address]
+	// The declaration decides; the digest only where the declaration moved.
+	if v.Applied.ImageSpec != image.Spec {
+		add("image", v.Applied.Image, cmpOr(image.Digest, "(known after it is built)"))
+	}
+	if v.HostIdentity.Image != v.Applied.Image {
+		add("image on the machine", v.HostIdentity.Image, v.Applied.Image)
+	}
+	if v.HostIdentity.Catalog != b.seen.Catalog {
+		add("owner", "catalog "+v.HostIdentity.Catalog, "catalog "+b.seen.Catalog)
+	}
+	want := NewInstallRecord(m)
+	add("hostname", v.Applied.Hostname, want.Hostname)
+	add("address", v.Applied.Address, want.Address)
+	if v.Applied.Users != want.Users {
+		out = append(out, "users or their keys have changed")
+	}
+	if v.Applied.Network != want.Network {
+		out = append(out, "gateway, DNS, NTP or prefix have changed")
+	}
+	return out
+}
+
+func orNone(s string) string { return cmpOr(s, "(none)") }
+
+func cmpOr(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+// install plans the erasure of one disk and the writing of the image, or says
+// why it must not be.
+func (b *builder) install(a Action, m *site.Machine, v MachineView) Action {
+	if at, detail := unmet(m, v); detail != "" {
+		return b.refuse(a, at, "Machine does not meet a requirement", detail)
+	}
+	disk, at, detail := rootDisk(m, v)
+	if detail != "" {
+		return b.refuse(a, at, "No single root disk", detail)
+	}
+	a.Kind, a.Reason = KindInstall, "not installed by this catalog yet"
+	if v.Applied != nil {
+		a.Reason = "to be replaced, as asked"
+	}
+	a.Image, a.ImageDigest = m.Image.Address, b.seen.Images[m.Image.Address].Digest
+	a.Power = powerFor(m, v)
+	a.Erase = &Erase{Disk: NameDisk(disk), Signatures: slices.Clone(disk.Signatures), Consent: ConsentBlank}
+	if len(disk.Signatures) > 0 {
+		a.Erase.Consent, a.Erase.Serial = ConsentNeeded, typedName(v)
+		if m.Wipe {
+			a.Erase.Consent, a.Erase.Serial = ConsentDeclared, ""
+		}
+	}
+	a.Inputs = installInputs(m, a)
+	return a
+}
+
+// typedName is what a person types to consent to an erasure.
+func typedName(v MachineView) string {
+	if v.Machine != nil && v.Machine.Serial != "" {
+		return v.Machine.Serial
+	}
+	if v.Facts != nil && v.Facts.System != nil {
+		if v.Facts.System.Serial != "" {
+			return v.Facts.System.Serial
+		}
+		return v.Facts.System.UUID
+	}
+	return ""
+}
+
+// step decides about one step from its own inspection.
+func (b *builder) step(s *site.Step) Action {
+	v := b.seen.Steps[s.Address]
+	a := Action{Address: s.Address, Inputs: v.Inputs, After: v.After, Changes: v.Changes}
+	switch {
+	case v.Skipped:
+		a.Kind, a.Reason = KindSkipped, "its `when` is false"
+	case b.waitsForChange(s.Address, map[string]bool{}):
+		a.Kind, a.Reason, a.Inputs, a.Changes = KindRun, "what it depends on changes first", "", nil
+		a.After = b.changing(s.Address)
+	case v.Presence == Unreachable:
+		a.Kind, a.Reason = KindUnreachable, v.Detail
+	case v.Presence == Present && len(v.Changes) == 0:
+		a.Kind, a.Reason = KindNone, "as declared"
+	case v.Presence == Present:
+		a.Kind, a.Reason = KindRun, "differs from its declaration"
+	case len(v.After) > 0:
+		a.Kind, a.Reason = KindRun, "its inputs are known after "+strings.Join(v.After, ", ")
+	default:
+		a.Kind, a.Reason = KindRun, "not done yet"
+	}
+	return a
+}
+
+// waitsForChange reports whether something below address is going to change.
+func (b *builder) waitsForChange(address string, seen map[string]bool) bool {
+	if seen[address] {
+		return false
+	}
+	seen[address] = true
+	for _, d := range b.edges[address] {
+		if b.actions[d].Kind.Changes() || b.waitsForChange(d, seen) {
+			return true
+		}
+	}
+	return false
+}
+
+// changing lists the direct dependencies of address that are going to change.
+func (b *builder) changing(address string) []string {
+	var out []string
+	for _, d := range b.edges[address] {
+		if b.actions[d].Kind.Changes() {
+			out = append(out, d)
+		}
+	}
+	return slices.Sorted(slices.Values(out))
+}
+
+// block turns what depends on something that cannot be had into blocked, in
+// passes until nothing changes.
+func (b *builder) block(order []string) {
+	for changed := true; changed; {
+		changed = false
+		for _, address := range order {
+			a, ok := b.actions[address]
+			if !ok || !a.Kind.Changes() {
+				continue
+			}
+			for _, d := range b.edges[address] {
+				switch b.actions[d].Kind {
+				case KindUnreachable, KindRefused, KindBlocked:
+					a.Kind, a.Reason = KindBlocked, "it depends on "+d
+					a.After, a.Changes = nil, nil
+					b.actions[address] = a
+					changed = true
+				}
+			}
+		}
+	}
+}
+
+// keepTargets drops what is neither a target nor below one.
+func (b *builder) keepTargets() {
+	if len(b.opts.Target) == 0 {
+		return
+	}
+	keep := map[string]bool{}
+	var walk func(string)
+	walk = func(address string) {
+		if keep[address] {
+			return
+		}
+		keep[address] = true
+		for _, d := range b.edges[address] {
+			walk(d)
+		}
+	}
+	for _, t := range b.opts.Target {
+		walk(t)
+	}
+	for address := range b.actions {
+		if !keep[address] {
+			delete(b.actions, address)
+		}
+	}
+}

@@ -1,0 +1,118 @@
+package workflows
+
+import (
+	"time"
+
+	"github.com/edge-provision/edge-provision/inventory"
+)
+
+// Observation is what was seen of a site at one moment: everything that a plan
+// is made from beside the declaration itself. It is gathered by asking, and
+// asking changes nothing.
+type Observation struct {
+	// Catalog is the id of the catalog that plans; machines carry it.
+	Catalog  string
+	Machines map[string]MachineView // by address
+	Images   map[string]ImageView   // by address
+	Steps    map[string]StepView    // by address
+	// Orphans are addresses that this catalog applied and that site.hcl no
+	// longer declares.
+	Orphans []string
+}
+
+// Presence is one of the three answers of inspection, and a fourth for what
+// was not asked.
+type Presence string
+
+// Answers of inspection.
+const (
+	NotAsked    Presence = ""
+	Present     Presence = "present"
+	Absent      Presence = "absent"
+	Unreachable Presence = "unreachable"
+)
+
+// Power is a machine's power as its BMC tells it.
+type Power string
+
+// Power states. A machine without BMC is PowerUnknown.
+const (
+	PowerUnknown Power = ""
+	PowerOn      Power = "on"
+	PowerOff     Power = "off"
+)
+
+// MachineView is what was seen of one declared machine.
+type MachineView struct {
+	// Machine is the catalog's row; nil when the machine was never seen.
+	Machine *inventory.Machine
+	// Facts is the merged view; nil before the first inspection.
+	Facts     *inventory.Facts
+	FactsSeen time.Time
+	Power     Power
+	// PowerErr says why the BMC could not be asked; empty when it could.
+	PowerErr string
+	// Host is whether the installed system answers as itself, HostDetail why
+	// not, and HostIdentity what it says it is.
+	Host         Presence
+	HostDetail   string
+	HostIdentity HostIdentity
+	// Applied is what this catalog last installed; nil: nothing.
+	Applied *InstallRecord
+	// Unfinished is a write that this catalog's journal began and never saw
+	// the end of.
+	Unfinished *InstallRecord
+	// Unanswered says that the installation was finished, but that the run was
+	// cut off before the installed system answered.
+	Unanswered bool
+	// InInstaller says that an agent of this machine talks to us now.
+	InInstaller bool
+	// Conflict is why the machine's identity is not clear.
+	Conflict string
+}
+
+// HostIdentity is what /etc/edge-provision/identity.json on a machine says.
+type HostIdentity struct {
+	Catalog string `json:"catalog"`
+	Site    string `json:"site"`
+	Address string `json:"address"`
+	Image   string `json:"image"`
+}
+
+// InstallRecord is what is written into the catalog about an installation:
+// what it was made from, and on which disk.
+type InstallRecord struct {
+	Image     string   `json:"image"`      // digest
+	ImageSpec string   `json:"image_spec"` // digest of the declaration it was made from
+	Disk      DiskName `json:"disk"`
+	Hostname  string   `json:"hostname"`
+	Address   string   `json:"address,omitempty"` // of the network, dotted quad
+	HostKey   string   `json:"host_key,omitempty"`
+	Boot      string   `json:"boot,omitempty"`    // the installer boot that wrote it
+	Users     string   `json:"users,omitempty"`   // digest of the accounts and keys
+	Network   string   `json:"network,omitempty"` // digest of gateway, DNS, NTP and prefix
+}
+
+// ImageView is what is known of an image before it is needed.
+type ImageView struct {
+	// Digest is the image's name; empty when it has yet to be built.
+	Digest string
+	// Spec is the digest of its declaration.
+	Spec string
+}
+
+// StepView is what a step's own inspection found.
+type StepView struct {
+	Presence Presence
+	// Changes are lines of what would change; empty with Present means that
+	// nothing would.
+	Changes []string
+	// Detail says why the answer is Unreachable.
+	Detail string
+	// Inputs is the digest of the step's inputs; empty while some of them are
+	// unknown, and then After names what they wait for.
+	Inputs string
+	After  []string
+	// Skipped says that the step's `when` is false.
+	Skipped bool
+}

@@ -1,0 +1,232 @@
+// Package workflows is the engine: it compares a site as declared with the
+// site as observed (Build, a pure function), and carries out what was approved
+// (Engine.Run), journaled step by step. What a step does is not here but in
+// workflows/steps.
+package workflows
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/edge-provision/edge-provision/inventory"
+)
+
+// PlanVersion is the version of a plan's JSON form. A saved plan of another
+// version is refused.
+const PlanVersion = 1
+
+// Plan is the difference between a site as declared and as observed.
+type Plan struct {
+	Version int      `json:"format_version"`
+	Site    string   `json:"site"`
+	Catalog string   `json:"catalog"`
+	Actions []Action `json:"actions"`
+}
+
+// Action is what a plan does about one address.
+type Action struct {
+	Address string `json:"address"`
+	Kind    Kind   `json:"kind"`
+	// Reason is one clause for a person: why this, and not something else.
+	Reason string `json:"reason,omitempty"`
+	// Changes are lines of what differs.
+	Changes []string `json:"changes,omitempty"`
+	// Image is what is installed: an image address, and its digest or
+	// "(known after it is built)".
+	Image       string `json:"image,omitempty"`
+	ImageDigest string `json:"image_digest,omitempty"`
+	// Erase is the disk whose content will be lost.
+	Erase *Erase `json:"erase,omitempty"`
+	// Power is what happens to the machine's power on the way.
+	Power PowerChange `json:"power,omitempty"`
+	// DependsOn are the addresses that come first.
+	DependsOn []string `json:"depends_on,omitempty"`
+	// Inputs is the digest of what was approved; a step whose inputs are not
+	// known yet has none.
+	Inputs string `json:"inputs,omitempty"`
+	// After names what has to happen before the rest is known.
+	After []string `json:"known_after,omitempty"`
+}
+
+// Kind is what is done about an address.
+type Kind string
+
+// Kinds of actions. The first group changes something; the others say why
+// nothing is.
+const (
+	KindInspect Kind = "inspect"  // boot the installer, learn the facts, hold; write nothing
+	KindInstall Kind = "install"  // erase one disk, write the image
+	KindPowerOn Kind = "power-on" // an installed machine is off
+	KindBoot    Kind = "boot"     // installed, but not seen to answer yet
+	KindBuild   Kind = "build"    // an image that is not in the cache
+	KindRun     Kind = "run"      // a step
+
+	KindNone        Kind = "none"        // as declared
+	KindDiffers     Kind = "differs"     // not as declared, and only -replace changes it
+	KindUnreachable Kind = "unreachable" // cannot be asked; left alone
+	KindRefused     Kind = "refused"     // must not be done as declared
+	KindBlocked     Kind = "blocked"     // depends on one of the three above
+	KindOrphan      Kind = "orphan"      // no longer declared; left alone
+	KindSkipped     Kind = "skipped"     // its `when` is false
+)
+
+// Changes reports whether the kind of action touches anything.
+func (k Kind) Changes() bool {
+	switch k {
+	case KindInspect, KindInstall, KindPowerOn, KindBoot, KindBuild, KindRun:
+		return true
+	}
+	return false
+}
+
+// Settled reports whether nothing is wrong with an address and nothing is to be
+// done about it.
+func (k Kind) Settled() bool { return k == KindNone || k == KindSkipped || k == KindOrphan }
+
+// PowerChange is what happens to a machine's power.
+type PowerChange string
+
+// Changes of power.
+const (
+	PowerKept    PowerChange = ""
+	PowerUp      PowerChange = "on"     // it is off and will be switched on
+	PowerCycle   PowerChange = "cycle"  // it is on and will be switched off and on
+	PowerUnasked PowerChange = "ask"    // its BMC cannot be asked now
+	PowerPerson  PowerChange = "person" // it has no BMC: somebody has to switch it on
+)
+
+// DiskName names a disk by what does not change between boots.
+type DiskName struct {
+	Name   string `json:"name"` // kernel name when it was seen; for a person
+	WWN    string `json:"wwn,omitempty"`
+	Serial string `json:"serial,omitempty"`
+	Path   string `json:"path,omitempty"`
+	Bytes  int64  `json:"bytes"`
+}
+
+// NameDisk takes a disk's lasting names from its facts.
+func NameDisk(d inventory.Disk) DiskName {
+	return DiskName{Name: d.Name, WWN: d.WWN, Serial: d.Serial, Path: d.Path, Bytes: d.Bytes}
+}
+
+// Same reports whether a and b name one disk, whatever the kernel called it.
+func (a DiskName) Same(b DiskName) bool {
+	if a.Bytes != b.Bytes {
+		return false
+	}
+	if a.WWN != "" || b.WWN != "" || a.Serial != "" || b.Serial != "" {
+		return a.WWN == b.WWN && a.Serial == b.Serial
+	}
+	return a.Path != "" && a.Path == b.Path
+}
+
+// Erase is a disk whose content will be lost, and by whose consent.
+type Erase struct {
+	Disk       DiskName `json:"disk"`
+	Signatures []string `json:"signatures,omitempty"`
+	Consent    Consent  `json:"consent"`
+	// Serial is what a person types to consent: the machine's serial, or its
+	// SMBIOS UUID where it has none.
+	Serial string `json:"serial,omitempty"`
+}
+
+// Consent says why a disk may be erased.
+type Consent string
+
+// Reasons for which a disk may be erased.
+const (
+	ConsentBlank      Consent = "blank"      // it carries no signature
+	ConsentDeclared   Consent = "declared"   // wipe = true in site.hcl
+	ConsentUnfinished Consent = "unfinished" // this catalog's own write was cut off on it
+	ConsentNeeded     Consent = "needed"     // somebody must type the serial
+	ConsentTyped      Consent = "typed"      // somebody did
+)
+
+// Counts is how many actions of each kind a plan has.
+func (p Plan) Counts() map[Kind]int {
+	counts := map[Kind]int{}
+	for _, a := range p.Actions {
+		counts[a.Kind]++
+	}
+	return counts
+}
+
+// Empty reports whether carrying out the plan would change nothing.
+func (p Plan) Empty() bool {
+	return !slices.ContainsFunc(p.Actions, func(a Action) bool { return a.Kind.Changes() })
+}
+
+// Settled reports whether the site is as declared, as far as could be asked.
+func (p Plan) Settled() bool {
+	return !slices.ContainsFunc(p.Actions, func(a Action) bool { return !a.Kind.Settled() })
+}
+
+// Find returns the action on an address.
+func (p Plan) Find(address string) (Action, bool) {
+	i := slices.IndexFunc(p.Actions, func(a Action) bool { return a.Address == address })
+	if i < 0 {
+		return Action{}, false
+	}
+	return p.Actions[i], true
+}
+
+// Digest names what the plan would do: two plans with one digest do the same.
+func (p Plan) Digest() string {
+	// A struct of strings, numbers and slices always marshals.
+	b, err := json.Marshal(p)
+	if err != nil {
+		panic(fmt.Sprintf("marshalling a plan: %v", err))
+	}
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// MoreDestructive lists what p would lose that approved does not name: the
+// reason to ask again.
+func (p Plan) MoreDestructive(approved Plan) []string {
+	var out []string
+	for _, a := range p.Actions {
+		old, _ := approved.Find(a.Address)
+		switch {
+		case a.Erase != nil && (old.Erase == nil || !old.Erase.Disk.Same(a.Erase.Disk)):
+			out = append(out, fmt.Sprintf("%s: %s would be erased", a.Address, a.Erase.Disk.Name))
+		case a.Erase != nil && !subset(a.Erase.Signatures, old.Erase.Signatures):
+			out = append(out, fmt.Sprintf("%s: %s carries more than was shown: %v", a.Address, a.Erase.Disk.Name, a.Erase.Signatures))
+		case a.Power == PowerCycle && old.Power != PowerCycle:
+			out = append(out, fmt.Sprintf("%s would be power-cycled", a.Address))
+		}
+	}
+	return out
+}
+
+func subset(small, large []string) bool {
+	for _, s := range small {
+		if !slices.Contains(large, s) {
+			return false
+		}
+	}
+	return true
+}
+
+// sortActions puts actions into the order of addresses given by order, which is
+// the order of declaration; what is not in it comes last, by name.
+func sortActions(actions []Action, order []string) {
+	rank := make(map[string]int, len(order))
+	for i, a := range order {
+		rank[a] = i + 1
+	}
+	slices.SortStableFunc(actions, func(a, b Action) int {
+		ra, rb := rank[a.Address], rank[b.Address]
+		if ra == 0 {
+			ra = len(order) + 1
+		}
+		if rb == 0 {
+			rb = len(order) + 1
+		}
+		return cmp.Or(cmp.Compare(ra, rb), cmp.Compare(a.Address, b.Address))
+	})
+}

@@ -1,0 +1,168 @@
+// Package remote runs commands and keeps files on a machine over SSH. It never
+// trusts on first use: the host key must be known beforehand, because the
+// agent made it on the machine and reported it over its verified session.
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Config says how to reach one host.
+type Config struct {
+	// Name is what errors call the host, such as machine.node["a"].
+	Name string
+	// Address is host:port.
+	Address string
+	// User is the login; root when empty.
+	User string
+	// HostKey is the only key accepted from the host, in authorized_keys
+	// form (sshd(8), "AUTHORIZED_KEYS FILE FORMAT").
+	HostKey string
+	// Signer proves who we are.
+	Signer ssh.Signer
+	// Timeout bounds dialing and the handshake together; 15 s when zero,
+	// because a machine on a site's own LAN that has not answered by then
+	// is busy booting or gone.
+	Timeout time.Duration
+	// Dial opens the TCP connection; net.Dialer when nil.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Host is an open SSH connection. It is safe for concurrent use.
+type Host struct {
+	name   string
+	client *ssh.Client
+}
+
+// UnreachableError says that the host could not be asked: nothing answered, or
+// what answered was cut off before it could prove who it is. It says nothing
+// about whether the host is well.
+type UnreachableError struct {
+	Host, Address string
+	Err           error
+}
+
+func (e *UnreachableError) Error() string {
+	return fmt.Sprintf("%s: no SSH at %s: %v", e.Host, e.Address, e.Err)
+}
+
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
+// HostKeyError says that whatever answers at the address is not the host that
+// the agent installed.
+type HostKeyError struct {
+	Host, Address string
+	Got           string // authorized_keys form, no comment
+}
+
+func (e *HostKeyError) Error() string {
+	return fmt.Sprintf("%s: the SSH host key at %s is not the one that was made on this machine when it was installed (got %s): "+
+		"another machine has its address, or it was reinstalled by somebody else; nothing was sent to it", e.Host, e.Address, e.Got)
+}
+
+// AuthError says that the host is the right one but refused our key.
+type AuthError struct {
+	Host, User string
+	Err        error
+}
+
+func (e *AuthError) Error() string {
+	return fmt.Sprintf("%s: the host refused this site's SSH key for user %s: %v; was authorized_keys edited?", e.Host, e.User, e.Err)
+}
+
+func (e *AuthError) Unwrap() error { return e.Err }
+
+// Dial connects and verifies the host. Its errors are *UnreachableError,
+// *HostKeyError, *AuthError, or a plain error for a Config that cannot be used.
+func Dial(ctx context.Context, c Config) (*Host, error) {
+	want, _, _, _, err := ssh.ParseAuthorizedKey([]byte(c.HostKey))
+	if err != nil {
+		return nil, fmt.Errorf("%s: its recorded SSH host key cannot be read: %w", c.Name, err)
+	}
+	if c.User == "" {
+		c.User = "root"
+	}
+	if c.Timeout == 0 {
+		c.Timeout = 15 * time.Second
+	}
+	if c.Dial == nil {
+		c.Dial = (&net.Dialer{}).DialContext
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+
+	conn, err := c.Dial(ctx, "tcp", c.Address)
+	if err != nil {
+		return nil, &UnreachableError{Host: c.Name, Address: c.Address, Err: err}
+	}
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return nil, errors.Join(&UnreachableError{Host: c.Name, Address: c.Address, Err: err}, conn.Close())
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	client, err := handshake(conn, c, want)
+	if err != nil {
+		stop()
+		conn.Close()
+		return nil, err
+	}
+	if !stop() {
+		client.Close()
+		return nil, &UnreachableError{Host: c.Name, Address: c.Address, Err: context.Cause(ctx)}
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		client.Close()
+		return nil, &UnreachableError{Host: c.Name, Address: c.Address, Err: err}
+	}
+	return &Host{name: c.Name, client: client}, nil
+}
+
+func handshake(conn net.Conn, c Config, want ssh.PublicKey) (*ssh.Client, error) {
+	var mismatch *HostKeyError
+	proven := false
+	config := &ssh.ClientConfig{
+		User: c.User,
+		Auth: []ssh.AuthMethod{ssh.PublicKeys(c.Signer)},
+		// Only the algorithm of the pinned key: a host with several keys
+		// must show the one we know.
+		HostKeyAlgorithms: algorithms(want),
+		HostKeyCallback: func(_ string, _ net.Addr, got ssh.PublicKey) error {
+			if string(got.Marshal()) != string(want.Marshal()) {
+				mismatch = &HostKeyError{Host: c.Name, Address: c.Address,
+					Got: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(got)))}
+				return mismatch
+			}
+			proven = true
+			return nil
+		},
+	}
+	sc, chans, reqs, err := ssh.NewClientConn(conn, c.Address, config)
+	switch {
+	case mismatch != nil:
+		return nil, mismatch
+	case err != nil && proven && strings.Contains(err.Error(), "unable to authenticate"):
+		return nil, &AuthError{Host: c.Name, User: c.User, Err: err}
+	case err != nil:
+		return nil, &UnreachableError{Host: c.Name, Address: c.Address, Err: err}
+	}
+	return ssh.NewClient(sc, chans, reqs), nil
+}
+
+// algorithms lists the signature algorithms by which a host may prove key; an
+// RSA key signs with SHA-2 (RFC 8332).
+func algorithms(key ssh.PublicKey) []string {
+	if key.Type() == ssh.KeyAlgoRSA {
+		return []string{ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256}
+	}
+	return []string{key.Type()}
+}
+
+// Close ends the connection and everything that runs over it.
+func (h *Host) Close() error { return h.client.Close() }

@@ -1,0 +1,69 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/query"
+	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows/site"
+)
+
+// Bind gives the address of each machine that is declared by what it is to the
+// one machine whose facts match, and remembers it. A match that fits several is
+// an error that names them.
+func Bind(ctx context.Context, s *site.Site, catalog *store.Store) error {
+	rows, err := catalog.Machines(ctx, store.MachineFilter{Site: s.Name})
+	if err != nil {
+		return err
+	}
+	bound := map[string]bool{}
+	for _, row := range rows {
+		bound[row.Address] = true
+	}
+	var errs []error
+	for _, m := range s.Machines {
+		if m.Match != nil && !bound[m.Address] {
+			errs = append(errs, bindOne(ctx, s, catalog, m, rows))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// bindOne binds one machine that is declared by a match. None that matches is
+// no error: it has yet to be discovered.
+func bindOne(ctx context.Context, s *site.Site, catalog *store.Store, m *site.Machine, rows []inventory.Machine) error {
+	var found []inventory.Machine
+	for _, row := range rows {
+		if row.Address != "" {
+			continue
+		}
+		facts, err := catalog.MergedFacts(ctx, row.ID)
+		if err != nil {
+			return err
+		}
+		result, err := m.Match.Eval(query.NewDoc(row, &facts))
+		if err != nil {
+			return fmt.Errorf("%s: evaluating its match: %w", m.Address, err)
+		}
+		if result == query.True {
+			found = append(found, row)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil
+	case 1:
+		_, err := catalog.Bind(ctx, s.Name, m.Address, found[0].ID)
+		return err
+	}
+	var names []string
+	for _, row := range found {
+		names = append(names, fmt.Sprintf("%s (serial %q, %v)", row.ID, row.Serial, row.MACs))
+	}
+	return fmt.Errorf("%s: its match fits %d machines and must fit one: %s; make it narrower, or name the machine by mac",
+		m.Address, len(found), strings.Join(names, "; "))
+}

@@ -1,0 +1,266 @@
+package steps
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/zclconf/go-cty/cty"
+
+	"github.com/edge-provision/edge-provision/bmc"
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/dispatch"
+	"github.com/edge-provision/edge-provision/workflows/remote"
+	"github.com/edge-provision/edge-provision/workflows/site"
+)
+
+// Observer asks a site what it is. It changes nothing: no power, no disk, no
+// file.
+type Observer struct {
+	Site    *site.Site
+	Catalog *store.Store
+	Hosts   Hosts
+	Powers  Powers
+	// Dispatch tells which machines are in the installer now; nil when
+	// nothing is being served.
+	Dispatch *dispatch.Server
+	// Images tells the digest of an image that is in the cache, or "".
+	Images func(ctx context.Context, i *site.Image) (digest string, err error)
+	// Runner makes steps, to have them inspect themselves.
+	Runner *Runner
+	// Parallelism is how many machines are asked at once; 16 when zero.
+	Parallelism int
+}
+
+// inspectTimeout bounds all questions to one machine together: a BMC that does
+// not answer and a host that does not answer must not hold up a plan of a rack
+// for long.
+const inspectTimeout = 40 * time.Second
+
+// Observe asks everything that a plan needs.
+func (o *Observer) Observe(ctx context.Context) (workflows.Observation, error) {
+	seen := workflows.Observation{
+		Catalog:  o.Catalog.CatalogID().String(),
+		Machines: map[string]workflows.MachineView{},
+		Images:   map[string]workflows.ImageView{},
+		Steps:    map[string]workflows.StepView{},
+	}
+	for _, i := range o.Site.Images {
+		digest, err := o.Images(ctx, i)
+		if err != nil {
+			return seen, err
+		}
+		seen.Images[i.Address] = workflows.ImageView{Digest: digest, Spec: ImageSpec(i)}
+	}
+	if err := o.machines(ctx, &seen); err != nil {
+		return seen, err
+	}
+	if err := o.steps(ctx, &seen); err != nil {
+		return seen, err
+	}
+	orphans, err := o.orphans(ctx)
+	seen.Orphans = orphans
+	return seen, err
+}
+
+// machines asks all machines at once.
+func (o *Observer) machines(ctx context.Context, seen *workflows.Observation) error {
+	limit := o.Parallelism
+	if limit == 0 {
+		limit = 16
+	}
+	slots := make(chan struct{}, limit)
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		errs []error
+	)
+	for _, m := range o.Site.Machines {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			v, err := o.machine(ctx, m)
+			mu.Lock()
+			defer mu.Unlock()
+			seen.Machines[m.Address] = v
+			errs = append(errs, err)
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func (o *Observer) machine(ctx context.Context, m *site.Machine) (workflows.MachineView, error) {
+	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	defer cancel()
+	var v workflows.MachineView
+	if err := o.remembered(ctx, m, &v); err != nil {
+		return v, err
+	}
+	if v.Applied != nil || m.Adopted() {
+		o.host(ctx, m, &v)
+	}
+	// A machine that answers as itself is on; its BMC need not be asked.
+	if v.Host != workflows.Present && !m.Adopted() {
+		o.power(ctx, m, &v)
+	}
+	return v, nil
+}
+
+// remembered is what the catalog knows of the machine.
+func (o *Observer) remembered(ctx context.Context, m *site.Machine, v *workflows.MachineView) error {
+	row, err := o.find(ctx, m)
+	if err != nil {
+		return err
+	}
+	if row != nil {
+		v.Machine = row
+		documents, err := o.Catalog.Facts(ctx, row.ID)
+		if err != nil {
+			return err
+		}
+		if d, ok := documents[inventory.SourceAgent]; ok {
+			facts, err := o.Catalog.MergedFacts(ctx, row.ID)
+			if err != nil {
+				return err
+			}
+			v.Facts, v.FactsSeen = &facts, d.LastSeen
+		}
+		if o.Dispatch != nil {
+			_, v.InInstaller = o.Dispatch.Session(ctx, row.ID)
+		}
+	}
+	if v.Applied, err = loadRecord(ctx, o.Catalog, o.Site.Name, m.Address); err != nil {
+		return err
+	}
+	last, err := loadInstallation(ctx, o.Catalog.Settings(), o.Site.Name, m.Address)
+	if err != nil || last == nil {
+		return err
+	}
+	switch last.Phase {
+	case phaseBegun, phaseWritten:
+		v.Unfinished = &last.Record
+	case phaseInstalled:
+		v.Unanswered = true
+	}
+	return nil
+}
+
+// find is the machine's row: by its address, by its MAC, or for a machine that
+// is declared by what it is, the one machine whose facts match.
+func (o *Observer) find(ctx context.Context, m *site.Machine) (*inventory.Machine, error) {
+	row, err := o.Catalog.MachineByAddress(ctx, o.Site.Name, m.Address)
+	if errors.Is(err, fs.ErrNotExist) && !m.MAC.IsZero() {
+		row, err = o.Catalog.MachineByMAC(ctx, m.MAC)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &row, nil
+}
+
+// host asks the installed system whether it is the one that this catalog
+// installed.
+func (o *Observer) host(ctx context.Context, m *site.Machine, v *workflows.MachineView) {
+	h, err := o.Hosts.Host(ctx, m.Address)
+	var (
+		wrongKey *remote.HostKeyError
+		refused  *remote.AuthError
+	)
+	switch {
+	case errors.As(err, &wrongKey), errors.As(err, &refused):
+		v.Host, v.HostDetail = workflows.Absent, err.Error()
+		return
+	case err != nil:
+		v.Host, v.HostDetail = workflows.Unreachable, err.Error()
+		return
+	}
+	defer h.Close()
+	v.Host = workflows.Present
+	if m.Adopted() {
+		return
+	}
+	f, err := h.ReadFile(ctx, identityPath)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		v.HostDetail = identityPath + " is missing on it"
+	case err != nil:
+		v.Host, v.HostDetail = workflows.Unreachable, err.Error()
+	default:
+		if err := json.Unmarshal(f.Content, &v.HostIdentity); err != nil {
+			v.HostDetail = fmt.Sprintf("%s on it cannot be read: %v", identityPath, err)
+		}
+	}
+}
+
+// identityPath is where edge-agent leaves the machine's identity.
+const identityPath = "/etc/edge-provision/identity.json"
+
+func (o *Observer) power(ctx context.Context, m *site.Machine, v *workflows.MachineView) {
+	if m.BMC.Driver == site.BMCNone {
+		return
+	}
+	controller, err := o.Powers.BMC(m.Address)
+	if err != nil {
+		v.PowerErr = err.Error()
+		return
+	}
+	is, err := controller.PowerState(ctx)
+	switch {
+	case err != nil:
+		v.PowerErr = err.Error()
+	case is == bmc.PowerOn:
+		v.Power = workflows.PowerOn
+	case is == bmc.PowerOff:
+		v.Power = workflows.PowerOff
+	}
+}
+
+// steps has each step inspect itself, as far as its inputs are known.
+func (o *Observer) steps(ctx context.Context, seen *workflows.Observation) error {
+	known := o.Runner.known(seen.Machines)
+	for _, w := range o.Site.Workflows {
+		for _, s := range w.Steps {
+			v, err := o.Runner.Inspect(ctx, s, known)
+			if err != nil {
+				return err
+			}
+			seen.Steps[s.Address] = v
+			outputs, err := o.Runner.applied(ctx, s)
+			if err != nil {
+				return err
+			}
+			if outputs != cty.NilVal {
+				known.Steps[s.Address] = outputs
+			}
+		}
+	}
+	return nil
+}
+
+// orphans are addresses with an applied record that site.hcl no longer has.
+func (o *Observer) orphans(ctx context.Context) ([]string, error) {
+	applied, err := o.Catalog.AppliedAll(ctx, o.Site.Name)
+	if err != nil {
+		return nil, err
+	}
+	declared := o.Site.Graph().Nodes
+	var out []string
+	for _, a := range applied {
+		if !slices.Contains(declared, a.Address) {
+			out = append(out, a.Address)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}

@@ -1,0 +1,419 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/bmc"
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/agent"
+	"github.com/edge-provision/edge-provision/workflows/dispatch"
+	"github.com/edge-provision/edge-provision/workflows/site"
+)
+
+// Provisioner takes declared machines from powered off to installed. A machine
+// goes through these steps, and a resumed one enters where it stands:
+//
+//	intoInstaller   netboot it, or find its agent there already
+//	inspect         wait for its facts and check that it is the right machine
+//	write           the image to the approved disk, proved chunk by chunk
+//	configure       give the disk this machine's identity
+//	restart         into its own disk
+//	greet           SSH answers with the key that was made on the machine
+type Provisioner struct {
+	Site     *site.Site
+	Catalog  *store.Store
+	Dispatch *dispatch.Server
+	Wanted   *Wanted
+	Powers   Powers
+	Hosts    Hosts
+	Clock    workflows.Clock
+	// Images serves the image of a machine and says where.
+	Images ImageSource
+	// ControllerKey is the controller's SSH key as an authorized_keys line.
+	ControllerKey string
+	// Fence is the token of the lock under which this process acts.
+	Fence int64
+	// Tell receives progress; it must not block for long.
+	Tell func(Progress)
+	// Explain says where a machine's boot is stuck, in a sentence or more, for
+	// the error of a boot that timed out. It may return "".
+	Explain func(ctx context.Context, address string) string
+
+	mu      sync.Mutex
+	brought map[string]bool // machines this process brought into the installer; true: they were off
+}
+
+// ImageSource publishes images to the machines of a network.
+type ImageSource interface {
+	// Publish makes the image available and returns its URLs on the network.
+	Publish(ctx context.Context, image *site.Image, network *site.Network) (Published, error)
+}
+
+// Published is an image that machines can fetch.
+type Published struct {
+	Digest      string
+	ManifestURL string
+	FramesURL   string
+}
+
+// Progress is where one address stands, for the terminal.
+type Progress struct {
+	Address string
+	Phase   string
+	Message string
+	// Bytes of Total are done in this phase; zero Total: unknown.
+	Bytes, Total int64
+}
+
+// errWrongDisk and its like end a run for one machine: repeating cannot help.
+var errGone = errors.New("the disk that was approved is not in the machine")
+
+// reconnect is how long an agent may take to find a controller that was
+// restarted: its own pause between tries is a few seconds, and it may be in the
+// middle of one.
+const reconnect = 45 * time.Second
+
+func (p *Provisioner) say(address, phase, format string, args ...any) {
+	p.Tell(Progress{Address: address, Phase: phase, Message: fmt.Sprintf(format, args...)})
+}
+
+// Inspect boots a machine without facts into the installer and leaves it there.
+func (p *Provisioner) Inspect(ctx context.Context, m *site.Machine) error {
+	row, err := p.row(ctx, m)
+	if err != nil {
+		return err
+	}
+	_, err = p.intoInstaller(ctx, m, row)
+	return err
+}
+
+// Install brings a machine to the state that the action was approved for.
+func (p *Provisioner) Install(ctx context.Context, run uuid.UUID, m *site.Machine, a workflows.Action) error {
+	row, err := p.row(ctx, m)
+	if err != nil {
+		return err
+	}
+	last, err := loadInstallation(ctx, p.Catalog.Settings(), p.Site.Name, m.Address)
+	if err != nil {
+		return err
+	}
+	session, err := p.intoInstaller(ctx, m, row)
+	if err != nil {
+		return err
+	}
+	facts, err := p.Dispatch.WaitFacts(ctx, row.ID)
+	if err != nil {
+		return err
+	}
+	if err := hasDisk(facts, a.Erase.Disk); err != nil {
+		return workflows.GiveUp(fmt.Errorf("%s: %w", m.Address, err))
+	}
+	image, err := p.Images.Publish(ctx, m.Image, m.Network)
+	if err != nil {
+		return err
+	}
+	current := p.enter(last, m, a, image, session)
+	current.Run = run.String()
+
+	w := work{p: p, m: m, row: row, in: &current, run: run}
+	if err := w.write(ctx, a, image); err != nil {
+		return p.failed(ctx, row, err)
+	}
+	if err := w.configure(ctx); err != nil {
+		return p.failed(ctx, row, err)
+	}
+	if err := w.restart(ctx); err != nil {
+		return err
+	}
+	return w.greet(ctx)
+}
+
+// enter is the account of an installation that begins now, or goes on.
+func (p *Provisioner) enter(last *installation, m *site.Machine, a workflows.Action, image Published, session dispatch.Session) installation {
+	record := workflows.NewInstallRecord(m)
+	record.Image, record.Disk, record.Boot = image.Digest, a.Erase.Disk, session.Boot
+	record.ImageSpec = ImageSpec(m.Image)
+	goesOn := last != nil && (last.Phase == phaseBegun || last.Phase == phaseWritten) &&
+		last.Record.Image == image.Digest && last.Record.Disk.Same(a.Erase.Disk)
+	if !goesOn {
+		return installation{ID: uuid.Must(uuid.NewV7()), Attempt: 1, Record: record}
+	}
+	next := *last
+	if last.Record.Boot != session.Boot {
+		// The agent that worked on it is gone; this is another attempt.
+		next.Attempt++
+	}
+	next.Record = record
+	return next
+}
+
+// Boot brings an installed machine up from its own disk: one that is off, or
+// one whose run was cut off between the end of its installation and its first
+// answer.
+func (p *Provisioner) Boot(ctx context.Context, run uuid.UUID, m *site.Machine) error {
+	row, err := p.row(ctx, m)
+	if err != nil {
+		return err
+	}
+	last, err := loadInstallation(ctx, p.Catalog.Settings(), p.Site.Name, m.Address)
+	if err != nil {
+		return err
+	}
+	if last == nil {
+		return fmt.Errorf("%s: it is recorded as installed, but its installation is not: the catalog was restored in parts", m.Address)
+	}
+	p.Wanted.Set(row.ID, false)
+	w := work{p: p, m: m, row: row, in: last, run: run}
+	if _, in := p.Dispatch.Session(ctx, row.ID); in {
+		if err := w.restart(ctx); err != nil {
+			return err
+		}
+		return w.greet(ctx)
+	}
+	controller, err := p.Powers.BMC(m.Address)
+	if err != nil {
+		return err
+	}
+	if m.BMC.Driver == site.BMCNone {
+		p.say(m.Address, "boot", "switch on %s (%s)", m.Hostname, m.MAC)
+	} else {
+		p.say(m.Address, "boot", "switching on")
+		if err := controller.SetPower(ctx, bmc.On); err != nil {
+			return err
+		}
+	}
+	return w.greet(ctx)
+}
+
+// row is the machine's row in the catalog, made at its first mention.
+func (p *Provisioner) row(ctx context.Context, m *site.Machine) (inventory.Machine, error) {
+	if m.Match != nil {
+		row, err := p.Catalog.MachineByAddress(ctx, p.Site.Name, m.Address)
+		if err != nil {
+			return row, fmt.Errorf("%s: no machine is bound to its match yet: %w", m.Address, err)
+		}
+		return row, nil
+	}
+	return p.Catalog.Declare(ctx, p.Site.Name, m.Address, m.MAC)
+}
+
+// setState moves the machine along workflows' table of transitions.
+func (p *Provisioner) setState(ctx context.Context, id uuid.UUID, to inventory.State) error {
+	row, err := p.Catalog.Machine(ctx, id)
+	if err != nil {
+		return err
+	}
+	if _, err := workflows.Transition(row.State, to); err != nil {
+		return fmt.Errorf("machine %s: %w", id, err)
+	}
+	return p.Catalog.SetState(ctx, id, to)
+}
+
+// failed records that the installation of a machine ended in an error, unless
+// the run was only cut off.
+func (p *Provisioner) failed(ctx context.Context, row inventory.Machine, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	return errors.Join(err, p.setState(ctx, row.ID, inventory.StateFailed))
+}
+
+// intoInstaller makes sure that the machine's agent talks to us. A machine whose
+// agent may be on its way back to a restarted controller is waited for before
+// its power is touched.
+func (p *Provisioner) intoInstaller(ctx context.Context, m *site.Machine, row inventory.Machine) (dispatch.Session, error) {
+	if s, ok := p.present(ctx, m, row); ok {
+		return s, p.hold(ctx, row)
+	}
+	p.Wanted.Set(row.ID, true)
+	if err := p.setState(ctx, row.ID, inventory.StateInspecting); err != nil {
+		return dispatch.Session{}, err
+	}
+	timeout := fmt.Errorf("%s did not reach the installer in %s, its boot_timeout", m.Address, m.BootTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, m.BootTimeout, timeout)
+	defer cancel()
+	if err := p.netboot(ctx, m, row); err != nil {
+		return dispatch.Session{}, err
+	}
+	p.say(m.Address, "netboot", "waiting for the installer")
+	s, err := p.Dispatch.WaitSession(ctx, row.ID)
+	if err != nil {
+		return s, p.explain(ctx, m, err)
+	}
+	p.say(m.Address, "inspect", "installer is up at %s", s.Address)
+	if _, err := p.Dispatch.WaitFacts(ctx, row.ID); err != nil {
+		return s, p.explain(ctx, m, err)
+	}
+	return s, p.hold(ctx, row)
+}
+
+// present finds the machine in the installer without touching it.
+func (p *Provisioner) present(ctx context.Context, m *site.Machine, row inventory.Machine) (dispatch.Session, bool) {
+	if s, ok := p.Dispatch.Session(ctx, row.ID); ok {
+		return s, true
+	}
+	switch row.State {
+	case inventory.StateInspecting, inventory.StateHeld, inventory.StateInstalling:
+	default:
+		return dispatch.Session{}, false
+	}
+	if m.BMC.Driver != site.BMCNone {
+		if controller, err := p.Powers.BMC(m.Address); err == nil {
+			if is, err := controller.PowerState(ctx); err == nil && is == bmc.PowerOff {
+				return dispatch.Session{}, false
+			}
+		}
+	}
+	p.say(m.Address, "netboot", "an earlier run left it in the installer; waiting up to %s for its agent", reconnect)
+	p.Wanted.Set(row.ID, true)
+	ctx, cancel := context.WithTimeout(ctx, reconnect)
+	defer cancel()
+	s, err := p.Dispatch.WaitSession(ctx, row.ID)
+	if err != nil {
+		return s, false
+	}
+	_, err = p.Dispatch.WaitFacts(ctx, row.ID)
+	return s, err == nil
+}
+
+// hold records that the machine waits in the installer; one that is in the
+// middle of an installation stays so.
+func (p *Provisioner) hold(ctx context.Context, row inventory.Machine) error {
+	now, err := p.Catalog.Machine(ctx, row.ID)
+	if err != nil || now.State == inventory.StateInstalling || now.State == inventory.StateHeld {
+		return err
+	}
+	if now.State != inventory.StateInspecting {
+		if err := p.setState(ctx, row.ID, inventory.StateInspecting); err != nil {
+			return err
+		}
+	}
+	return p.setState(ctx, row.ID, inventory.StateHeld)
+}
+
+// netboot sets the one-time boot device and switches the machine on, or asks a
+// person to.
+func (p *Provisioner) netboot(ctx context.Context, m *site.Machine, row inventory.Machine) error {
+	if m.BMC.Driver == site.BMCNone {
+		p.say(m.Address, "netboot", "switch on %s (%s) now, set to boot from the network; waiting up to %s", m.Hostname, m.MAC, m.BootTimeout)
+		return nil
+	}
+	controller, err := p.Powers.BMC(m.Address)
+	if err != nil {
+		return err
+	}
+	is, err := controller.PowerState(ctx)
+	if err != nil {
+		return err
+	}
+	efi, err := p.bootsEFI(ctx, row)
+	if err != nil {
+		return err
+	}
+	if err := controller.SetNextBoot(ctx, bmc.BootPXE, bmc.BootOptions{EFI: efi}); err != nil {
+		return err
+	}
+	action, doing := bmc.On, "switching on"
+	if is == bmc.PowerOn {
+		action, doing = bmc.Cycle, "power-cycling"
+	}
+	p.mu.Lock()
+	if p.brought == nil {
+		p.brought = map[string]bool{}
+	}
+	p.brought[m.Address] = is == bmc.PowerOff
+	p.mu.Unlock()
+	p.say(m.Address, "netboot", "%s", doing)
+	return controller.SetPower(ctx, action)
+}
+
+// bootsEFI says in which mode the one-time boot is asked for: the one that the
+// machine was last seen in, or UEFI, which is what firmware of the last decade
+// comes with.
+func (p *Provisioner) bootsEFI(ctx context.Context, row inventory.Machine) (bool, error) {
+	facts, err := p.Catalog.MergedFacts(ctx, row.ID)
+	if err != nil {
+		return false, err
+	}
+	return facts.Firmware == nil || facts.Firmware.Mode != "bios", nil
+}
+
+// Release sends the machines that this process brought into the installer, and
+// that were not installed, back to where they were: off, or on their own disk.
+func (p *Provisioner) Release(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var errs []error
+	for _, m := range p.Site.Machines {
+		wasOff, brought := p.brought[m.Address]
+		if !brought {
+			continue
+		}
+		delete(p.brought, m.Address)
+		errs = append(errs, p.release(ctx, m, wasOff))
+	}
+	return errors.Join(errs...)
+}
+
+func (p *Provisioner) release(ctx context.Context, m *site.Machine, wasOff bool) error {
+	row, err := p.row(ctx, m)
+	if err != nil {
+		return err
+	}
+	p.Wanted.Set(row.ID, false)
+	if _, in := p.Dispatch.Session(ctx, row.ID); !in || row.State == inventory.StateInstalled {
+		return nil
+	}
+	kind := agent.KindReboot
+	if wasOff {
+		kind = agent.KindPoweroff
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("the agent did not acknowledge in a minute"))
+	defer cancel()
+	p.say(m.Address, "release", "%s", kind)
+	_, err = p.Dispatch.Do(ctx, row.ID, agent.Task{
+		ID: "release/" + uuid.Must(uuid.NewV7()).String(), Run: "release", Step: m.Address, Attempt: 1, Fence: p.Fence, Kind: kind,
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("letting %s go: %w", m.Address, err)
+	}
+	return p.setState(ctx, row.ID, inventory.StateDeclared)
+}
+
+// explain adds to a timeout where the boot stopped.
+func (p *Provisioner) explain(ctx context.Context, m *site.Machine, err error) error {
+	if p.Explain == nil {
+		return err
+	}
+	if where := p.Explain(context.WithoutCancel(ctx), m.Address); where != "" {
+		return fmt.Errorf("%w\n%s", err, where)
+	}
+	return err
+}
+
+// hasDisk checks that the approved disk is in the machine that reported facts.
+func hasDisk(f inventory.Facts, want workflows.DiskName) error {
+	for _, d := range f.Disks {
+		if workflows.NameDisk(d).Same(want) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: %s; run plan again", errGone, workflows.DescribeDisk(want))
+}
+
+// agentDisk is the disk as the agent is told to find it.
+func agentDisk(d workflows.DiskName) agent.DiskRef {
+	r := agent.DiskRef{WWN: d.WWN, Serial: d.Serial, Bytes: d.Bytes}
+	if r.WWN == "" && r.Serial == "" {
+		r.ByPath = d.Path
+	}
+	return r
+}

@@ -1,0 +1,206 @@
+// Package steps is what a run can do. provision.go takes a machine from
+// powered off to installed; each type of workflow step is one file; types.go is
+// the list of them. It is the only package that knows bmc, pxe and imagebuilder
+// at once: it turns what the site declares into their configuration.
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hcldec"
+	"github.com/zclconf/go-cty/cty"
+
+	"github.com/edge-provision/edge-provision/bmc"
+	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/remote"
+	"github.com/edge-provision/edge-provision/workflows/site"
+)
+
+// Type is one kind of step.
+type Type struct {
+	Name string
+	// Shape is what site.hcl may write in the step's block.
+	Shape site.StepType
+	// New makes the step from its inputs, which are wholly known.
+	New func(inputs cty.Value, env Env) (Step, error)
+}
+
+// Step is one declared step whose inputs are known. Every method may be called
+// again at any time, also after a crash in the middle of Do.
+type Step interface {
+	// Inspect asks what there is, and changes nothing. Its answer is Absent
+	// or Present with what differs; when it cannot ask, Unreachable.
+	Inspect(ctx context.Context) (Finding, error)
+	// Do brings the step about from wherever it stands, and returns its
+	// outputs: an object with the attributes of Shape.Outputs.
+	Do(ctx context.Context) (cty.Value, error)
+	// Verify looks at the result from outside: an error means that Do's word
+	// was not enough.
+	Verify(ctx context.Context) error
+}
+
+// Undoer is a Step that can take back what it created.
+type Undoer interface {
+	Undo(ctx context.Context) error
+}
+
+// Finding is the answer of an inspection.
+type Finding struct {
+	Presence workflows.Presence
+	// Changes are lines for a person; secrets have been taken out.
+	Changes []string
+	// Detail says why the answer is Unreachable.
+	Detail string
+}
+
+// Env is what a step may use of the world.
+type Env struct {
+	// Address is the step's own, for errors and journals.
+	Address string
+	Hosts   Hosts
+	Power   Powers
+	Clock   workflows.Clock
+	// Inputs is the digest of the step's inputs, keyed because they may hold
+	// secrets; Applied is the one of the last time the step succeeded.
+	Inputs, Applied string
+	// Marks remembers what must never be done twice, whatever happens to the
+	// step's name.
+	Marks Marks
+	// Say reports one line of progress.
+	Say func(format string, args ...any)
+}
+
+// Hosts opens SSH connections to machines by their address in site.hcl. An
+// implementation verifies the host key that the machine reported when it was
+// installed. The caller closes the host.
+type Hosts interface {
+	Host(ctx context.Context, machine string) (*remote.Host, error)
+}
+
+// Powers gives the BMC of a machine.
+type Powers interface {
+	BMC(machine string) (*bmc.Controller, error)
+}
+
+// Marks keeps facts about the past that outlive renames: a disk that was wiped.
+type Marks interface {
+	Marked(ctx context.Context, key string) (bool, error)
+	Mark(ctx context.Context, key string) error
+}
+
+// Machine is a machine as a step's inputs refer to it.
+type Machine struct {
+	Address string
+	Wipe    bool
+}
+
+// machines reads an input that is a machine, or a list, set, tuple or map of
+// them.
+func machines(v cty.Value) ([]string, error) {
+	addresses := site.References(v)
+	if len(addresses) == 0 {
+		return nil, errors.New("it names no machine; write machine.NAME, machine.NAME[\"key\"] or values(machine.NAME)")
+	}
+	return addresses, nil
+}
+
+// attribute is a shorthand for a step's shape.
+func attribute(name string, t cty.Type, required bool) *hcldec.AttrSpec {
+	return &hcldec.AttrSpec{Name: name, Type: t, Required: required}
+}
+
+// text is a string attribute's value; "" for null.
+func text(inputs cty.Value, name string) string {
+	v := inputs.GetAttr(name)
+	if v.IsNull() {
+		return ""
+	}
+	v, _ = v.Unmark()
+	return v.AsString()
+}
+
+// textMap is a map of strings; nil for null.
+func textMap(inputs cty.Value, name string) map[string]string {
+	v, _ := inputs.GetAttr(name).UnmarkDeep()
+	if v.IsNull() {
+		return nil
+	}
+	out := map[string]string{}
+	for k, e := range v.AsValueMap() {
+		if !e.IsNull() {
+			out[k] = e.AsString()
+		}
+	}
+	return out
+}
+
+// onHosts calls do for each machine in turn with an open connection, and says
+// which machine an error is about. It goes on after a failure so that one run
+// shows every host's trouble.
+func onHosts(ctx context.Context, hosts Hosts, machines []string, do func(ctx context.Context, machine string, h *remote.Host) error) error {
+	var errs []error
+	for _, m := range machines {
+		h, err := hosts.Host(ctx, m)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		errs = append(errs, do(ctx, m, h))
+		h.Close()
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// unreachable turns an error of asking into a Finding, when it is one that says
+// nothing about the host; any other error stays one.
+func unreachable(err error) (Finding, error) {
+	var gone *remote.UnreachableError
+	if errors.As(err, &gone) || errors.Is(err, context.DeadlineExceeded) {
+		return Finding{Presence: workflows.Unreachable, Detail: err.Error()}, nil
+	}
+	return Finding{}, err
+}
+
+// once is the inspection of a step that is an action: done when it succeeded
+// with these very inputs.
+func once(env Env) Finding {
+	switch env.Applied {
+	case env.Inputs:
+		return Finding{Presence: workflows.Present}
+	case "":
+		return Finding{Presence: workflows.Absent}
+	}
+	return Finding{Presence: workflows.Absent, Changes: []string{"its inputs or triggers have changed since it ran"}}
+}
+
+// until repeats ask every interval until it says yes, or ctx ends; the error
+// then tells what was seen last.
+func until(ctx context.Context, clock workflows.Clock, interval time.Duration, ask func(ctx context.Context) error) error {
+	for {
+		err := ask(ctx)
+		if err == nil || workflows.Final(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: last seen: %w", context.Cause(ctx), err)
+		case <-clock.After(interval):
+		}
+	}
+}
+
+// mistake is a diagnostic of a step's Check.
+func mistake(ranges map[string]hcl.Range, attribute, summary, detail string) *hcl.Diagnostic {
+	d := &hcl.Diagnostic{Severity: hcl.DiagError, Summary: summary, Detail: detail}
+	if r, ok := ranges[attribute]; ok {
+		d.Subject = &r
+	}
+	return d
+}
