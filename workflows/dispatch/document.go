@@ -101,6 +101,45 @@ func saveDocument(ctx context.Context, store Store, machine uuid.UUID, d documen
 	return nil
 }
 
+// report are the facts of one boot; kept apart from the document, which is
+// written far more often.
+type report struct {
+	Boot  string          `json:"boot"`
+	Facts inventory.Facts `json:"facts"`
+}
+
+func reportKey(machine uuid.UUID) string { return documentKey(machine) + "/facts" }
+
+// loadReport returns the report of this boot, nil when there is none.
+func loadReport(ctx context.Context, store Store, machine uuid.UUID, boot string) (*report, error) {
+	raw, err := store.Get(ctx, reportKey(machine))
+	if isNotExist(err) {
+		return nil, nil
+	}
+	var r report
+	if err == nil {
+		err = json.Unmarshal(raw, &r)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the facts report of machine %s: %w", machine, err)
+	}
+	if r.Boot != boot {
+		return nil, nil
+	}
+	return &r, nil
+}
+
+func saveReport(ctx context.Context, store Store, machine uuid.UUID, r report) error {
+	raw, err := json.Marshal(r)
+	if err == nil {
+		err = store.Put(ctx, reportKey(machine), raw)
+	}
+	if err != nil {
+		return fmt.Errorf("writing the facts report of machine %s: %w", machine, err)
+	}
+	return nil
+}
+
 // clone copies d so far that changes of one are not seen in the other.
 func (d document) clone() document {
 	d.Tokens = slices.Clone(d.Tokens)

@@ -151,7 +151,6 @@ func (s *Server) seen(m *machine, remote string) {
 	sr := m.doc.Session
 	if m.live == nil || m.live.Boot != sr.Boot {
 		m.live = &Session{Machine: m.id, MAC: sr.MAC, Boot: sr.Boot, Agent: sr.Agent}
-		m.facts = nil
 		defer m.broadcast()
 	}
 	m.live.LastSeen = s.now()
@@ -274,7 +273,7 @@ func (s *Server) admit(ctx context.Context, req agent.SessionRequest, address ne
 	if err != nil {
 		return nil, err
 	}
-	m.live, m.facts = nil, nil
+	m.live = nil
 	s.seen(m, netip.AddrPortFrom(address, 0).String())
 	s.record(ctx, m.id, inventory.Event{
 		Kind: inventory.EventAgentSession, MAC: token.MAC, Boot: token.Boot,
@@ -314,8 +313,13 @@ func (s *Server) serveFacts(ctx context.Context, m *machine, session sessionReco
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.live != nil && m.live.Boot == session.Boot {
-		m.facts = &facts
+	// Facts of a boot that is over were kept above, but answer no question.
+	if m.doc.Session != nil && m.doc.Session.Boot == session.Boot {
+		r := &report{Boot: session.Boot, Facts: facts}
+		if err := saveReport(ctx, s.cfg.Store, m.id, *r); err != nil {
+			return nil, err
+		}
+		m.reported = r
 		m.broadcast()
 	}
 	s.record(ctx, m.id, inventory.Event{
@@ -356,7 +360,7 @@ func (s *Server) serveTask(ctx context.Context, m *machine, session sessionRecor
 // next decides what an agent that runs running is told; the zero reply means
 // that there is nothing to say. m.mu is held.
 func (s *Server) next(ctx context.Context, m *machine, session sessionRecord, running *agent.TaskRef) (agent.PollReply, error) {
-	reply := agent.PollReply{Facts: m.facts == nil && running == nil}
+	reply := agent.PollReply{Facts: !m.hasFacts() && running == nil}
 	if m.cancel != nil {
 		ref := *m.cancel
 		switch {
@@ -434,7 +438,7 @@ func (s *Server) serveProgress(ctx context.Context, m *machine, session sessionR
 	if !o.ended && o.progress != nil {
 		o.progress(p)
 	}
-	ended := o.ended
+	ended := o.ended || o.ctx.Err() != nil
 	o.calling.Unlock()
 	if p.Phase == agent.PhaseBegin {
 		if ended {

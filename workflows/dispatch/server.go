@@ -127,17 +127,18 @@ type machine struct {
 	mu   sync.Mutex
 	doc  document
 	live *Session
-	// facts of live's boot, as reported in this process's life.
-	facts   *inventory.Facts
-	want    *order
-	cancel  *agent.TaskRef
-	phase   string // last phase recorded as an event
-	changed chan struct{}
-	rate    map[string]*bucket
+	// reported are the facts of the session's boot.
+	reported *report
+	want     *order
+	cancel   *agent.TaskRef
+	phase    string // last phase recorded as an event
+	changed  chan struct{}
+	rate     map[string]*bucket
 }
 
 // order is one Do under way.
 type order struct {
+	ctx      context.Context // Do's: once it is over nobody listens any more
 	task     agent.Task
 	progress func(agent.Progress)
 	replaced bool
@@ -203,15 +204,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	err := srv.Serve(tlsListener(netutil.LimitListener(l, maxConnections), s.cfg.TLS))
+	err := srv.Serve(tls.NewListener(netutil.LimitListener(l, maxConnections), s.cfg.TLS))
 	if ctx.Err() != nil && errors.Is(err, http.ErrServerClosed) {
 		<-stopped
 		return nil
 	}
 	return fmt.Errorf("serving agents on %s: %w", l.Addr(), err)
 }
-
-func tlsListener(l net.Listener, cfg *tls.Config) net.Listener { return tls.NewListener(l, cfg) }
 
 // known returns the machine if this process or the store knows it; nil
 // otherwise. Strangers' ids leave nothing behind.
@@ -229,7 +228,13 @@ func (s *Server) known(ctx context.Context, id uuid.UUID) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.intern(id, doc), nil
+	m = s.intern(id, doc)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if sr := m.doc.Session; sr != nil && m.reported == nil {
+		m.reported, err = loadReport(ctx, s.cfg.Store, id, sr.Boot)
+	}
+	return m, err
 }
 
 // machine returns the machine, made when it is new. Only the engine's calls come
@@ -299,7 +304,7 @@ func (s *Server) MintToken(ctx context.Context, id uuid.UUID, mac inventory.MAC,
 		return "", err
 	}
 	if m.live != nil && m.live.Boot != bootID {
-		m.live, m.facts = nil, nil
+		m.live = nil
 		m.broadcast()
 	}
 	return id.String() + "." + secret, nil
@@ -376,8 +381,8 @@ func (s *Server) Session(ctx context.Context, id uuid.UUID) (Session, bool) {
 }
 
 // WaitFacts waits for the facts of the machine's present boot. They have passed
-// the FactsSink already. After a restart of the controller the agent is asked
-// for them again.
+// the FactsSink already. They survive a restart of the controller, so that an
+// agent in the middle of a write is not asked again.
 func (s *Server) WaitFacts(ctx context.Context, id uuid.UUID) (inventory.Facts, error) {
 	m, err := s.machine(ctx, id)
 	if err != nil {
@@ -385,10 +390,10 @@ func (s *Server) WaitFacts(ctx context.Context, id uuid.UUID) (inventory.Facts, 
 	}
 	var facts inventory.Facts
 	err = m.wait(ctx, func() bool {
-		if !s.alive(m) || m.facts == nil {
+		if !s.alive(m) || !m.hasFacts() {
 			return false
 		}
-		facts = *m.facts
+		facts = m.reported.Facts
 		return true
 	})
 	if err != nil {
@@ -397,14 +402,20 @@ func (s *Server) WaitFacts(ctx context.Context, id uuid.UUID) (inventory.Facts, 
 	return facts, nil
 }
 
-// RefreshFacts asks the agent for a new report and waits for it.
+// hasFacts reports whether the facts of the present boot are known. m.mu is held.
+func (m *machine) hasFacts() bool {
+	return m.reported != nil && m.doc.Session != nil && m.reported.Boot == m.doc.Session.Boot
+}
+
+// RefreshFacts asks the agent for a new report and waits for it. An agent that
+// carries out a task reports when that is done.
 func (s *Server) RefreshFacts(ctx context.Context, id uuid.UUID) (inventory.Facts, error) {
 	m, err := s.machine(ctx, id)
 	if err != nil {
 		return inventory.Facts{}, err
 	}
 	m.mu.Lock()
-	m.facts = nil
+	m.reported = nil
 	m.broadcast()
 	m.mu.Unlock()
 	return s.WaitFacts(ctx, id)
@@ -432,7 +443,8 @@ func (s *Server) UnfinishedWrites(ctx context.Context, id uuid.UUID) ([]Unfinish
 //
 // onProgress (nil ignores) is called from another goroutine, never twice at
 // once and never after Do returned. For agent.PhaseBegin the agent waits until
-// onProgress has returned before it changes the disk: journal there.
+// onProgress has returned before it changes the disk: journal there. If that
+// fails, end ctx before returning, and the disk stays as it is.
 //
 // A failed task is no error: see Result.Outcome. Errors are those of ctx and
 // Store, ErrStale and ErrReplaced.
@@ -444,7 +456,7 @@ func (s *Server) Do(ctx context.Context, id uuid.UUID, task agent.Task, onProgre
 	if err != nil {
 		return agent.Result{}, err
 	}
-	o := &order{task: task, progress: onProgress}
+	o := &order{ctx: ctx, task: task, progress: onProgress}
 	m.mu.Lock()
 	if r, ok := m.doc.result(task.Ref()); ok {
 		m.mu.Unlock()
