@@ -122,11 +122,7 @@ func probeFirmware(ctx context.Context, dir string, fw Firmware, start func(*exe
 		return fmt.Errorf("booting %s under KVM: %w", fw, err)
 	}
 	err = awaitFirmware(ctx, e, serial)
-	if killed := e.cmd.Process.Kill(); killed != nil && !errors.Is(killed, os.ErrProcessDone) {
-		err = errors.Join(err, killed)
-	}
-	<-e.exited
-	if err := errors.Join(err, e.qmp.close()); err != nil {
+	if err := errors.Join(err, e.discard()); err != nil {
 		return fmt.Errorf("booting %s under KVM: %w", fw, err)
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -20,6 +21,12 @@ import (
 
 // computer is one emulated machine in the supervisor. It implements
 // sim.Machine, so that a BMC can be put in front of it.
+//
+// Every start of the firmware is a process of its own: QEMU ends at a reset,
+// whoever causes it, and is started anew. SeaBIOS would otherwise answer a
+// reset with two more of its own (its "hard reboot", needed because QEMU keeps
+// RAM), so that boots could not be counted and a one-time boot device would be
+// gone before the firmware that counts has read it.
 type computer struct {
 	spec   Machine
 	index  int
@@ -31,11 +38,10 @@ type computer struct {
 
 	// power is held for one power operation.
 	power sync.Mutex
-	// order is held while the emulator is told another boot order.
-	order sync.Mutex
 
 	mu       sync.Mutex // guards what follows
-	emulator *emulator  // nil while off
+	emulator *emulator  // the latest; nil while off
+	ending   end        // why the emulator is being killed
 	override sim.Override
 	counts   struct{ powerOns, resets, guestResets int }
 	changed  chan struct{} // closed and replaced whenever any of it changes
@@ -43,12 +49,19 @@ type computer struct {
 
 var _ sim.Machine = (*computer)(nil)
 
-// emulator is one run of QEMU, from power on to power off.
+// end is why an emulator is killed.
+type end int
+
+const (
+	endItself end = iota // it is not killed: what the guest did decides
+	endOff
+	endReset
+)
+
+// emulator is one run of QEMU, from a start of the firmware to the next.
 type emulator struct {
 	cmd *exec.Cmd
 	qmp *qmp
-	// indexes are the boot indexes that QEMU has now.
-	indexes map[string]int
 	// exited is closed when the process is gone and reaped.
 	exited chan struct{}
 }
@@ -105,12 +118,12 @@ func (c *computer) Boot(context.Context) (sim.Override, error) {
 
 // SetBoot implements sim.Machine. A running machine obeys it at its next reset,
 // whoever causes that.
-func (c *computer) SetBoot(ctx context.Context, o sim.Override) error {
+func (c *computer) SetBoot(_ context.Context, o sim.Override) error {
 	if _, ok := overrideClass(c.spec, o); !ok && o.Device != sim.FirmwareOrder {
 		c.log.Warn("this firmware does not obey the boot override", "device", string(o.Device), "efi", o.EFI, "firmware", string(c.spec.Firmware))
 	}
 	c.change(func() { c.override = o })
-	return c.syncOrder(ctx)
+	return nil
 }
 
 // Do implements sim.Machine.
@@ -141,39 +154,48 @@ func (c *computer) Do(ctx context.Context, a sim.Action) error {
 
 // switchOn starts the emulator. The caller holds c.power.
 func (c *computer) switchOn(ctx context.Context) error {
-	c.mu.Lock()
-	on, override := c.emulator != nil, c.override
-	c.mu.Unlock()
-	if on {
+	if c.running() != nil {
 		return nil
 	}
 	if err := rotate(c.layout.serial(c.spec.Address)); err != nil {
 		return fmt.Errorf("switching on %s: %w", c.spec.Address, err)
 	}
-	args := qemuArgs(c.layout, c.index, c.spec, c.accel, override)
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	e, err := startEmulator(ctx, args, c.layout.emulatorLog(c.spec.Address), c.start)
+	if err := os.Remove(c.layout.emulatorLog(c.spec.Address)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("switching on %s: removing the emulator's old log: %w", c.spec.Address, err)
+	}
+	e, used, err := c.launch(ctx)
 	if err != nil {
 		return fmt.Errorf("switching on %s: %w", c.spec.Address, err)
 	}
-	e.indexes = bootIndexes(c.spec, override)
 	c.change(func() {
-		c.emulator = e
+		c.emulator, c.ending = e, endItself
 		c.counts.powerOns++
-		c.consume()
+		c.consume(used)
 	})
-	go c.watch(e)
-	c.log.Info("on", "pid", e.cmd.Process.Pid)
-	if err := c.syncOrder(ctx); err != nil {
-		return fmt.Errorf("switching on %s: %w", c.spec.Address, err)
-	}
+	go c.run(e)
 	return nil
 }
 
-// consume uses up a one-time override. c.mu is held.
-func (c *computer) consume() {
-	if c.override.Once {
+// launch starts the firmware once, and returns the override that it obeys.
+func (c *computer) launch(ctx context.Context) (*emulator, sim.Override, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	c.mu.Lock()
+	o := c.override
+	c.mu.Unlock()
+	args := qemuArgs(c.layout, c.index, c.spec, c.accel, o)
+	e, err := startEmulator(ctx, args, c.layout.emulatorLog(c.spec.Address), c.start)
+	if err != nil {
+		return nil, o, err
+	}
+	c.log.Info("firmware starts", "pid", e.cmd.Process.Pid, "override", string(o.Device))
+	return e, o, nil
+}
+
+// consume uses up a one-time override that a start has obeyed, unless it was
+// replaced meanwhile. c.mu is held.
+func (c *computer) consume(used sim.Override) {
+	if used.Once && c.override == used {
 		c.override = sim.Override{}
 	}
 }
@@ -181,17 +203,8 @@ func (c *computer) consume() {
 // switchOff cuts the power: what the machine had not written is lost. The
 // caller holds c.power.
 func (c *computer) switchOff(ctx context.Context) error {
-	e := c.running()
-	if e == nil {
-		return nil
-	}
-	if err := e.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := c.kill(ctx, endOff, func() bool { return c.emulator == nil }); err != nil {
 		return fmt.Errorf("switching off %s: %w", c.spec.Address, err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, endTimeout)
-	defer cancel()
-	if err := c.wait(ctx, func() bool { return c.emulator != e }); err != nil {
-		return fmt.Errorf("switching off %s: waiting for process %d to end: %w", c.spec.Address, e.cmd.Process.Pid, err)
 	}
 	return nil
 }
@@ -200,102 +213,97 @@ func (c *computer) switchOff(ctx context.Context) error {
 // anew. A machine that is off has nothing to reset. The caller holds c.power.
 func (c *computer) reset(ctx context.Context) error {
 	c.mu.Lock()
-	e, before := c.emulator, c.counts.resets
+	before := c.counts.resets
 	c.mu.Unlock()
-	if e == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, qmpTimeout)
-	defer cancel()
-	if err := e.qmp.execute(ctx, "system_reset", nil, nil); err != nil {
+	if err := c.kill(ctx, endReset, func() bool { return c.counts.resets > before || c.emulator == nil }); err != nil {
 		return fmt.Errorf("resetting %s: %w", c.spec.Address, err)
 	}
-	if err := c.wait(ctx, func() bool { return c.counts.resets > before || c.emulator != e }); err != nil {
-		return fmt.Errorf("resetting %s: waiting for the firmware to start: %w", c.spec.Address, err)
-	}
 	return nil
 }
 
-// watch follows one run of the emulator to its end.
-func (c *computer) watch(e *emulator) {
-	for {
-		select {
-		case r := <-e.qmp.resets:
-			c.change(func() {
-				if r.Guest {
-					c.counts.guestResets++
-				} else {
-					c.counts.resets++
-				}
-				c.consume()
-			})
-			c.log.Info("reset", "by_guest", r.Guest)
-			// QEMU has read the boot order for this start already; what
-			// is set from now on is for the next one.
-			if err := c.syncOrder(context.Background()); err != nil {
-				c.log.Error("restoring the boot order", "error", err)
-			}
-		case <-e.exited:
-			if err := e.qmp.close(); err != nil {
-				c.log.Warn("closing QMP", "error", err)
-			}
-			c.change(func() { c.emulator = nil })
-			c.log.Info("off", "status", e.cmd.ProcessState.String())
-			return
-		}
-	}
-}
-
-// syncOrder tells QEMU the boot order of the next start, which is the only one
-// that it can still change.
-func (c *computer) syncOrder(ctx context.Context) error {
-	c.order.Lock()
-	defer c.order.Unlock()
-	c.mu.Lock()
-	e, want := c.emulator, bootIndexes(c.spec, c.override)
-	c.mu.Unlock()
+// kill ends the emulator for the reason and waits until done, called with the
+// state locked, is true.
+func (c *computer) kill(ctx context.Context, why end, done func() bool) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout+endTimeout)
+	defer cancel()
+	var e *emulator
+	c.change(func() { e, c.ending = c.emulator, why })
 	if e == nil {
 		return nil
 	}
-	var differ []string
-	for id, n := range want {
-		if e.indexes[id] != n {
-			differ = append(differ, id)
-		}
+	if err := e.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("killing process %d: %w", e.cmd.Process.Pid, err)
 	}
-	for id := range e.indexes {
-		if _, ok := want[id]; !ok {
-			differ = append(differ, id)
-		}
-	}
-	// No two devices may have one index, not even for a moment.
-	for _, id := range differ {
-		if err := e.setIndex(ctx, id, -1); err != nil {
-			return err
-		}
-		delete(e.indexes, id)
-	}
-	for _, id := range differ {
-		n, ok := want[id]
-		if !ok {
-			continue
-		}
-		if err := e.setIndex(ctx, id, n); err != nil {
-			return err
-		}
-		e.indexes[id] = n
+	if err := c.wait(ctx, done); err != nil {
+		return fmt.Errorf("waiting for process %d to end: %w", e.cmd.Process.Pid, err)
 	}
 	return nil
 }
 
-func (e *emulator) setIndex(ctx context.Context, id string, n int) error {
-	err := e.qmp.execute(ctx, "qom-set", map[string]any{"path": "/machine/peripheral/" + id, "property": "bootindex", "value": n}, nil)
-	select {
-	case <-e.exited: // switched off meanwhile: there is no order to set
-		return nil
-	default:
-		return err
+// run follows the machine from power on to power off, over all its resets.
+func (c *computer) run(e *emulator) {
+	for e != nil {
+		<-e.exited
+		byGuest := e.qmp.reset()
+		if err := e.qmp.close(); err != nil {
+			c.log.Warn("closing QMP", "error", err)
+		}
+		c.log.Info("emulator ended", "pid", e.cmd.Process.Pid, "status", e.cmd.ProcessState.String(), "reset_by_guest", byGuest)
+		e = c.next(byGuest)
 	}
+}
+
+// next decides what follows the end of an emulator, and returns its successor
+// or nil when the machine is off.
+func (c *computer) next(byGuest bool) *emulator {
+	c.mu.Lock()
+	why := c.ending
+	c.mu.Unlock()
+	var e *emulator
+	var used sim.Override
+	if why == endReset || why == endItself && byGuest {
+		var err error
+		if e, used, err = c.launch(context.Background()); err != nil {
+			c.log.Error("the firmware cannot start again: the machine is off", "error", err)
+		}
+	}
+	var late *emulator
+	c.change(func() {
+		if c.ending == endOff && e != nil {
+			// Switched off while the firmware was being started: that
+			// start never happened.
+			late, e = e, nil
+		}
+		c.emulator = e
+		switch {
+		case e == nil:
+		case why == endReset:
+			c.counts.resets++
+			c.consume(used)
+		default:
+			c.counts.guestResets++
+			c.consume(used)
+		}
+		if c.ending == why {
+			c.ending = endItself
+		}
+	})
+	if late != nil {
+		if err := late.discard(); err != nil {
+			c.log.Warn("ending an emulator", "error", err)
+		}
+	}
+	return e
+}
+
+// discard kills an emulator that nobody follows and waits for its end.
+func (e *emulator) discard() error {
+	err := e.cmd.Process.Kill()
+	if errors.Is(err, os.ErrProcessDone) {
+		err = nil
+	}
+	<-e.exited
+	return errors.Join(err, e.qmp.close())
 }
 
 // status describes the machine.
@@ -326,7 +334,7 @@ func (c *computer) status() MachineStatus {
 // startEmulator starts QEMU and returns when it answers. The caller must wait
 // for exited and then close qmp.
 func startEmulator(ctx context.Context, args []string, logPath string, start func(*exec.Cmd) error) (*emulator, error) {
-	logFile, err := os.Create(logPath)
+	logFile, err := os.OpenFile(logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("creating the emulator's log: %w", err)
 	}

@@ -38,12 +38,15 @@ func (l layout) variables(m Machine) string {
 	return filepath.Join(l.machine(m.Address), "nvram.fd")
 }
 func (l layout) bmc(address string) string { return filepath.Join(l.machine(address), "bmc") }
-func (l layout) certificate(address string) string {
-	return filepath.Join(l.machine(address), "bmc-certificate.pem")
+
+// certificate is the public certificate of a Redfish BMC; certificatePair has
+// the key too. Their names hold the address, because the certificate does.
+func (l layout) certificate(m Machine) string {
+	return filepath.Join(l.machine(m.Address), fmt.Sprintf("bmc-%s-certificate.pem", m.BMC.Address.Addr()))
 }
 
-func (l layout) certificateKey(address string) string {
-	return filepath.Join(l.machine(address), "bmc-key.pem")
+func (l layout) certificatePair(m Machine) string {
+	return filepath.Join(l.machine(m.Address), fmt.Sprintf("bmc-%s-key.pem", m.BMC.Address.Addr()))
 }
 
 // disk is the file of a machine's nth disk.

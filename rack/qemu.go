@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/edge-provision/edge-provision/bmc/sim"
 )
 
@@ -75,13 +77,14 @@ func qemuArgs(l layout, index int, m Machine, accel Accelerator, o sim.Override)
 		"-m", fmt.Sprintf("size=%dM", m.MemoryBytes/mib),
 		"-rtc", "base=utc",
 		"-boot", "strict=on",
+		"-action", "reboot=shutdown", // see computer
 		"-uuid", m.UUID.String(),
 		"-smbios", smbios("type=1", m.Manufacturer, m.Product, m.Serial)+",uuid="+m.UUID.String(),
 		"-smbios", smbios("type=2", m.Manufacturer, m.Product, m.Serial),
 		"-smbios", smbios("type=3", m.Manufacturer, "", m.Serial),
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", qmpFD),
 		"-mon", "chardev=qmp,mode=control",
-		"-chardev", "file,id=serial0,path="+comma(l.serial(m.Address)),
+		"-chardev", "file,id=serial0,append=on,path="+comma(l.serial(m.Address)),
 		"-serial", "chardev:serial0",
 		"-device", "virtio-rng-pci",
 	)
@@ -100,7 +103,7 @@ func qemuArgs(l layout, index int, m Machine, accel Accelerator, o sim.Override)
 			args = append(args, "-device", "virtio-scsi-pci,id=scsi0")
 			scsi = true
 		}
-		args = append(args, diskArgs(l.disk(m, i), i, ahci, d, order)...)
+		args = append(args, diskArgs(l.disk(m, i), m, i, ahci, order)...)
 		if d.Bus == DiskAHCI {
 			ahci++
 		}
@@ -135,11 +138,14 @@ func nicArgs(machine, i int, n NIC, order map[string]int) []string {
 	}
 }
 
-func diskArgs(path string, i, port int, d Disk, order map[string]int) []string {
+// diskArgs attaches the machine's disk number i; port is the next free one of
+// the ahci controller.
+func diskArgs(path string, m Machine, i, port int, order map[string]int) []string {
+	d := m.Disks[i]
 	id := fmt.Sprintf("disk%d", i)
 	args := []string{
 		"-blockdev", fmt.Sprintf("driver=file,node-name=file%d,discard=unmap,filename=%s", i, comma(path)),
-		"-blockdev", fmt.Sprintf("driver=raw,node-name=drive%d,file=file%d,discard=unmap,detect-zeroes=unmap", i, i),
+		"-blockdev", fmt.Sprintf("driver=raw,node-name=drive%d,file=file%d,discard=unmap", i, i),
 	}
 	blocks := fmt.Sprintf(",drive=drive%d,logical_block_size=%d,physical_block_size=%d", i, d.LogicalBlock, max(d.LogicalBlock, 512))
 	serial := ",serial=" + comma(d.Serial)
@@ -151,9 +157,18 @@ func diskArgs(path string, i, port int, d Disk, order map[string]int) []string {
 	var device string
 	switch d.Bus {
 	case DiskNVMe:
-		// The WWN belongs to the namespace, the serial to its controller.
-		args = append(args, "-device", fmt.Sprintf("nvme,id=ctrl%d%s", i, serial))
-		device = fmt.Sprintf("nvme-ns,id=%s,bus=ctrl%d%s%s", id, i, blocks, wwnArg("eui64", d.WWN, "eui."))
+		// The identity belongs to the namespace, serial and boot index to
+		// its controller: with the index of a namespace QEMU 7.2 makes a
+		// path that OVMF cannot parse, and OVMF then drops the whole order.
+		// Left alone, QEMU invents another UUID at each start, and Linux
+		// prefers it to the EUI-64.
+		identity := ",uuid=" + uuid.NewSHA1(m.UUID, []byte(d.Serial)).String()
+		if d.WWN != "" {
+			identity = ",uuid=" + uuid.Nil.String() + wwnArg("eui64", d.WWN, "eui.")
+		}
+		return append(args,
+			"-device", fmt.Sprintf("nvme,id=%s%s%s", id, serial, bootIndex(order, id)),
+			"-device", fmt.Sprintf("nvme-ns,bus=%s%s%s", id, blocks, identity))
 	case DiskAHCI:
 		device = fmt.Sprintf("ide-hd,id=%s,bus=ide.%d%s%s%s%s", id, port, blocks, serial, rotation, wwnArg("wwn", d.WWN, "naa."))
 	case DiskSCSI:

@@ -15,21 +15,22 @@ import (
 // emulated machine has no way to put words into it.
 type qmp struct {
 	conn net.Conn
-	// resets receives the cause of every reset, once the firmware's tables
-	// have been made anew.
-	resets chan resetEvent
 	// answers receives the answer to the one command in flight.
 	answers chan qmpMessage
-	// closed is closed when the reader has ended, with why in err.
-	closed chan struct{}
-	err    error
-	mu     sync.Mutex // held for one command
+	// closed is closed when the reader has ended, with why in err, and in
+	// shutdown the last SHUTDOWN event.
+	closed   chan struct{}
+	err      error
+	shutdown shutdownEvent
+	mu       sync.Mutex // held for one command
 }
 
-// resetEvent is the data of QEMU's RESET event.
-type resetEvent struct {
+// shutdownEvent is the data of QEMU's SHUTDOWN event, which also announces that
+// QEMU ends because of a reset (-action reboot=shutdown).
+type shutdownEvent struct {
 	// Guest says that the software on the machine asked for it.
-	Guest bool `json:"guest"`
+	Guest  bool   `json:"guest"`
+	Reason string `json:"reason"`
 }
 
 type qmpMessage struct {
@@ -47,7 +48,6 @@ type qmpMessage struct {
 func dialQMP(ctx context.Context, conn net.Conn) (*qmp, error) {
 	q := &qmp{
 		conn:    conn,
-		resets:  make(chan resetEvent, 64),
 		answers: make(chan qmpMessage, 1),
 		closed:  make(chan struct{}),
 	}
@@ -78,19 +78,22 @@ func (q *qmp) read() {
 			q.answers <- m
 			continue
 		}
-		if m.Event != "RESET" {
+		if m.Event != "SHUTDOWN" {
 			continue
 		}
-		var e resetEvent
-		if err := json.Unmarshal(m.Data, &e); err != nil {
-			q.err = fmt.Errorf("reading a RESET event: %w", err)
+		if err := json.Unmarshal(m.Data, &q.shutdown); err != nil {
+			q.err = fmt.Errorf("reading a SHUTDOWN event: %w", err)
 			return
 		}
-		select {
-		case q.resets <- e:
-		default: // a machine that resets faster than it can be counted
-		}
 	}
+}
+
+// reset reports whether the emulator, which has exited, ended because the
+// software on the machine wanted a reset.
+func (q *qmp) reset() bool {
+	// The other end of the socket pair died with the emulator.
+	<-q.closed
+	return q.shutdown.Guest && q.shutdown.Reason == "guest-reset"
 }
 
 // execute runs one command and decodes what it returns into out, if not nil.

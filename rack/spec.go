@@ -72,7 +72,8 @@ type Machine struct {
 	Disks []Disk `json:"disks,omitempty"`
 	NICs  []NIC  `json:"nics"`
 	// BootOrder is what the firmware tries, first to last; empty is
-	// network, then disk. What is left out is not tried.
+	// network, then disk. What is left out is not tried under bios; OVMF
+	// tries it last.
 	BootOrder []BootClass `json:"boot_order,omitempty"`
 	// BMC is the controller in front of the machine.
 	BMC BMC `json:"bmc"`
@@ -118,7 +119,9 @@ type Disk struct {
 	// Serial is at most 20 bytes, the least that all buses carry.
 	Serial string `json:"serial,omitempty"`
 	// WWN is "naa." and 16 hexadecimal digits (ahci, scsi) or "eui." and 16
-	// digits (nvme); virtio has none.
+	// digits (nvme); virtio has none. OVMF finds an NVMe disk with a WWN,
+	// but QEMU cannot name it in a boot order: it is tried last under uefi.
+	// Without one an NVMe disk has a UUID that stays the same.
 	WWN string `json:"wwn,omitempty"`
 	// LogicalBlock is the logical block size in bytes, 512 or 4096; 0 is
 	// 512. QEMU's ahci disks know 512 only.

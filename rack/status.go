@@ -35,7 +35,8 @@ type Status struct {
 type MachineStatus struct {
 	Address string `json:"address"`
 	On      bool   `json:"on"`
-	PID     int    `json:"pid,omitempty"` // of QEMU, while on
+	// PID is QEMU's while on; each start of the firmware has another.
+	PID int `json:"pid,omitempty"`
 	// PowerOns counts transitions from off to on, Resets those that a BMC or
 	// Power caused, GuestResets those that the software on the machine did.
 	// Boots is their sum: how often the firmware started.
@@ -50,8 +51,9 @@ type MachineStatus struct {
 	Serial string   `json:"serial_log"`
 	Disks  []string `json:"disks,omitempty"`
 	// BMC is where the BMC answers: a URL for redfish, host:port for ipmi.
-	// Fingerprint is the SHA-256 of its certificate's DER form in lower-case
-	// hexadecimal, and Certificate the PEM file that holds it; redfish only.
+	// Fingerprint is "sha256:" and the SHA-256 of its certificate's DER form
+	// in lower-case hexadecimal, and Certificate a PEM file of it, which a
+	// client may take as its authority; redfish only.
 	BMC         string `json:"bmc,omitempty"`
 	Fingerprint string `json:"fingerprint,omitempty"`
 	Certificate string `json:"certificate,omitempty"`

@@ -202,25 +202,6 @@ func copyFile(from, to string) error {
 	return writeFile(to, b, 0o600)
 }
 
-func (r *Rack) makeCertificates(made *harvest) error {
-	for _, m := range r.spec.Machines {
-		if m.BMC.Driver != BMCRedfish {
-			continue
-		}
-		cert, key := r.layout.certificate(m.Address), r.layout.certificateKey(m.Address)
-		fresh, err := ensureCertificate(cert, key, m.BMC.Address.Addr(), time.Now())
-		if fresh {
-			made.file(cert)
-			made.file(key)
-		}
-		if err != nil {
-			return fmt.Errorf("BMC of %s: %w", m.Address, err)
-		}
-	}
-	made.file(r.layout.certificates())
-	return joinCertificates(r.layout, r.spec.Machines)
-}
-
 // startSupervisor starts the supervisor detached from the terminal and inside
 // the namespace, and waits for its word.
 func (r *Rack) startSupervisor(ctx context.Context) error {

@@ -65,7 +65,7 @@ func (m Machine) withDefaults() Machine {
 		setDefault(&d.LogicalBlock, 512)
 		// NVMe has no disk without a serial, and a machine whose disks
 		// cannot be told apart cannot be provisioned.
-		setDefault(&d.Serial, fmt.Sprintf("%.12sD%d", strings.ReplaceAll(m.UUID.String(), "-", ""), i))
+		setDefault(&d.Serial, fmt.Sprintf("%sD%d", m.UUID.String()[24:], i))
 		if d.Bytes == 0 && d.Path != "" {
 			if fi, err := os.Stat(d.Path); err == nil {
 				d.Bytes = fi.Size()
