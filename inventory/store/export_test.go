@@ -5,6 +5,9 @@ import (
 	"io/fs"
 	"runtime"
 
+	"entgo.io/ent/dialect"
+	entsql "entgo.io/ent/dialect/sql"
+
 	"github.com/edge-provision/edge-provision/ent"
 )
 
@@ -106,3 +109,20 @@ func (s *Store) Rows(ctx context.Context, query string) ([]map[string]any, error
 	}
 	return out, rows.Err()
 }
+
+// PIDStart is when a process started.
+var PIDStart = pidStart
+
+// Load runs a dump on one connection, which its settings spoil.
+func (s *Store) Load(ctx context.Context, dump string) error {
+	conn, err := s.main.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.ExecContext(ctx, dump)
+	return err
+}
+
+// Driver is ent's driver over the catalog.
+func (s *Store) Driver() dialect.Driver { return entsql.OpenDB(s.dialect, s.main.db) }

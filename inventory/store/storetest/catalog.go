@@ -29,7 +29,7 @@ func Run(m *testing.M) int {
 	return m.Run()
 }
 
-// Each runs test once per database: on a new SQLite file, and on a new database
+// Each runs test once per database: on a new SQLite file, and on a new schema
 // of a real PostgreSQL, which is skipped where none is installed. The Config
 // that test receives opens an empty catalog, the same one every time.
 func Each(t *testing.T, test func(t *testing.T, cfg store.Config)) {
@@ -44,9 +44,21 @@ func SQLite(t testing.TB) store.Config {
 	return store.Config{Path: filepath.Join(t.TempDir(), "catalog.db")}
 }
 
-// PostgreSQL is a new database of this test binary's own server. It skips the
-// test where no server is installed.
+// PostgreSQL is a new schema of this test binary's own server. It skips the test
+// where no server is installed.
 func PostgreSQL(t testing.TB) store.Config {
+	t.Helper()
+	return postgreSQL(t, (*Postgres).NewSchema)
+}
+
+// PostgreSQLDatabase is as PostgreSQL with a whole database, for what looks
+// beyond the schema.
+func PostgreSQLDatabase(t testing.TB) store.Config {
+	t.Helper()
+	return postgreSQL(t, (*Postgres).NewDatabase)
+}
+
+func postgreSQL(t testing.TB, make func(*Postgres, context.Context) (string, error)) store.Config {
 	t.Helper()
 	shared.once.Do(func() { shared.pg, shared.err = Start(context.Background()) })
 	if errors.Is(shared.err, ErrNotInstalled) {
@@ -55,7 +67,7 @@ func PostgreSQL(t testing.TB) store.Config {
 	if shared.err != nil {
 		t.Fatal(shared.err)
 	}
-	dsn, err := shared.pg.NewDatabase(t.Context())
+	dsn, err := make(shared.pg, t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,3 +1,4 @@
+PRAGMA foreign_keys=OFF;
 BEGIN TRANSACTION;
 CREATE TABLE `applied` (`id` integer NOT NULL PRIMARY KEY AUTOINCREMENT, `site` text NOT NULL, `address` text NOT NULL, `digest` text NOT NULL, `outputs` blob NULL, `schema_version` integer NOT NULL, `run` text NOT NULL, `time` datetime NOT NULL);
 INSERT INTO "applied" VALUES(1,'store-0421','machine.node["a"]','sha256:inputs',X'007365616C656427FF',1,'r','2026-11-21 12:00:00+00:00');
