@@ -131,3 +131,8 @@ var (
 	testPrefix = netip.MustParsePrefix("172.22.77.0/24")
 	testServer = netip.MustParseAddr("172.22.77.1")
 )
+
+// eventOf matches a kind with one attribute.
+func eventOf(kind inventory.EventKind, attr, value string) func(inventory.Event) bool {
+	return func(e inventory.Event) bool { return e.Kind == kind && e.Attrs[attr] == value }
+}

@@ -17,8 +17,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/edge-provision/edge-provision/inventory"
 )
 
 // The end-to-end tests need root, qemu, OVMF, dnsmasq, busybox and iproute2.
@@ -269,8 +267,4 @@ func (l *lan) serve(c Config) (*Server, *eventLog) {
 		}
 	})
 	return s, log
-}
-
-func eventOf(kind inventory.EventKind, attr, value string) func(inventory.Event) bool {
-	return func(e inventory.Event) bool { return e.Kind == kind && e.Attrs[attr] == value }
 }
