@@ -250,7 +250,7 @@ func (e *evaluator) size(address string, v cty.Value) int {
 		return n
 	}
 	n := valueSize(v)
-	if _, done := e.values[address]; !done || v.IsWhollyKnown() {
+	if _, done := e.values[address]; done || strings.HasPrefix(address, "var.") {
 		e.sizes[address] = n
 	}
 	return n

@@ -346,13 +346,14 @@ func TestFilesAndEnvironmentOnlyWhereAllowed(t *testing.T) {
 func TestHostileSourcesAreRefusedQuickly(t *testing.T) {
 	doubling := "site \"x\" {}\nlocals {\n  a0 = \"0123456789abcdef\"\n"
 	numbers := "site \"x\" {}\nlocals {\n  a0 = 1e300\n"
-	chain := "site \"x\" {}\nlocals {\n"
+	var chain strings.Builder
+	chain.WriteString("site \"x\" {}\nlocals {\n")
 	for i := 1; i < 60; i++ {
 		doubling += fmt.Sprintf("  a%d = \"${local.a%d}${local.a%d}\"\n", i, i-1, i-1)
 		numbers += fmt.Sprintf("  a%d = local.a%d * local.a%d\n", i, i-1, i-1)
 	}
 	for i := range 20000 {
-		chain += fmt.Sprintf("  a%d = local.a%d\n", i, i+1)
+		fmt.Fprintf(&chain, "  a%d = local.a%d\n", i, i+1)
 	}
 	tests := []struct{ name, text, want string }{
 		{"10 MB of nesting", "a = " + strings.Repeat("[", 10<<20), "Site too large"},
@@ -372,7 +373,7 @@ func TestHostileSourcesAreRefusedQuickly(t *testing.T) {
 		{"doubling", doubling + "}\n", "Value too large"},
 		{"numbers", numbers + "}\n", "Value too large"},
 		{"exponent", "site \"x\" {}\noutput \"o\" {\n  value = \"${1e999999999}\"\n}\n", "Number too long"},
-		{"chain", chain + "  a20000 = 1\n}\n", "Reference chain too long"},
+		{"chain", chain.String() + "  a20000 = 1\n}\n", "Reference chain too long"},
 		{"bytes", "site \"x\" {}\n# \xff\n", "Invalid UTF-8"},
 	}
 	for _, test := range tests {
@@ -440,6 +441,8 @@ func FuzzLoad(f *testing.F) {
 		if len(b) > 64<<10 {
 			return
 		}
+		watchdog := time.AfterFunc(20*time.Second, func() { panic(fmt.Sprintf("Load(%q) takes more than 20s", b)) })
+		defer watchdog.Stop()
 		s, files, diags := load([]source{{name: "site.hcl", bytes: b}}, t.TempDir(), opts)
 		var out bytes.Buffer
 		if err := WriteDiagnostics(&out, files, tidy(diags), false, 80); err != nil {
@@ -467,4 +470,54 @@ func FuzzLoad(f *testing.F) {
 			t.Fatalf("Format(Format(%q)) = %q; want %q", b, again, formatted)
 		}
 	})
+}
+
+// bigSite has a thousand machines and two thousand steps.
+func bigSite() string {
+	var b strings.Builder
+	b.WriteString(`site "big" {}
+network "edge" {
+  interface = "eth1"
+  cidr      = "10.0.0.0/16"
+}
+machine "node" {
+  for_each = { for i in range(1000) : format("n%04d", i) => i }
+  mac      = format("52:54:00:00:%02x:%02x", floor(each.value / 256), each.value % 256)
+  network  = network.edge
+  address  = cidrhost(network.edge.cidr, each.value + 10)
+  bmc {
+    driver   = "ipmi"
+    address  = cidrhost("10.1.0.0/16", each.value + 10)
+    username = "admin"
+    password = "x"
+  }
+}
+workflow "w" {
+`)
+	for i := range 2000 {
+		fmt.Fprintf(&b, "  step \"ssh\" \"s%d\" {\n    hosts   = machine.node[\"n%04d\"]\n    command = \"echo %d\"\n  }\n", i, i%1000, i)
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+func BenchmarkLoadBigSite(b *testing.B) {
+	src := []source{{name: "site.hcl", bytes: []byte(bigSite())}}
+	for b.Loop() {
+		if _, _, diags := load(src, b.TempDir(), testOptions()); diags.HasErrors() {
+			b.Fatal(diags)
+		}
+	}
+}
+
+func BenchmarkStepInputsOfBigSite(b *testing.B) {
+	s, _, diags := load([]source{{name: "site.hcl", bytes: []byte(bigSite())}}, b.TempDir(), testOptions())
+	if diags.HasErrors() {
+		b.Fatal(diags)
+	}
+	for b.Loop() {
+		if _, diags := s.StepInputs(s.Workflows[0].Steps[7], Known{}); diags.HasErrors() {
+			b.Fatal(diags)
+		}
+	}
 }
