@@ -180,6 +180,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if s.cfg.TLS == nil {
 		return errors.New("dispatch: Config.TLS is required to serve")
 	}
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
 	srv := &http.Server{
 		Handler:           s.handler,
 		ReadHeaderTimeout: 10 * time.Second,
@@ -188,25 +190,24 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		BaseContext:       func(net.Listener) context.Context { return ctx },
+		// Long polls end with their base.
+		BaseContext: func(net.Listener) context.Context { return serving },
 	}
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		<-ctx.Done()
-		// Long polls end with ctx, their base; what is left gets a moment
-		// to be answered.
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		<-serving.Done()
+		grace, cancel := context.WithTimeout(context.WithoutCancel(serving), 3*time.Second)
 		defer cancel()
 		if srv.Shutdown(grace) != nil {
 			srv.Close()
 		}
 	}()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	err := srv.Serve(tls.NewListener(netutil.LimitListener(l, maxConnections), s.cfg.TLS))
-	if ctx.Err() != nil && errors.Is(err, http.ErrServerClosed) {
-		<-stopped
+	ended := ctx.Err() != nil
+	stop()
+	<-stopped
+	if ended {
 		return nil
 	}
 	return fmt.Errorf("serving agents on %s: %w", l.Addr(), err)
