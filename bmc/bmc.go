@@ -255,11 +255,11 @@ func parseEndpoint(d Driver, address string) (endpoint, error) {
 		}
 		rest = strings.TrimSuffix(after, "/")
 	}
+	e.host = rest
 	if a, err := netip.ParseAddr(strings.Trim(rest, "[]")); err == nil {
 		e.host = a.String()
-		return e, nil
+		return e, refuseZone(a, address)
 	}
-	e.host = rest
 	if host, port, err := net.SplitHostPort(rest); err == nil {
 		n, err := strconv.ParseUint(port, 10, 16)
 		if err != nil || n == 0 {
@@ -269,12 +269,21 @@ func parseEndpoint(d Driver, address string) (endpoint, error) {
 	}
 	if a, err := netip.ParseAddr(e.host); err == nil {
 		e.host = a.String()
-		return e, nil
+		return e, refuseZone(a, address)
 	}
 	if !isHostname(e.host) {
 		return e, fmt.Errorf("address %q: %q is neither an IP address nor a host name; give host, host:port or https://host", address, e.host)
 	}
 	return e, nil
+}
+
+// refuseZone keeps scoped addresses out: a zone may hold any text, and neither
+// ipmitool nor the Redfish library takes one.
+func refuseZone(a netip.Addr, address string) error {
+	if a.Zone() == "" {
+		return nil
+	}
+	return fmt.Errorf("address %q has an IPv6 zone; give the BMC a routable or unique local address", address)
 }
 
 // isHostname reports whether s has the form of RFC 1123 section 2.1. A leading
