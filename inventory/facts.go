@@ -147,7 +147,7 @@ type Disk struct {
 // NIC is one physical Ethernet port.
 type NIC struct {
 	Name     string `json:"name"` // kernel name at observation; not stable
-	MAC      MAC    `json:"mac"`
+	MAC      MAC    `json:"mac,omitzero"`
 	Driver   string `json:"driver,omitempty"`
 	PCI      string `json:"pci,omitempty"` // domain:bus:device.function
 	Vendor   string `json:"vendor,omitempty"`
