@@ -58,7 +58,7 @@ func tree(f Facts) any {
 func walk(path string, a, b any, out *[]Change) {
 	am, aObject := members(a)
 	bm, bObject := members(b)
-	if aObject && bObject || aObject && b == nil || bObject && a == nil {
+	if (aObject || bObject) && (aObject || nothing(a)) && (bObject || nothing(b)) {
 		keys := slices.Sorted(maps.Keys(am))
 		for k := range bm {
 			if _, both := am[k]; !both {
@@ -74,6 +74,12 @@ func walk(path string, a, b any, out *[]Change) {
 	if old, now := text(a), text(b); old != now {
 		*out = append(*out, Change{Path: path, Old: old, New: now})
 	}
+}
+
+// nothing is what has no members: an absent value, or an empty list.
+func nothing(v any) bool {
+	list, isList := v.([]any)
+	return v == nil || isList && len(list) == 0
 }
 
 func join(path, key string) string {
@@ -103,6 +109,9 @@ func members(v any) (map[string]any, bool) {
 	case map[string]any:
 		return v, true
 	case []any:
+		if len(v) == 0 {
+			return nil, false // it says that there are none, which is a value
+		}
 		out := make(map[string]any, len(v))
 		for i, e := range v {
 			m, ok := e.(map[string]any)

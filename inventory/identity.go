@@ -126,7 +126,8 @@ var junkSerials = map[string]bool{
 // blanks do not matter.
 func JunkSerial(serial string) bool {
 	s := strings.ToLower(strings.Join(strings.Fields(serial), " "))
-	if len(s) < 3 || strings.Trim(s, s[:1]) == "" {
+	dense := strings.ReplaceAll(s, " ", "")
+	if len(dense) < 3 || strings.Trim(dense, dense[:1]) == "" {
 		return true
 	}
 	return junkSerials[s]
