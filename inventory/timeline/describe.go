@@ -42,14 +42,14 @@ func plain(s string) string {
 // attr is an attribute of e, made harmless.
 func attr(e inventory.Event, key string) string { return plain(e.Attrs[key]) }
 
-// actor is who the event is told of, in at most five columns.
+// actor is who the event is told of, in at most six columns.
 func actor(e inventory.Event) string {
 	who, _, _ := strings.Cut(string(e.Kind), ".")
 	switch who {
 	case "machine", "identity":
 		return "state"
 	}
-	return plain(who)
+	return clip(plain(who), 6)
 }
 
 // describe is the event in one line.
@@ -258,8 +258,12 @@ func span(d time.Duration) string {
 		return fmt.Sprintf("%d ms", d.Milliseconds())
 	case d < time.Minute:
 		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d < time.Hour && d%time.Minute == 0:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
 	case d < time.Hour:
 		return fmt.Sprintf("%d min %02d s", int(d.Minutes()), int(d.Seconds())%60)
+	case d < 48*time.Hour && d%time.Hour == 0:
+		return fmt.Sprintf("%d h", int(d.Hours()))
 	case d < 48*time.Hour:
 		return fmt.Sprintf("%d h %02d min", int(d.Hours()), int(d.Minutes())%60)
 	}

@@ -281,7 +281,7 @@ func (v *view) failedTask() *Finding {
 }
 
 func (v *view) failedStep() *Finding {
-	i := v.last(kinds(inventory.EventStepFinished).and(having("outcome", "failed")))
+	i := v.last(failedSteps)
 	if i < 0 {
 		return nil
 	}

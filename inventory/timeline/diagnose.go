@@ -15,6 +15,9 @@ type Input struct {
 	Events []inventory.Event
 	// Now is the time of asking; waiting is measured up to it.
 	Now time.Time
+	// Heard is when the machine last showed a sign of life that is not kept as
+	// an event, such as the agent's reports of progress; zero when unknown.
+	Heard time.Time
 	// Declared says that the machine is in site.hcl.
 	Declared bool
 	// State is the machine's state in the catalog; empty when unknown.
@@ -87,6 +90,10 @@ func Diagnose(in Input) []Finding {
 	if len(out) == 0 {
 		out = append(out, *v.waiting())
 	}
+	// A step that failed because of what was found is no second finding.
+	if n := len(out); n > 1 && out[n-1].Hop == HopStep {
+		out = out[:n-1]
+	}
 	for i := range out {
 		if n := len(out[i].Evidence); n > 5 {
 			out[i].Evidence = out[i].Evidence[n-5:]
@@ -145,7 +152,7 @@ var (
 	switchedOn   = kinds(inventory.EventBMCPower).and(switchesOn)
 	discovered   = kinds(inventory.EventDHCPDiscover).and(byFirmware)
 	requested    = kinds(inventory.EventDHCPRequest).and(byFirmware)
-	acknowledged = kinds(inventory.EventDHCPAck).and(byFirmware)
+	acknowledged = test(givenAddress)
 	offered      = kinds(inventory.EventDHCPOffer)
 	fileStarted  = test(func(e inventory.Event) bool {
 		return e.Kind == inventory.EventTFTPStart || (e.Kind == inventory.EventHTTPStart && isAsset(e, "bootfile"))
@@ -172,6 +179,7 @@ var (
 	installed     = kinds(inventory.EventMachineState).and(having("to", string(inventory.StateInstalled)))
 	rebooted      = kinds(inventory.EventAgentTask, inventory.EventAgentResult).and(having("kind", "reboot"))
 	sshUp         = kinds(inventory.EventSSHUp)
+	failedSteps   = kinds(inventory.EventStepFinished).and(having("outcome", "failed"))
 	foreignServer = kinds(inventory.EventDHCPForeign).and(lacking("expected", "true"))
 )
 
@@ -219,18 +227,39 @@ func (v *view) evidence(tests ...test) []inventory.Event {
 // since is how long ago an event was.
 func (v *view) since(e inventory.Event) time.Duration { return max(0, v.Now.Sub(e.Time)) }
 
-// silent is how long ago the last event was.
+// silent is how long ago the machine was last heard; what the controller did
+// meanwhile does not count.
 func (v *view) silent() time.Duration {
-	if len(v.events) == 0 {
-		return 0
+	out := v.since(v.events[0])
+	if i := v.last(ofMachine); i >= 0 {
+		out = v.since(v.events[i])
 	}
-	return v.since(v.events[len(v.events)-1])
+	if !v.Heard.IsZero() {
+		out = min(out, max(0, v.Now.Sub(v.Heard)))
+	}
+	return out
+}
+
+// ofMachine tells events of the machine from those of the controller's work.
+func ofMachine(e inventory.Event) bool {
+	switch e.Kind {
+	case inventory.EventStepStarted, inventory.EventStepFinished, inventory.EventRunStarted,
+		inventory.EventRunFinished, inventory.EventHostFirewall:
+		return false
+	}
+	return true
+}
+
+// gaveUp says whether a step waited for the machine until its own limit.
+func (v *view) gaveUp() bool {
+	i := v.last(failedSteps)
+	return i > v.last(ofMachine) && !v.hasAfter(i, kinds(inventory.EventStepStarted))
 }
 
 // overdue makes a finding of a wait: progress while it is within patience, a
 // problem with advice after that.
 func (v *view) overdue(hop Hop, patience time.Duration, going, stuck string, evidence []inventory.Event, try ...string) *Finding {
-	if s := v.silent(); s <= patience {
+	if s := v.silent(); s <= patience && !v.gaveUp() {
 		return &Finding{
 			Hop: hop, Level: Progress, Evidence: evidence,
 			Summary: fmt.Sprintf("In progress: %s, for %s (up to %s is usual).", going, span(s), span(patience)),

@@ -13,7 +13,7 @@ import (
 
 // Style says how Print and PrintFindings write.
 type Style struct {
-	// Width is the terminal's number of columns; 0 is 80. Less than 40 is 40.
+	// Width is the terminal's number of columns; 0 is 80. Less than 60 is 60.
 	Width int
 	// Color allows escape sequences for colour.
 	Color bool
@@ -27,7 +27,7 @@ func (s Style) width() int {
 	if s.Width == 0 {
 		return 80
 	}
-	return max(40, s.Width)
+	return max(60, s.Width)
 }
 
 func (s Style) time(t time.Time, layout string) string {
@@ -54,7 +54,7 @@ func (s Style) paint(colour, text string) string {
 }
 
 // Print writes the latest attempt of a timeline: its phases with the time each
-// took, then its events. Nothing in it is wider than the style's width.
+// took, then its events. No line has more characters than the style's width.
 func Print(w io.Writer, t Timeline, style Style) error {
 	var b bytes.Buffer
 	if len(t.Attempts) == 0 {
@@ -99,7 +99,7 @@ func (s Style) attempt(b *bytes.Buffer, a Attempt, number, of int) {
 		if e.Count > 1 {
 			text += fmt.Sprintf(" (%d times, until +%s)", e.Count, span(e.Last.Sub(a.Began)))
 		}
-		lead := fmt.Sprintf("  %s %9s  %-8s ", s.time(e.Event.Time, "15:04:05.000"), "+"+offset(e.Event.Time.Sub(a.Began)), actor(e.Event))
+		lead := fmt.Sprintf("  %s %9s  %-6s ", s.time(e.Event.Time, "15:04:05"), "+"+offset(e.Event.Time.Sub(a.Began)), actor(e.Event))
 		indent := utf8.RuneCountInString(lead)
 		lines := wrap(text, s.width()-indent)
 		for i, line := range lines {
@@ -174,7 +174,7 @@ func PrintFindings(w io.Writer, findings []Finding, style Style) error {
 			b.WriteString(strings.Repeat(" ", utf8.RuneCountInString(lead)) + style.paint(bold, line) + "\n")
 		}
 		for _, e := range f.Evidence {
-			line := fmt.Sprintf("  %s  %-8s %s", style.time(e.Time, "15:04:05.000"), actor(e), describe(e))
+			line := fmt.Sprintf("  %s  %-6s %s", style.time(e.Time, "15:04:05.000"), actor(e), describe(e))
 			b.WriteString(style.paint(dim, clip(line, style.width())) + "\n")
 		}
 		if len(f.Try) > 0 {

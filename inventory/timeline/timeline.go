@@ -10,6 +10,7 @@ package timeline
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/edge-provision/edge-provision/inventory"
@@ -202,6 +203,13 @@ func isAsset(e inventory.Event, assets ...string) bool {
 	return slices.Contains(assets, e.Attrs["asset"])
 }
 
+// givenAddress is the end of DHCP for the firmware: our ACK, or in proxy mode its
+// REQUEST to the server that gives addresses.
+func givenAddress(e inventory.Event) bool {
+	return (e.Kind == inventory.EventDHCPAck && byFirmware(e)) ||
+		(e.Kind == inventory.EventDHCPForeign && e.Attrs["expected"] == "true")
+}
+
 // isBootFile says whether e is the complete fetch of iPXE.
 func isBootFile(e inventory.Event) bool {
 	return (e.Kind == inventory.EventTFTPEnd || (e.Kind == inventory.EventHTTPEnd && isAsset(e, "bootfile"))) && whole(e)
@@ -215,7 +223,7 @@ var ends = []struct {
 }{
 	{name: PhasePower, by: func(e inventory.Event) bool { return e.Kind == inventory.EventBMCPower && switchesOn(e) }},
 	{name: PhaseFirmware, by: func(e inventory.Event) bool { return e.Kind == inventory.EventDHCPDiscover && byFirmware(e) }},
-	{name: PhaseDHCP, by: func(e inventory.Event) bool { return e.Kind == inventory.EventDHCPAck && byFirmware(e) }},
+	{name: PhaseDHCP, by: givenAddress},
 	{name: PhaseBootFile, by: isBootFile},
 	{name: PhaseScript, by: func(e inventory.Event) bool {
 		return e.Kind == inventory.EventHTTPEnd && isAsset(e, "script") && whole(e)
@@ -262,6 +270,9 @@ func phases(events []inventory.Event) []Phase {
 			out = append(out, newPhase(end.name, began, events[found].Time))
 		}
 		began, next = events[found].Time, found+1
+	}
+	if done < 0 && !strings.HasPrefix(string(events[0].Kind), "bmc.") {
+		return out
 	}
 	if last := events[len(events)-1].Time; last.After(began) && done+1 < len(ends) {
 		at := done + 1

@@ -17,7 +17,9 @@ const (
 	patienceKernel   = 2 * time.Minute
 	patienceAgent    = 3 * time.Minute
 	patienceWrite    = 5 * time.Minute
-	patienceBoot     = 15 * time.Minute
+	// patienceUnheard is for a write whose progress is not known.
+	patienceUnheard = time.Hour
+	patienceBoot    = 15 * time.Minute
 )
 
 // waiting goes from the last hop back to the first and says what the machine
@@ -289,7 +291,11 @@ func (v *view) writing() *Finding {
 	if i := v.last(progressed); i >= 0 {
 		going = strings.TrimSuffix("the disk is worked on ("+describe(v.events[i])+")", " ()")
 	}
-	return v.overdue(HopDisk, patienceWrite, going, "The image is not written whole.", evidence,
+	patience := patienceWrite
+	if v.Heard.IsZero() {
+		patience = patienceUnheard
+	}
+	return v.overdue(HopDisk, patience, going, "The image is not written whole.", evidence,
 		"If the controller was stopped, run edge-provision apply SITE.hcl: chunks that are on the disk are not fetched again.",
 		"If it is running, look at the machine's console and at the disk's health: a dying disk slows down before it fails.")
 }
