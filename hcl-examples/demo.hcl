@@ -13,7 +13,7 @@ site "demo" {
 # The BMCs of the demo are emulated and reachable from the rack's own network
 # only, so their password is no secret and may have a default. For real BMCs
 # leave the default out, and set EDGE_VAR_emulated_bmc_password or use
-# -var-file.
+# --var-file.
 variable "emulated_bmc_password" {
   description = "Password of the emulated BMCs; real ones never have a default."
   type        = string

@@ -3,7 +3,7 @@
 site "single" {}
 
 variable "bmc_password" {
-  description = "Set EDGE_VAR_bmc_password, or use -var-file."
+  description = "Set EDGE_VAR_bmc_password, or use --var-file."
   type        = string
   sensitive   = true # never shown, logged or kept
 

@@ -70,30 +70,23 @@ type KnownMachine struct {
 }
 
 // Load reads, evaluates and validates a site: a file, or a directory of *.hcl
-// files. It does nothing else. The site is nil when the sources could not even
-// be sorted into blocks; otherwise it is as complete as the errors allow, and
-// may only be used to show them.
+// files. It does nothing else. The site is never nil: with errors it holds the
+// sources, for their snippets, and what could be decoded, which is good for
+// nothing but showing.
 func Load(path string, opts Options) (*Site, hcl.Diagnostics) {
-	s, _, diags := LoadFiles(path, opts)
-	return s, diags
-}
-
-// LoadFiles is Load that also gives the sources when there is no site, for the
-// snippets of its diagnostics.
-func LoadFiles(path string, opts Options) (*Site, map[string]*hcl.File, hcl.Diagnostics) {
 	sources, dir, diags := readSources(path)
 	if diags.HasErrors() {
-		return nil, nil, tidy(diags)
+		return &Site{module: &module{}}, tidy(diags)
 	}
-	s, files, more := load(sources, dir, opts)
-	return s, files, tidy(append(diags, more...))
+	s, more := load(sources, dir, opts)
+	return s, tidy(append(diags, more...))
 }
 
 // load is Load of sources that are read already.
-func load(sources []source, dir string, opts Options) (*Site, map[string]*hcl.File, hcl.Diagnostics) {
+func load(sources []source, dir string, opts Options) (*Site, hcl.Diagnostics) {
 	m, diags := parseModule(sources, dir, opts)
 	if m.site == nil {
-		return nil, m.files, diags
+		return &Site{Dir: dir, Files: m.files, module: &module{}}, diags
 	}
 	diags = append(diags, m.setVariables()...)
 	s := &Site{Dir: dir, Files: m.files, module: m}
@@ -131,7 +124,7 @@ func load(sources []source, dir string, opts Options) (*Site, map[string]*hcl.Fi
 			m.settled[t.address()] = e.values[t.address()]
 		}
 	}
-	return s, m.files, diags
+	return s, diags
 }
 
 // withoutNoise drops complaints about references when a block was left out

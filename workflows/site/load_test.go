@@ -443,12 +443,12 @@ func FuzzLoad(f *testing.F) {
 		}
 		watchdog := time.AfterFunc(20*time.Second, func() { panic(fmt.Sprintf("Load(%q) takes more than 20s", b)) })
 		defer watchdog.Stop()
-		s, files, diags := load([]source{{name: "site.hcl", bytes: b}}, t.TempDir(), opts)
+		s, diags := load([]source{{name: "site.hcl", bytes: b}}, t.TempDir(), opts)
 		var out bytes.Buffer
-		if err := WriteDiagnostics(&out, files, tidy(diags), false, 80); err != nil {
+		if err := WriteDiagnostics(&out, s.Files, tidy(diags), false, 80); err != nil {
 			t.Fatal(err)
 		}
-		if s == nil || diags.HasErrors() {
+		if diags.HasErrors() {
 			return
 		}
 		if err := s.Print(&out); err != nil {
@@ -504,14 +504,14 @@ workflow "w" {
 func BenchmarkLoadBigSite(b *testing.B) {
 	src := []source{{name: "site.hcl", bytes: []byte(bigSite())}}
 	for b.Loop() {
-		if _, _, diags := load(src, b.TempDir(), testOptions()); diags.HasErrors() {
+		if _, diags := load(src, b.TempDir(), testOptions()); diags.HasErrors() {
 			b.Fatal(diags)
 		}
 	}
 }
 
 func BenchmarkStepInputsOfBigSite(b *testing.B) {
-	s, _, diags := load([]source{{name: "site.hcl", bytes: []byte(bigSite())}}, b.TempDir(), testOptions())
+	s, diags := load([]source{{name: "site.hcl", bytes: []byte(bigSite())}}, b.TempDir(), testOptions())
 	if diags.HasErrors() {
 		b.Fatal(diags)
 	}

@@ -18,8 +18,8 @@ import (
 
 // Errors of functions that reach outside the site's text.
 var (
-	errNoFiles = errors.New("reading files is not allowed here; the option -allow-file allows it, for files below the site's directory")
-	errNoEnv   = errors.New("reading the environment is not allowed here; the option -allow-env allows it, or declare a variable and set it by " + environPrefix + "NAME")
+	errNoFiles = errors.New("reading files is not allowed here; the option --allow-file allows it, for files below the site's directory")
+	errNoEnv   = errors.New("reading the environment is not allowed here; the option --allow-env allows it, or declare a variable and set it by " + environPrefix + "NAME")
 )
 
 // readBelow reads a file below the site's directory; os.Root keeps links and

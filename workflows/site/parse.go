@@ -96,7 +96,7 @@ var topLevel = map[string][]string{
 // instead.
 var notYet = map[string]string{
 	"module":   "Put the shared blocks into a file of the site's directory instead.",
-	"removed":  "What vanishes from the site is left alone; use destroy -target to remove it.",
+	"removed":  "What vanishes from the site is left alone; use destroy --target to remove it.",
 	"import":   "A machine that runs already is adopted with an ssh block.",
 	"provider": "There are no providers; a BMC's driver is chosen in the machine's bmc block.",
 	"resource": "Declare network, image, machine and workflow blocks.",

@@ -69,7 +69,7 @@ func testOptions() Options {
 // loadText loads one source that is no file.
 func loadText(t *testing.T, text string, opts Options) (*Site, hcl.Diagnostics) {
 	t.Helper()
-	s, _, diags := load([]source{{name: "site.hcl", bytes: []byte(text)}}, t.TempDir(), opts)
+	s, diags := load([]source{{name: "site.hcl", bytes: []byte(text)}}, t.TempDir(), opts)
 	return s, tidy(diags)
 }
 
@@ -210,6 +210,31 @@ func TestExamplesAreFormatted(t *testing.T) {
 		}
 		if !bytes.Equal(got, src) {
 			t.Errorf("Format(%s) changes the file:\n%s", path, cmp.Diff(string(src), string(got)))
+		}
+	}
+}
+
+// TestDocumentationIsASite joins the HCL blocks of the page about site.hcl.
+func TestDocumentationIsASite(t *testing.T) {
+	page, err := os.ReadFile("../../docs/site-hcl.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	for _, m := range regexp.MustCompile("(?s)```hcl\n(.*?)```").FindAllSubmatch(page, -1) {
+		text.Write(m[1])
+	}
+	s, diags := loadText(t, text.String(), testOptions())
+	if len(diags) > 0 {
+		t.Fatalf("Load() =\n%s; want no diagnostic", render(s, diags))
+	}
+	if len(s.Machines) != 3 || len(s.Workflows) != 1 {
+		t.Errorf("Load() = %d machines, %d workflows; want 3 and 1", len(s.Machines), len(s.Workflows))
+	}
+	functions := functions(&module{})
+	for name := range functions {
+		if !regexp.MustCompile("[` \n]" + name + "[` \n]").Match(page) {
+			t.Errorf("the function %s is not on the page", name)
 		}
 	}
 }

@@ -69,7 +69,7 @@ func (m *module) sortVariable(block *hclsyntax.Block) hcl.Diagnostics {
 // given is a value from outside, not yet converted.
 type given struct {
 	value cty.Value
-	from  string // for messages: "the option -var"
+	from  string // for messages: "the option --var"
 	rng   *hcl.Range
 }
 
@@ -92,12 +92,12 @@ func (m *module) setVariables() hcl.Diagnostics {
 	for name, text := range m.opts.Vars {
 		v := m.variables[name]
 		if v == nil {
-			diags = append(diags, failure("Undeclared variable", nil, "The option -var sets %q, which the site does not declare.%s", name, suggest(name, m.variableNames()))...)
+			diags = append(diags, failure("Undeclared variable", nil, "The option --var sets %q, which the site does not declare.%s", name, suggest(name, m.variableNames()))...)
 			continue
 		}
-		val, more := v.fromText(text, "the option -var")
+		val, more := v.fromText(text, "the option --var")
 		diags = append(diags, more...)
-		values[name] = given{value: val, from: "the option -var"}
+		values[name] = given{value: val, from: "the option --var"}
 	}
 	for _, v := range m.variables {
 		diags = append(diags, v.set(values)...)
@@ -186,7 +186,7 @@ func (v *variable) set(values map[string]given) hcl.Diagnostics {
 		attr := v.block.Body.Attributes["default"]
 		if attr == nil {
 			return failure("Missing variable value", v.block.DefRange().Ptr(),
-				"var.%s has no default and no value was given. Give one with -var %s=…, with -var-file, or in the environment as %s%s.", v.name, v.name, environPrefix, v.name)
+				"var.%s has no default and no value was given. Give one with --var %s=…, with --var-file, or in the environment as %s%s.", v.name, v.name, environPrefix, v.name)
 		}
 		val, diags := attr.Expr.Value(nil)
 		if diags.HasErrors() {
