@@ -26,13 +26,13 @@ const (
 // arp asks who holds an address on the link.
 type arp struct {
 	conn FrameConn
-	mac  inventory.MAC // of the interface
+	mac  func() inventory.MAC // of the interface
 
 	mu      sync.Mutex
 	waiting map[netip.Addr]chan inventory.MAC
 }
 
-func newARP(conn FrameConn, mac inventory.MAC) *arp {
+func newARP(conn FrameConn, mac func() inventory.MAC) *arp {
 	return &arp{conn: conn, mac: mac, waiting: map[netip.Addr]chan inventory.MAC{}}
 }
 
@@ -73,7 +73,7 @@ func (a *arp) occupant(ctx context.Context, addr netip.Addr) (mac inventory.MAC,
 		delete(a.waiting, addr)
 		a.mu.Unlock()
 	}()
-	request := arpRequest(a.mac, addr)
+	request := arpRequest(a.mac(), addr)
 	tick := time.NewTicker(arpInterval)
 	defer tick.Stop()
 	for range arpProbes {

@@ -117,7 +117,7 @@ func (s *Server) script(ctx context.Context, mac inventory.MAC, addr netip.Addr)
 		}
 		return script, nil
 	case KindLocal, KindAddressOnly:
-		return ipxe.Local(answer.ESP, answer.BIOSDrive), nil
+		return ipxe.Local(answer.BIOSDrive), nil
 	default:
 		return "", &problem{http.StatusNotFound, errors.New("not a machine of this site")}
 	}

@@ -30,7 +30,7 @@ func solicitation(src string) []byte {
 
 func TestRouterAdvertisementIsEmptyAndUnicast(t *testing.T) {
 	pipe := newFramePipe()
-	a := &advertiser{conn: pipe, mac: mustMAC("02:00:00:00:00:01"), booting: func(m inventory.MAC) bool { return m == macA }}
+	a := &advertiser{conn: pipe, mac: func() inventory.MAC { return mustMAC("02:00:00:00:00:01") }, booting: func(m inventory.MAC) bool { return m == macA }}
 	done := make(chan error, 1)
 	go func() { done <- a.serve() }()
 	wrong := solicitation("fe80::b")

@@ -204,7 +204,7 @@ func bind(ctx context.Context, ifi *net.Interface, c Config) (k Sockets, err err
 			k.close()
 		}
 	}()
-	k.MAC = inventory.MAC(append(ifi.HardwareAddr, make([]byte, 6)...)[:6])
+	k.MAC = func() inventory.MAC { return hardwareAddr(ifi) }
 	k.Neighbor = func(a netip.Addr) (inventory.MAC, bool) { return neighbor(ifi.Name, a) }
 	if c.Mode != ModeOff {
 		if k.DHCP, err = bindUDP(ctx, ifi, netip.IPv4Unspecified(), 67); err != nil {
@@ -232,6 +232,15 @@ func bind(ctx context.Context, ifi *net.Interface, c Config) (k Sockets, err err
 	}
 	k.HTTP = web
 	return k, nil
+}
+
+// hardwareAddr is the interface's MAC now, or as it was when it cannot be read.
+func hardwareAddr(ifi *net.Interface) (mac inventory.MAC) {
+	copy(mac[:], ifi.HardwareAddr)
+	if now, err := net.InterfaceByIndex(ifi.Index); err == nil {
+		copy(mac[:], now.HardwareAddr)
+	}
+	return mac
 }
 
 func bindFrames(k *Sockets, ifi *net.Interface, mode Mode) error {

@@ -153,10 +153,6 @@ type Answer struct {
 	// CommandLine is the kernel's command line; it may carry a one-use
 	// token. One line of printable ASCII without "${".
 	CommandLine string
-	// ESP is the GPT unique GUID (PARTUUID) of the installed disk's EFI
-	// system partition, for KindLocal on a UEFI machine. Zero goes back to
-	// the firmware's boot manager, which may try other entries first.
-	ESP uuid.UUID
 	// BIOSDrive is the INT 13h number of the installed disk, for KindLocal
 	// on a BIOS machine; zero is 0x80, the first.
 	BIOSDrive uint8

@@ -42,7 +42,7 @@ func solicitations() []bpf.Instruction {
 // advertiser answers router solicitations.
 type advertiser struct {
 	conn FrameConn
-	mac  inventory.MAC
+	mac  func() inventory.MAC // of the interface
 	// booting reports whether a machine is being booted right now.
 	booting func(inventory.MAC) bool
 }
@@ -60,7 +60,7 @@ func (a *advertiser) serve() error {
 			continue
 		}
 		// A frame that is lost costs the machine its wait and nothing else.
-		_ = a.conn.WriteFrame(from, advertisement(a.mac, src))
+		_ = a.conn.WriteFrame(from, advertisement(a.mac(), src))
 	}
 }
 

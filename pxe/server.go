@@ -49,8 +49,9 @@ type Sockets struct {
 	IPv6  FrameConn // router solicitations and their answers
 	// Neighbor looks an address up in the host's ARP table; nil finds none.
 	Neighbor func(netip.Addr) (inventory.MAC, bool)
-	// MAC is the interface's own address.
-	MAC inventory.MAC
+	// MAC returns the interface's own address, which may change: a bridge
+	// takes over that of a port.
+	MAC func() inventory.MAC
 }
 
 // close closes what is open and leaves the errors: every socket is closed for

@@ -123,7 +123,7 @@ func newWire(t *testing.T, c Config) *wire {
 		w.leases = &memoryLeases{}
 		c.Leases = w.leases
 	}
-	c.Sockets = &Sockets{DHCP: w.dhcp, IPv4: w.ipv4, MAC: mustMAC("02:00:00:00:00:01")}
+	c.Sockets = &Sockets{DHCP: w.dhcp, IPv4: w.ipv4, MAC: func() inventory.MAC { return mustMAC("02:00:00:00:00:01") }}
 	if c.Mode == ModeProxy {
 		w.proxy = newPacketPipe()
 		c.Sockets.Proxy = w.proxy

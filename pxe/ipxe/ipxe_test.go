@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/google/uuid"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden scripts")
@@ -22,10 +20,10 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, got := range map[string]string{
-		"embedded.ipxe":   Embedded("http://172.22.0.1:8480"),
-		"install.ipxe":    install,
-		"local.ipxe":      Local(uuid.UUID{}, 0),
-		"local-disk.ipxe": Local(uuid.MustParse("0421a5b6-1111-4222-8333-444455556666"), 0x81),
+		"embedded.ipxe":     Embedded("http://172.22.0.1:8480"),
+		"install.ipxe":      install,
+		"local.ipxe":        Local(0),
+		"local-second.ipxe": Local(0x81),
 	} {
 		path := filepath.Join("testdata", name)
 		if *update {

@@ -3,8 +3,6 @@ package ipxe
 import (
 	"fmt"
 	"strings"
-
-	"github.com/google/uuid"
 )
 
 // Embedded is the script inside our UEFI programs. It asks DHCP for IPv4 only
@@ -90,27 +88,17 @@ func checkCommandLine(s string) error {
 
 // Local is the script of a machine that is to boot from its own disk.
 //
-// Under UEFI it starts the loader on the partition whose GPT unique GUID is
-// esp, whatever disk or boot entry the firmware would have chosen. When esp is
-// zero or not found it leaves with an error, which alone makes the boot manager
-// go on to the next entry: after success EDK2 stops and shows its menu (UEFI
-// 2.10 section 3.1.1).
-//
-// Under BIOS it starts the disk itself, because the next boot device of a
-// network-only boot order would be the network again; drive is the disk's
-// INT 13h number, 0x80 when zero.
-func Local(esp uuid.UUID, drive uint8) string {
+// Under UEFI it leaves with an error, which alone makes the boot manager go on
+// to the next entry: after success EDK2 stops and shows its menu (UEFI 2.10
+// section 3.1.1). Under BIOS it starts the disk itself, because the next boot
+// device of a network-only boot order would be the network again; drive is the
+// disk's INT 13h number, 0x80 when zero.
+func Local(drive uint8) string {
 	if drive == 0 {
 		drive = 0x80
 	}
-	uefi := ""
-	if esp != (uuid.UUID{}) {
-		uefi = "sanboot --no-describe --drive 0 --uuid " + esp.String() + " ||\n"
-	}
 	return fmt.Sprintf(`#!ipxe
-iseq ${platform} efi || goto bios
-%sexit 1
-:bios
+iseq ${platform} efi && exit 1 ||
 sanboot --no-describe --drive 0x%02x || exit 1
-`, uefi, drive)
+`, drive)
 }
