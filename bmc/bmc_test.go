@@ -2,16 +2,61 @@ package bmc_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/edge-provision/edge-provision/bmc"
 )
+
+// refusalEnv makes the test binary a process of its own that asks a BMC for its
+// power state once: address, fingerprint, password and refusal directory.
+const refusalEnv = "EDGE_PROVISION_TEST_REFUSAL"
+
+func TestMain(m *testing.M) {
+	if text := os.Getenv(refusalEnv); text != "" {
+		arg := strings.Split(text, " ")
+		c, err := bmc.Open(bmc.Config{
+			Driver: bmc.DriverRedfish, Address: arg[0], Fingerprint: arg[1], Username: "admin", Password: bmc.Secret(arg[2]),
+		}, bmc.Deps{Refusals: bmc.RefusalDir(arg[3]), RefusalKey: []byte(strings.Repeat("k", 32))})
+		if err == nil {
+			_, err = c.PowerState(context.Background())
+		}
+		var ce *bmc.CredentialError
+		if errors.As(err, &ce) {
+			fmt.Printf("refused, remembered: %t\n", ce.Remembered)
+		} else {
+			fmt.Println(err)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// refusalProcess runs that process and returns what it prints.
+func refusalProcess(t *testing.T, c bmc.Config, dir string) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self)
+	// The test knows the password it made up; Secret would hide it.
+	cmd.Env = append(os.Environ(), refusalEnv+"="+strings.Join([]string{c.Address, c.Fingerprint, "wrong", dir}, " "))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return string(out)
+}
 
 func pemOf(c *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})

@@ -65,7 +65,7 @@ func FuzzRedfishAnswers(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		defer func() { _ = c.Close() }()
 		start := time.Now()
 		if _, err := c.Status(t.Context()); err != nil && len(err.Error()) > 2000 {
 			t.Errorf("Status() gives an error of %d bytes; want one that fits a terminal", len(err.Error()))

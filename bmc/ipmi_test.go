@@ -50,7 +50,7 @@ func freeUDP(t *testing.T) netip.AddrPort {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
@@ -65,6 +65,7 @@ func openIPMI(t *testing.T, c bmc.Config, d bmc.Deps) *bmc.Controller {
 }
 
 func TestIPMIPowersAMachineAndNetbootsItOnce(t *testing.T) {
+	t.Parallel()
 	m, config := ipmiRig(t, "pa$s'w0rd#")
 	c := openIPMI(t, config, bmc.Deps{})
 	if st, err := c.PowerState(t.Context()); st != bmc.PowerOff || err != nil {
@@ -99,6 +100,7 @@ func TestIPMIPowersAMachineAndNetbootsItOnce(t *testing.T) {
 }
 
 func TestIPMIPowerCycleEndsWithTheMachineOn(t *testing.T) {
+	t.Parallel()
 	m, config := ipmiRig(t, "secret")
 	if err := m.Do(t.Context(), sim.On); err != nil {
 		t.Fatal(err)
@@ -112,6 +114,7 @@ func TestIPMIPowerCycleEndsWithTheMachineOn(t *testing.T) {
 }
 
 func TestIPMIRefusalsAreToldFromSilence(t *testing.T) {
+	t.Parallel()
 	_, config := ipmiRig(t, "secret")
 	key, dir := []byte(strings.Repeat("k", 32)), bmc.RefusalDir(t.TempDir())
 	var credential *bmc.CredentialError
@@ -144,6 +147,7 @@ func TestIPMIRefusalsAreToldFromSilence(t *testing.T) {
 }
 
 func TestIPMIPasswordIsNotOnTheCommandLine(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	tool := filepath.Join(dir, "ipmitool")
 	// A stand-in that keeps its arguments and answers like ipmitool.
@@ -166,6 +170,7 @@ func TestIPMIPasswordIsNotOnTheCommandLine(t *testing.T) {
 }
 
 func TestCancelledIPMICallLeavesNoProcess(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	tool, pid := filepath.Join(dir, "ipmitool"), filepath.Join(dir, "pid")
 	// A stand-in that never ends by itself; exec keeps it one process.

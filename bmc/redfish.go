@@ -53,6 +53,8 @@ func (s *redfishSession) explain(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	case noted != nil:
 		return noted
+	case strings.Contains(err.Error(), "no matching redfish system"):
+		return &fault{kind: faultUnsupported, err: fmt.Errorf("the BMC manages no system or several (a blade chassis?), and only one is supported")}
 	case strings.Contains(err.Error(), "is not supported by this service"):
 		return &fault{kind: faultUnsupported, err: fmt.Errorf("%s", clip(err.Error()))}
 	}

@@ -205,28 +205,37 @@ func TestWrongPasswordIsTriedOnceAndNeverAgainAlsoByAnotherProcess(t *testing.T)
 	r := newRig(t)
 	r.config.Password = "wrong"
 	key, dir := []byte(strings.Repeat("k", 32)), t.TempDir()+"/refusals"
-	// Each Controller has its own Refusals value over the same directory, as
-	// a restarted process has.
 	for i := range 3 {
-		c := r.open(t, bmc.Deps{Refusals: bmc.RefusalDir(dir), RefusalKey: key})
-		_, err := c.PowerState(t.Context())
-		var ce *bmc.CredentialError
-		if !errors.As(err, &ce) || ce.Remembered != (i > 0) {
-			t.Fatalf("PowerState() of process %d = %v; want a CredentialError, remembered: %t", i, err, i > 0)
-		}
-		if strings.Contains(err.Error(), "wrong") {
-			t.Errorf("error %q shows the password", err)
+		out := refusalProcess(t, r.config, dir)
+		if want := fmt.Sprintf("refused, remembered: %t\n", i > 0); out != want {
+			t.Fatalf("process %d says %q; want %q", i, out, want)
 		}
 	}
 	if got := r.service.Refused(); got != 1 {
 		t.Errorf("the service saw %d refused logins; want 1", got)
 	}
-	if got := fmt.Sprint(r.events.kinds()); got != "[bmc.refused]" {
-		t.Errorf("events = %s; want [bmc.refused]", got)
+	c := r.open(t, bmc.Deps{Refusals: bmc.RefusalDir(dir), RefusalKey: key})
+	if _, err := c.PowerState(t.Context()); err == nil || strings.Contains(err.Error(), "wrong") {
+		t.Errorf("PowerState() = %v; want an error that does not show the password", err)
 	}
 	r.config.Password = password
 	if _, err := r.open(t, bmc.Deps{Refusals: bmc.RefusalDir(dir), RefusalKey: key}).PowerState(t.Context()); err != nil {
 		t.Errorf("PowerState() with the corrected password = %v; want no error", err)
+	}
+}
+
+func TestRefusedCredentialIsAnEvent(t *testing.T) {
+	r := newRig(t)
+	r.config.Password = "wrong"
+	c := r.open(t, bmc.Deps{})
+	for range 2 {
+		var ce *bmc.CredentialError
+		if _, err := c.PowerState(t.Context()); !errors.As(err, &ce) {
+			t.Fatalf("PowerState() = %v; want a CredentialError", err)
+		}
+	}
+	if got := fmt.Sprint(r.events.kinds()); got != "[bmc.refused]" {
+		t.Errorf("events = %s; want [bmc.refused], once", got)
 	}
 }
 
@@ -316,6 +325,7 @@ func TestBadAnswersAreErrorsWithinBounds(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(string(tt.fault), func(t *testing.T) {
+			t.Parallel()
 			r := newRig(t)
 			r.config.Timeout = 2 * time.Second
 			if tt.fault == sim.FaultHang || tt.fault == sim.FaultHangSystem {

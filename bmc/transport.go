@@ -157,7 +157,7 @@ func (t *transport) readBody(r io.ReadCloser) ([]byte, error) {
 // note keeps what an answer means for the session.
 func (t *transport) note(req *http.Request, resp *http.Response, body []byte, login bool) {
 	said := func(kind faultKind) {
-		t.failed(&fault{kind: kind, err: fmt.Errorf("%s %s: HTTP %s%s", req.Method, clip(req.URL.Path), clip(resp.Status), redfishMessage(body))})
+		_ = t.failed(&fault{kind: kind, err: fmt.Errorf("%s %s: HTTP %s%s", req.Method, clip(req.URL.Path), clip(resp.Status), redfishMessage(body))})
 	}
 	switch code := resp.StatusCode; {
 	case login && code < 300:

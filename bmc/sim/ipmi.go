@@ -340,7 +340,7 @@ func (s *IPMI) awaitAnswer(ctx context.Context, c IPMIConfig) error {
 	if err != nil {
 		return fmt.Errorf("reaching the simulated IPMI controller: %w", err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	ping := []byte{0x06, 0, 0xff, 0x06, 0, 0, 0x11, 0xbe, 0x80, 0, 0, 0}
 	pong := make([]byte, 64)
 	for {
