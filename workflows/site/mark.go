@@ -195,3 +195,42 @@ func instanceAddress(address string, each eachValue) string {
 	}
 	return address
 }
+
+// named are the attributes of a machine, network or image that name it and
+// never change while it is declared as it is.
+var named = []string{"id", "kind", "name", "key", "hostname", "wipe"}
+
+// condense cuts every machine, network and image inside v down to what names
+// it. A step that is given a machine is given the machine and not what is known
+// of it: otherwise its inputs would be unknown until that machine was
+// inspected, and would change with every new fact. What a step does want to
+// know is referred to attribute by attribute.
+func condense(v cty.Value) cty.Value {
+	out, err := cty.TransformWithTransformer(v, condenser{})
+	if err != nil {
+		return v
+	}
+	return out
+}
+
+// condenser implements cty.Transformer.
+type condenser struct{}
+
+func (condenser) Enter(_ cty.Path, v cty.Value) (cty.Value, error) {
+	bare, marks := v.Unmark()
+	if bare.IsNull() || !bare.IsKnown() {
+		return v, nil
+	}
+	if _, ok := idOf(bare); !ok || bare.GetAttr("kind").RawEquals(cty.StringVal(kindStep)) {
+		return v, nil
+	}
+	attrs := make(map[string]cty.Value)
+	for _, name := range named {
+		if bare.Type().HasAttribute(name) {
+			attrs[name] = bare.GetAttr(name)
+		}
+	}
+	return cty.ObjectVal(attrs).WithMarks(marks), nil
+}
+
+func (condenser) Exit(_ cty.Path, v cty.Value) (cty.Value, error) { return v, nil }

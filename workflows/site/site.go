@@ -302,8 +302,10 @@ type Step struct {
 	When      cty.Value
 	OnFailure OnFailure
 	// Inputs is the decoded body as far as declarations tell, in the shape of
-	// the StepType's Spec, with marks. Evaluate it again with StepInputs
-	// before running.
+	// the StepType's Spec, with marks. A machine, network or image in it has
+	// only the attributes that name it (id, kind, name, key, hostname, wipe),
+	// so that it is known from the start and does not change with facts.
+	// Evaluate it again with StepInputs before running.
 	Inputs cty.Value
 
 	block *stepBlock

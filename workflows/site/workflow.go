@@ -77,7 +77,10 @@ func (e *evaluator) inputs(s *stepBlock, ctx *hcl.EvalContext) (cty.Value, bool)
 	}
 	v, diags := hcldec.Decode(dynblock.Expand(body, ctx), spec, ctx)
 	e.add(improve(diags))
-	return v, !diags.HasErrors()
+	if diags.HasErrors() {
+		return v, false
+	}
+	return condense(v), true
 }
 
 // when evaluates a step's condition: true, false, or unknown.
