@@ -3,12 +3,16 @@
 package rack
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/edge-provision/edge-provision/inventory"
 )
 
 // rebootingSector is a boot sector that writes "RACK-DISK" to COM1 and then
@@ -120,6 +124,55 @@ func TestOneTimeBootOfARunningMachineIsObeyedAtItsReset(t *testing.T) {
 		m, err := r.Machine(bounded(t, time.Minute), c.machine)
 		if err != nil || m.Resets != 2 || m.PowerOns != 1 || m.GuestResets != 0 || m.BootNext != "" {
 			t.Errorf("status of %s = %+v, %v; want one power on and two resets", c.machine, m, err)
+		}
+	}
+}
+
+// TestEveryBusIsInTheBootOrder: an order that names a disk which the firmware
+// cannot find under that name would quietly boot something else.
+func TestEveryBusIsInTheBootOrder(t *testing.T) {
+	spec := siteUnderTest(t)
+	bios, uefi := spec.Machines[1], spec.Machines[0]
+	spec.Machines = nil
+	image := make([]byte, 2*mib)
+	copy(image, rebootingSector())
+	dir := t.TempDir()
+	for i, bus := range []DiskBus{DiskVirtio, DiskNVMe, DiskAHCI, DiskSCSI} {
+		for j, m := range []Machine{bios, uefi} {
+			n := byte(2*i + j)
+			m.Address = fmt.Sprintf("machine.%s-%s", m.Firmware, bus)
+			m.UUID[0] = n
+			m.NICs = []NIC{{MAC: inventory.MAC{0x52, 0x54, 0, 4, 0x22, n}, Network: "edge"}}
+			m.BMC = BMC{}
+			m.MemoryBytes = 256 * mib
+			m.BootOrder = []BootClass{BootDisk, BootNetwork}
+			path := filepath.Join(dir, fmt.Sprintf("%d.raw", n))
+			if err := os.WriteFile(path, image, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			m.Disks = []Disk{{Bus: bus, Path: path}}
+			spec.Machines = append(spec.Machines, m)
+		}
+	}
+	r := newRack(t, spec)
+	if err := r.Up(bounded(t, time.Minute)); err != nil {
+		t.Fatalf("Up = %v", err)
+	}
+	first := regexp.MustCompile(`RACK-DISK|Configuring \(net0|BdsDxe: failed to load[^\r\n]*|>>Start PXE`)
+	for _, m := range spec.Machines {
+		want := "RACK-DISK"
+		if m.Firmware == FirmwareUEFI {
+			want = "failed to load" // there is no EFI program on the disk
+		}
+		if err := r.Power(bounded(t, time.Minute), m.Address, PowerOn); err != nil {
+			t.Fatalf("Power = %v", err)
+		}
+		got, err := r.WaitSerial(bounded(t, 2*time.Minute), m.Address, first)
+		if err != nil || !strings.Contains(string(got), want) {
+			t.Errorf("%s first tries %q, %v; want its disk", m.Address, got, err)
+		}
+		if err := r.Power(bounded(t, time.Minute), m.Address, PowerOff); err != nil {
+			t.Fatalf("Power = %v", err)
 		}
 	}
 }

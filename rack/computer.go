@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +32,8 @@ type computer struct {
 	layout layout
 	accel  Accelerator
 	log    *slog.Logger
+	// fixed is the part of the status that does not change.
+	fixed MachineStatus
 	// start starts a child that dies with the supervisor.
 	start func(*exec.Cmd) error
 
@@ -277,16 +278,14 @@ func (c *computer) next(byGuest bool) *emulator {
 		c.emulator = e
 		switch {
 		case e == nil:
-		case why == endReset:
+		case c.ending == endReset: // or pressed while the firmware was being started
 			c.counts.resets++
 			c.consume(used)
 		default:
 			c.counts.guestResets++
 			c.consume(used)
 		}
-		if c.ending == why {
-			c.ending = endItself
-		}
+		c.ending = endItself
 	})
 	if late != nil {
 		if err := late.discard(); err != nil {
@@ -306,27 +305,34 @@ func (e *emulator) discard() error {
 	return errors.Join(err, e.qmp.close())
 }
 
+// newComputer returns a machine that is switched off.
+func newComputer(l layout, index int, m Machine, accel Accelerator, start func(*exec.Cmd) error, log *slog.Logger) *computer {
+	c := &computer{
+		spec: m, index: index, layout: l, accel: accel, start: start,
+		log:     log.With("machine", m.Address),
+		fixed:   MachineStatus{Address: m.Address, Serial: l.serial(m.Address)},
+		changed: make(chan struct{}),
+	}
+	for i := range m.Disks {
+		c.fixed.Disks = append(c.fixed.Disks, l.disk(m, i))
+	}
+	describeBMC(l, m, &c.fixed)
+	return c
+}
+
 // status describes the machine.
 func (c *computer) status() MachineStatus {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := MachineStatus{
-		Address:     c.spec.Address,
-		On:          c.emulator != nil,
-		PowerOns:    c.counts.powerOns,
-		Resets:      c.counts.resets,
-		GuestResets: c.counts.guestResets,
-		Boots:       c.counts.powerOns + c.counts.resets + c.counts.guestResets,
-		Serial:      c.layout.serial(c.spec.Address),
-	}
+	s := c.fixed
+	s.On = c.emulator != nil
+	s.PowerOns, s.Resets, s.GuestResets = c.counts.powerOns, c.counts.resets, c.counts.guestResets
+	s.Boots = s.PowerOns + s.Resets + s.GuestResets
 	if c.emulator != nil {
 		s.PID = c.emulator.cmd.Process.Pid
 	}
 	if class, ok := overrideClass(c.spec, c.override); ok {
 		s.BootNext = class
-	}
-	for i := range c.spec.Disks {
-		s.Disks = append(s.Disks, c.layout.disk(c.spec, i))
 	}
 	return s
 }
@@ -407,6 +413,3 @@ func rotate(path string) error {
 	}
 	return nil
 }
-
-// childAttributes makes a child die with the thread that started it.
-func childAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }

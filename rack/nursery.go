@@ -1,16 +1,19 @@
 package rack
 
 import (
+	"errors"
 	"os/exec"
 	"runtime"
+	"syscall"
 )
 
 // nursery starts children that the kernel kills when this process dies, however
-// it dies. The kernel's promise (PR_SET_PDEATHSIG) is about the thread that
-// started the child, so one thread is kept for this and nothing else.
+// it dies. The kernel's promise (PR_SET_PDEATHSIG, prctl(2)) is about the thread
+// that started the child, so one thread is kept for this and nothing else.
 type nursery struct {
 	births chan birth
-	done   chan struct{}
+	quit   chan struct{} // closed to end the thread
+	done   chan struct{} // closed when it has ended
 }
 
 type birth struct {
@@ -19,13 +22,19 @@ type birth struct {
 }
 
 func newNursery() *nursery {
-	n := &nursery{births: make(chan birth), done: make(chan struct{})}
+	n := &nursery{births: make(chan birth), quit: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer close(n.done)
+		// Never unlocked: the thread ends with the goroutine.
 		runtime.LockOSThread()
-		for b := range n.births {
-			b.cmd.SysProcAttr = childAttributes()
-			b.result <- b.cmd.Start()
+		for {
+			select {
+			case b := <-n.births:
+				b.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+				b.result <- b.cmd.Start()
+			case <-n.quit:
+				return
+			}
 		}
 	}()
 	return n
@@ -34,12 +43,16 @@ func newNursery() *nursery {
 // start starts cmd; the caller waits for it.
 func (n *nursery) start(cmd *exec.Cmd) error {
 	b := birth{cmd: cmd, result: make(chan error, 1)}
-	n.births <- b
-	return <-b.result
+	select {
+	case n.births <- b:
+		return <-b.result
+	case <-n.quit:
+		return errors.New("the rack is being taken down")
+	}
 }
 
 // close ends the thread, and with it every child that still lives.
 func (n *nursery) close() {
-	close(n.births)
+	close(n.quit)
 	<-n.done
 }

@@ -84,11 +84,7 @@ func (s *supervisor) start(ctx context.Context, in io.Reader, n *nursery) (serve
 		return nil, fmt.Errorf("choosing an accelerator: %w", err)
 	}
 	for i, m := range s.spec.Machines {
-		s.computers = append(s.computers, &computer{
-			spec: m, index: i, layout: s.layout, accel: s.accel, start: n.start,
-			log:     s.log.With("machine", m.Address),
-			changed: make(chan struct{}),
-		})
+		s.computers = append(s.computers, newComputer(s.layout, i, m, s.accel, n.start, s.log))
 	}
 	control, err := listenControl(s.spec.StateDir, s.answer)
 	if err != nil {
@@ -245,9 +241,7 @@ func (s *supervisor) status() Status {
 		Supervisor: os.Getpid(), Accelerator: s.accel,
 	}
 	for _, c := range s.computers {
-		m := c.status()
-		describeBMC(s.layout, c.spec, &m)
-		st.Machines = append(st.Machines, m)
+		st.Machines = append(st.Machines, c.status())
 	}
 	return st
 }
