@@ -206,6 +206,8 @@ var expectations = map[string]struct {
 	"no-disk-matches":          {Problem, HopDisk, "matches none"},
 	"several-disks-match":      {Problem, HopDisk, "exactly one must match"},
 	"not-declared":             {Problem, HopSite, "not declared"},
+	"restarted":                {Well, HopReboot, "sent on to its disk"},
+	"restarted-discovered":     {Well, HopReboot, "sent on to its disk"},
 	"script-refused":           {Problem, HopIPXE, "did not get it whole"},
 	"tftp-never-ended":         {Problem, HopBootFile, "began and never ended"},
 	"tftp-broke-off":           {Problem, HopBootFile, "broke off"},

@@ -159,6 +159,9 @@ func (v *view) noAck() *Finding {
 func (v *view) noFile() *Finding {
 	i := v.last(acknowledged)
 	evidence := v.evidence(discovered, acknowledged)
+	if v.bootsFromDisk() {
+		return v.sentToDisk(acknowledged)
+	}
 	if v.events[i].Attrs["boot_file"] == "" && v.Mode != "proxy" {
 		return v.overdue(HopBootFile, patienceFirmware, "the firmware was told to boot from its disk",
 			"The firmware got an address and, as intended, no boot file: it should have started from its disk.", evidence,
@@ -170,6 +173,25 @@ func (v *view) noFile() *Finding {
 		fmt.Sprintf("Check that nothing between blocks UDP 69%s, also a firewall of this host.", v.onInterface()),
 		"Check that the file's server in the answer is an address that the machine can reach without a router.",
 		"If another DHCP server answers too, the firmware may have mixed both answers.")
+}
+
+// bootsFromDisk says whether a netboot of the machine is answered with local
+// boot, as it is for one that is finished or only discovered.
+func (v *view) bootsFromDisk() bool {
+	return v.State == inventory.StateInstalled || v.State == inventory.StateDiscovered
+}
+
+// sentToDisk is the end of the road for such a machine: what it boots then is
+// not heard when its address is static.
+func (v *view) sentToDisk(by test) *Finding {
+	try := "Run edge-provision plan SITE.hcl: it looks at the machine itself."
+	if v.State == inventory.StateDiscovered {
+		try = "To install it, declare it in site.hcl: a machine block with its MAC."
+	}
+	return &Finding{
+		Hop: HopReboot, Level: Well, Evidence: v.evidence(discovered, by), Try: []string{try},
+		Summary: fmt.Sprintf("The machine is %s: it restarted %s ago and was sent on to its disk.", v.State, span(v.silent())),
+	}
 }
 
 func (v *view) bootFile() *Finding {
@@ -242,11 +264,14 @@ func (v *view) kernel() *Finding {
 			"If the status is 403 or 404, the machine is not admitted to boot now: look at its state with edge-provision inventory show MACHINE.",
 			"Otherwise look in the controller's log for the error of this request.")
 	}
+	if !v.has(kernelAsked) && v.bootsFromDisk() {
+		return v.sentToDisk(scriptFetched)
+	}
 	if !v.has(kernelAsked) {
 		return v.overdue(HopKernel, patienceFetch, "iPXE reads its script",
 			"iPXE has its script and fetches no kernel: the script tells it to wait or to boot from disk, or it cannot go on.", v.evidence(scriptFetched),
-			"If the machine is finished or only discovered, this is right: it boots from its disk.",
-			"Otherwise look at the machine's screen: iPXE names the URL that it cannot open.")
+			"Look at its state with edge-provision inventory show MACHINE: one that is installed or only discovered is sent to its disk.",
+			"Look at the machine's screen: iPXE names the URL that it cannot open.")
 	}
 	return v.overdue(HopKernel, patienceKernel, "iPXE is fetching kernel and initramfs",
 		"iPXE began to fetch the kernel and did not finish.", v.evidence(scriptFetched, kernelAsked),
