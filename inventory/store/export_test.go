@@ -4,6 +4,7 @@ import (
 	"context"
 	"io/fs"
 	"runtime"
+	"testing"
 
 	"entgo.io/ent/dialect"
 	entsql "entgo.io/ent/dialect/sql"
@@ -126,3 +127,16 @@ func (s *Store) Load(ctx context.Context, dump string) error {
 
 // Driver is ent's driver over the catalog.
 func (s *Store) Driver() dialect.Driver { return entsql.OpenDB(s.dialect, s.main.db) }
+
+// Pragmas reads a pragma on each pool.
+func (s *Store) Pragmas(t *testing.T, name string) map[string]string {
+	out := map[string]string{}
+	for pool, p := range map[string]*pool{"main": s.main, "lease": s.lease, "event": s.event} {
+		var v string
+		if err := p.db.QueryRowContext(t.Context(), "PRAGMA "+name).Scan(&v); err != nil {
+			t.Fatal(err)
+		}
+		out[pool] = v
+	}
+	return out
+}

@@ -71,6 +71,17 @@ func TestCatalogFileIsPrivate(t *testing.T) {
 	}
 }
 
+func TestEveryConnectionIsDurable(t *testing.T) {
+	s := storetest.Open(t, storetest.SQLite(t))
+	for pragma, want := range map[string]string{"synchronous": "2", "journal_mode": "wal", "foreign_keys": "1", "busy_timeout": "10000"} {
+		for name, got := range s.Pragmas(t, pragma) {
+			if got != want {
+				t.Errorf("%s of the %s connections = %s; want %s", pragma, name, got, want)
+			}
+		}
+	}
+}
+
 func TestDamagedFileIsNamedAndKept(t *testing.T) {
 	cases := map[string]func(t *testing.T, path string){
 		"no database at all": func(t *testing.T, path string) {
