@@ -137,14 +137,13 @@ func serve(ctx context.Context, c CommandLine, version string, console *Console)
 			}
 		}
 		load = modules.Load
-		// Devices do not ask for these.
-		background.Go(func() { loadExtras(modules, log) })
 	}
 	watch := newUevents(rescan)
+	// Disks are found while the network comes up; what needs them waits for
+	// watch to settle.
 	background.Go(func() { watch.run(ctx) })
-	watch.scan()
 
-	network := &Network{Console: console, Rescan: watch.scan}
+	network := &Network{Console: console}
 	upCtx, upCancel := context.WithTimeoutCause(ctx, networkWait, fmt.Errorf("no network port got an address within %s", networkWait))
 	defer upCancel()
 	port, err := network.Up(upCtx, c)
@@ -152,6 +151,10 @@ func serve(ctx context.Context, c CommandLine, version string, console *Console)
 		return agent.EndReboot, err
 	}
 	background.Go(func() { network.Keep(ctx, port) })
+	if modules != nil {
+		// Now, for they take time from the network's drivers.
+		watch.during(func() { loadExtras(modules, log) }, &background)
+	}
 
 	client, err := agent.NewClient(agent.ClientConfig{URL: c.URL, Pin: c.Pin})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -22,7 +23,8 @@ type Modules struct {
 	dir     string // lib/modules/RELEASE
 	files   map[string]string
 	needs   map[string][]string
-	aliases map[string][]alias // by what stands before the first colon
+	soft    map[string][]string // soft dependencies: modules or aliases
+	aliases map[string][]alias  // by what stands before the first colon
 	insert  func(path, params string) error
 
 	mu      sync.Mutex
@@ -43,7 +45,7 @@ type load struct {
 // file into the kernel; nil means finit_module(2).
 func NewModules(dir string, insert func(path, params string) error) (*Modules, error) {
 	m := &Modules{
-		dir: dir, insert: insert, files: make(map[string]string), needs: make(map[string][]string),
+		dir: dir, insert: insert, files: make(map[string]string), needs: make(map[string][]string), soft: make(map[string][]string),
 		aliases: make(map[string][]alias), loading: make(map[string]*load), seen: make(map[string]bool),
 	}
 	if m.insert == nil {
@@ -88,7 +90,7 @@ func NewModules(dir string, insert func(path, params string) error) (*Modules, e
 			case strings.HasSuffix(word, ":"):
 				pre = false
 			case pre:
-				m.needs[canonical(f[1])] = append(m.needs[canonical(f[1])], canonical(word))
+				m.soft[canonical(f[1])] = append(m.soft[canonical(f[1])], canonical(word))
 			}
 		}
 	})
@@ -132,9 +134,12 @@ func (m *Modules) Load(name string) error {
 // load loads name; chain are the modules that wait for it, so that a circle in
 // the list does not wait for itself.
 func (m *Modules) load(name string, chain []string) error {
-	file, ok := m.files[name]
-	if !ok || slices.Contains(chain, name) {
+	if slices.Contains(chain, name) {
 		return nil
+	}
+	file, ok := m.files[name]
+	if !ok {
+		return m.loadAlias(name, append(slices.Clone(chain), name))
 	}
 	m.mu.Lock()
 	l := m.loading[name]
@@ -147,8 +152,8 @@ func (m *Modules) load(name string, chain []string) error {
 	m.loading[name] = l
 	m.mu.Unlock()
 	defer close(l.done)
-	for _, dep := range m.needs[name] {
-		if err := m.load(dep, append(chain, name)); err != nil {
+	for _, dep := range slices.Concat(m.soft[name], m.needs[name]) {
+		if err := m.load(dep, append(slices.Clone(chain), name)); err != nil {
 			// The module may do without; if not, its own insertion fails.
 			l.err = err
 		}
@@ -159,6 +164,21 @@ func (m *Modules) load(name string, chain []string) error {
 		l.err = nil
 	}
 	return l.err
+}
+
+// loadAlias loads the modules that go by another name, such as those for
+// "crc32c", which is a generic one and one for the processor at hand. One of
+// them is enough.
+func (m *Modules) loadAlias(name string, chain []string) error {
+	var errs []error
+	for _, module := range m.For(name) {
+		err := m.load(module, chain)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // For returns the modules that drive a device of this modalias.
@@ -204,13 +224,19 @@ func (m *Modules) LoadForDevices(ctx context.Context, sys string) error {
 	return errors.Join(errs...)
 }
 
-// wanted lists the modules for modaliases that were not seen before.
+// networkClass is how the modalias of an Ethernet controller goes on after vendor
+// and device: PCI base class 02, or virtio device 1.
+var networkClass = regexp.MustCompile(`^pci:.*bc02|^pci:v00001AF4d0000(1000|1041)|^virtio:d00000001`)
+
+// wanted lists the modules for modaliases that were not seen before. Those for
+// the network come first: the conversation with the controller can begin while
+// disks are still being found.
 func (m *Modules) wanted(sys string) []string {
 	files, err := filepath.Glob(filepath.Join(sys, "bus/*/devices/*/modalias"))
 	if err != nil {
 		return nil
 	}
-	var names []string
+	var first, names []string
 	for _, f := range files {
 		raw, err := os.ReadFile(f)
 		modalias := strings.TrimSpace(string(raw))
@@ -224,10 +250,14 @@ func (m *Modules) wanted(sys string) []string {
 		if known {
 			continue
 		}
-		names = append(names, m.For(modalias)...)
+		if networkClass.MatchString(modalias) {
+			first = append(first, m.For(modalias)...)
+		} else {
+			names = append(names, m.For(modalias)...)
+		}
 	}
 	slices.Sort(names)
-	return slices.Compact(names)
+	return append(first, slices.Compact(names)...)
 }
 
 // finit puts a module file into the kernel.

@@ -47,9 +47,6 @@ type Network struct {
 	Console *Console
 	// Sys is where sysfs is; empty means /sys.
 	Sys string
-	// Rescan is called while ports are waited for: it loads drivers of devices
-	// that appeared meanwhile.
-	Rescan func()
 }
 
 // Up brings up one port and gives it an address: the one that the machine booted
@@ -60,6 +57,7 @@ func (n *Network) Up(ctx context.Context, c CommandLine) (*Port, error) {
 		patience = defaultDHCP
 	}
 	began := time.Now()
+	waiting, missing := false, false
 	for {
 		ports := n.ports()
 		i := slices.IndexFunc(ports, func(p Port) bool { return p.MAC == c.MAC })
@@ -71,9 +69,13 @@ func (n *Network) Up(ctx context.Context, c CommandLine) (*Port, error) {
 				ports = ports[:1]
 			}
 		case !c.MAC.IsZero() && time.Since(began) < bootPortWait:
-			n.Console.Sayf("Waiting for the network port %s that this machine booted through.", c.MAC)
+			if !waiting {
+				n.Console.Sayf("Waiting for the network port %s that this machine booted through.", c.MAC)
+			}
+			waiting = true
 			ports = nil
-		case len(ports) == 0:
+		case len(ports) == 0 && !missing && time.Since(began) >= bootPortWait:
+			missing = true
 			n.Console.Say("No network port found: the installer may lack its driver.")
 		}
 		for _, p := range ports {
@@ -86,11 +88,8 @@ func (n *Network) Up(ctx context.Context, c CommandLine) (*Port, error) {
 			}
 			n.Console.Sayf("Port %s (%s): %v", p.Name, p.MAC, err)
 		}
-		if n.Rescan != nil {
-			n.Rescan()
-		}
 		select {
-		case <-time.After(200 * time.Millisecond):
+		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}

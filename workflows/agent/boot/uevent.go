@@ -18,19 +18,35 @@ type uevents struct {
 	busy int // scans under way
 }
 
-func newUevents(rescan func()) *uevents { return &uevents{rescan: rescan, last: time.Now()} }
+// newUevents returns a listener; the first scan counts as under way already.
+func newUevents(rescan func()) *uevents { return &uevents{rescan: rescan, last: time.Now(), busy: 1} }
+
+// during runs do in the background; until it ends, nothing settles.
+func (u *uevents) during(do func(), background *sync.WaitGroup) {
+	u.begin()
+	background.Go(func() {
+		defer u.end()
+		do()
+	})
+}
 
 // scan looks for devices now.
 func (u *uevents) scan() {
+	u.begin()
+	defer u.end()
+	u.rescan()
+}
+
+func (u *uevents) begin() {
 	u.mu.Lock()
 	u.busy++
 	u.mu.Unlock()
-	defer func() {
-		u.mu.Lock()
-		u.busy--
-		u.mu.Unlock()
-	}()
-	u.rescan()
+}
+
+func (u *uevents) end() {
+	u.mu.Lock()
+	u.busy--
+	u.mu.Unlock()
 }
 
 // rescanInterval is how often devices are looked for without an announcement.
@@ -45,6 +61,8 @@ func (u *uevents) run(ctx context.Context) {
 		_ = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1})
 	}
 	buffer := make([]byte, 16<<10)
+	u.rescan()
+	u.end()
 	lastScan := time.Now()
 	for ctx.Err() == nil {
 		heard := false
