@@ -197,12 +197,12 @@ func (c *compiler) match(glob bool, pattern, arg *operand, rng hcl.Range) *opera
 	if arg.text == nil {
 		return c.complain(arg.rng, "Not a string", "A pattern is matched against a string; this is %s.", arg.describe())
 	}
-	if len(p.value_) > MaxPatternBytes {
-		return c.complain(pattern.rng, "Pattern too long", "The pattern has %d bytes; at most %d are accepted.", len(p.value_), MaxPatternBytes)
+	if len(p.content) > MaxPatternBytes {
+		return c.complain(pattern.rng, "Pattern too long", "The pattern has %d bytes; at most %d are accepted.", len(p.content), MaxPatternBytes)
 	}
-	source := p.value_
+	source := p.content
 	if glob {
-		g, err := parseGlob(p.value_)
+		g, err := parseGlob(p.content)
 		if err != nil {
 			return c.complain(pattern.rng, "Invalid pattern", "%s.", c.hide(p, err))
 		}
@@ -213,7 +213,7 @@ func (c *compiler) match(glob bool, pattern, arg *operand, rng hcl.Range) *opera
 		return c.complain(pattern.rng, "Invalid pattern", "%s. Patterns are RE2 (no backreferences, no lookaround).",
 			strings.TrimPrefix(c.hide(p, err), "error parsing regexp: "))
 	}
-	return &operand{rng: rng, cond: &match{glob: glob, pattern: p.value_, shown: p.String(), re: re, arg: arg.text, rng: pattern.rng}}
+	return &operand{rng: rng, cond: &match{glob: glob, pattern: p.content, shown: p.String(), sensitive: p.sensitive, re: re, arg: arg.text, rng: pattern.rng}}
 }
 
 // glob is a parsed glob pattern: * is any run of characters, ? any one, and \

@@ -334,7 +334,7 @@ func (c *compiler) fromPlain(v cty.Value, secret bool, rng hcl.Range) *operand {
 	case t == cty.Bool:
 		return &operand{rng: rng, cond: constant(v.True())}
 	case t == cty.String:
-		return &operand{rng: rng, text: constText{value_: v.AsString(), sensitive: secret}}
+		return &operand{rng: rng, text: constText{content: v.AsString(), sensitive: secret}}
 	case t == cty.Number:
 		r, ok := numberOf(v)
 		if !ok {

@@ -308,7 +308,7 @@ func (n *choice) eval(env env) Result {
 	return Absent
 }
 
-func (t constText) value(env) (string, bool)   { return t.value_, true }
+func (t constText) value(env) (string, bool)   { return t.content, true }
 func (t refText) value(env env) (string, bool) { return t.ref.text(env) }
 func (t *choiceText) value(env env) (string, bool) {
 	switch t.cond.eval(env) {

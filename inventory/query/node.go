@@ -77,12 +77,13 @@ type (
 
 	// match is regex(pattern, arg) or glob(pattern, arg).
 	match struct {
-		glob    bool
-		pattern string
-		shown   string
-		re      *regexp.Regexp
-		arg     text
-		rng     hcl.Range
+		glob      bool
+		pattern   string
+		shown     string // the pattern as String shows it
+		sensitive bool
+		re        *regexp.Regexp
+		arg       text
+		rng       hcl.Range
 	}
 
 	// missing is missing(x); exactly one of its fields is set.
@@ -99,7 +100,7 @@ type (
 
 type (
 	constText struct {
-		value_    string
+		content   string
 		sensitive bool
 	}
 	refText    struct{ ref *ref }
@@ -300,7 +301,7 @@ func (t constText) String() string {
 	if t.sensitive {
 		return "(sensitive)"
 	}
-	return quote(t.value_)
+	return quote(t.content)
 }
 func (t refText) String() string { return t.ref.String() }
 func (t *choiceText) String() string {

@@ -93,19 +93,19 @@ func (c *compiler) canonical(o, other *operand) text {
 	}
 	switch fact.ref.typ.form {
 	case formMAC:
-		mac, err := inventory.ParseMAC(constant.value_)
+		mac, err := inventory.ParseMAC(constant.content)
 		if err != nil {
 			c.complain(o.rng, "Invalid MAC address", "%s is compared with %s: %s.", o, fact, c.hide(constant, err))
 			return nil
 		}
-		return constText{value_: mac.String(), sensitive: constant.sensitive}
+		return constText{content: mac.String(), sensitive: constant.sensitive}
 	case formUUID:
-		id, err := uuid.Parse(constant.value_)
+		id, err := uuid.Parse(constant.content)
 		if err != nil {
 			c.complain(o.rng, "Invalid UUID", "%s is compared with %s: %s.", o, fact, c.hide(constant, err))
 			return nil
 		}
-		return constText{value_: id.String(), sensitive: constant.sensitive}
+		return constText{content: id.String(), sensitive: constant.sensitive}
 	}
 	return o.text
 }

@@ -49,6 +49,7 @@ const (
 	Disk
 )
 
+// String is "machine" or "disk".
 func (r Root) String() string {
 	if r == Disk {
 		return "disk"
@@ -66,6 +67,7 @@ const (
 	True
 )
 
+// String is "true", "false" or "absent".
 func (r Result) String() string {
 	switch r {
 	case True:

@@ -375,6 +375,7 @@ func TestSensitiveValuesAreNotShown(t *testing.T) {
 		`facts.cpu.cores == var.number`,
 		`facts.nics[0].mac == var.secret`,
 		`regex("(${var.secret}", facts.system.product)`,
+		`regex("\\b${var.secret}", facts.system.product)`,
 		`facts.cpu.cores == var.secret`,
 	} {
 		e, diags := parseSite(t, src, ctx)
@@ -388,6 +389,9 @@ func TestSensitiveValuesAreNotShown(t *testing.T) {
 		}
 		if diags.HasErrors() {
 			continue
+		}
+		if _, _, err := e.SQL(Postgres); err != nil && strings.Contains(err.Error(), "hunter") {
+			t.Errorf("SQL(%s) shows the secret: %v", src, err)
 		}
 		shown := e.String() + e.Reason(storeNode(t))
 		if !e.Sensitive() || strings.Contains(shown, "hunter") || strings.Contains(shown, "4242") {

@@ -1,6 +1,7 @@
 package query
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -273,7 +274,7 @@ func (w *writer) compareUUID(op operator, a, b text) bool {
 		return false
 	}
 	w.put(c.name, op.sql())
-	w.arg(k.value_, "uuid")
+	w.arg(k.content, "uuid")
 	return true
 }
 
@@ -391,7 +392,7 @@ func (w *writer) either(cond node, a, b func(*writer)) {
 	w.put(" END")
 }
 
-func (t constText) write(w *writer)   { w.arg(t.value_, "text") }
+func (t constText) write(w *writer)   { w.arg(t.content, "text") }
 func (t refText) write(w *writer)     { w.fact(t.ref) }
 func (t *choiceText) write(w *writer) { w.either(t.cond, t.a.write, t.b.write) }
 
@@ -478,6 +479,9 @@ func (n *match) when(w *writer, want Result) {
 	}
 	p, err := postgresPattern(n.pattern)
 	if err != nil {
+		if n.sensitive {
+			err = errors.New("a part of it is not supported there")
+		}
 		w.refuse(n.rng, "The pattern cannot be given to PostgreSQL with the same meaning: %s.", err)
 		return
 	}
