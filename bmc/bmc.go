@@ -42,8 +42,9 @@ const (
 	// address can attack the password offline, so it belongs on a
 	// management network of its own.
 	DriverIPMI Driver = "ipmi"
-	// DriverNone is a person: every verb answers with a PersonError that
-	// says what is to be done at which machine.
+	// DriverNone is a person: every action answers with a PersonError that
+	// says what is to be done at which machine, and the power state is
+	// unknown.
 	DriverNone Driver = "none"
 )
 

@@ -84,14 +84,17 @@ func (s *ipmi) run(ctx context.Context, args ...string) (string, error) {
 }
 
 // cappedBuffer keeps the first maxToolOutput bytes and swallows the rest.
-type cappedBuffer struct{ bytes.Buffer }
+// It does not embed its buffer, whose ReadFrom would go past the bound.
+type cappedBuffer struct{ kept bytes.Buffer }
 
 func (b *cappedBuffer) Write(p []byte) (int, error) {
-	if room := maxToolOutput - b.Len(); room > 0 {
-		_, _ = b.Buffer.Write(p[:min(room, len(p))])
+	if room := maxToolOutput - b.kept.Len(); room > 0 {
+		_, _ = b.kept.Write(p[:min(room, len(p))])
 	}
 	return len(p), nil
 }
+
+func (b *cappedBuffer) String() string { return b.kept.String() }
 
 // explanations map what ipmitool 1.8 prints (lib/plugins/lanplus) to what it
 // means; the first that is contained decides.

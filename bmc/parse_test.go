@@ -2,9 +2,14 @@ package bmc
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 )
 
@@ -94,6 +99,81 @@ func TestRefusalDigestSeparatesCredentials(t *testing.T) {
 	}
 	if again := refusalDigest(key, DriverIPMI, "a:1", "user", "pass"); again != base {
 		t.Errorf("refusalDigest() = %s, then %s; want the same", base, again)
+	}
+}
+
+func TestToolOutputIsBounded(t *testing.T) {
+	b := &cappedBuffer{}
+	n, err := io.Copy(b, strings.NewReader(strings.Repeat("x", 10*maxToolOutput)))
+	if n != 10*maxToolOutput || err != nil || len(b.String()) != maxToolOutput {
+		t.Errorf("copying took %d bytes (%v) and kept %d; want all taken and %d kept", n, err, len(b.String()), maxToolOutput)
+	}
+}
+
+func TestRefusalDirKeepsAndForgets(t *testing.T) {
+	ctx := t.Context()
+	d := RefusalDir(filepath.Join(t.TempDir(), "refusals"))
+	digest := refusalDigest([]byte(strings.Repeat("k", 32)), DriverIPMI, "a:1", "user", "pass")
+	if _, refused, err := d.Refused(ctx, digest); refused || err != nil {
+		t.Errorf("Refused() in a missing directory = %t, %v; want false", refused, err)
+	}
+	want := Refusal{Time: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC), Driver: DriverIPMI, Address: "a:1", Username: "user"}
+	if err := d.Remember(ctx, digest, want); err != nil {
+		t.Fatal(err)
+	}
+	if got, refused, err := d.Refused(ctx, digest); got != want || !refused || err != nil {
+		t.Errorf("Refused() = %+v, %t, %v; want %+v", got, refused, err, want)
+	}
+	path := filepath.Join(string(d), digest+".json")
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("file of a refusal: %v, %v; want mode 0600", info, err)
+	}
+	if entries, err := os.ReadDir(string(d)); err != nil || len(entries) != 1 {
+		t.Errorf("directory has %v, %v; want one file and no leftovers", entries, err)
+	}
+	// A torn file must not let the refused credential out again.
+	if err := os.WriteFile(path, []byte(`{"time":`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, refused, err := d.Refused(ctx, digest); !refused || err != nil {
+		t.Errorf("Refused() with a torn file = %t, %v; want true", refused, err)
+	}
+	for range 2 {
+		if err := d.Forget(ctx, digest); err != nil {
+			t.Errorf("Forget() = %v; want no error", err)
+		}
+	}
+	if _, refused, err := d.Refused(ctx, digest); refused || err != nil {
+		t.Errorf("Refused() after Forget() = %t, %v; want false", refused, err)
+	}
+	for _, bad := range []string{"", "../escape", strings.Repeat("g", 64)} {
+		_, _, readErr := d.Refused(ctx, bad)
+		if readErr == nil || d.Remember(ctx, bad, want) == nil || d.Forget(ctx, bad) == nil {
+			t.Errorf("digest %q is taken; want errors", bad)
+		}
+	}
+}
+
+func TestExplanationsOfIPMIToolOutput(t *testing.T) {
+	tests := []struct {
+		output string
+		want   faultKind
+	}{
+		{"Loading IANA PEN Registry...\n> RAKP 2 HMAC is invalid\nError: Unable to establish IPMI v2 / RMCP+ session", faultRefused},
+		{"RAKP 2 message indicates an error : unauthorized name\nError: Unable to establish IPMI v2 / RMCP+ session", faultRefused},
+		{"Get Auth Capabilities error\nError: Unable to establish IPMI v2 / RMCP+ session", faultUnreachable},
+		{"Error in open session response message : invalid authentication algorithm\nError: Unable to establish IPMI v2 / RMCP+ session", faultUnsupported},
+		{"Error in open session response message : insufficient resources for session\nError: Unable to establish IPMI v2 / RMCP+ session", faultBusy},
+		{"Invalid completion code received: Invalid command\nSet Chassis Power Control to Up/On failed: Insufficient privilege level", faultPrivilege},
+		{"Invalid completion code received: Insufficient privilege level\nGet Chassis Power Status failed: Unspecified error", faultResponse},
+		{"Segmentation fault", faultResponse},
+		{"", faultResponse},
+	}
+	for _, tt := range tests {
+		var f *fault
+		if err := (&ipmi{}).explain(tt.output, errors.New("exit status 1")); !errors.As(err, &f) || f.kind != tt.want {
+			t.Errorf("explain(%q) = %v of kind %d; want kind %d", tt.output, err, f.kind, tt.want)
+		}
 	}
 }
 

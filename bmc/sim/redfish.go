@@ -80,6 +80,7 @@ const (
 	FaultWrongTypes  Fault = "wrong types"  // the system's document has numbers for strings
 	FaultHuge        Fault = "huge"         // the system's document never ends
 	FaultManyLinks   Fault = "many links"   // the collection has 20 000 members
+	FaultPages       Fault = "pages"        // the collection has a next page, and it and a member are missing
 	FaultForeignLink Fault = "foreign link" // the collection's link leads to another host
 	FaultRedirect    Fault = "redirect"     // at once: every answer is a redirect to another host
 	FaultLostReset   Fault = "lost reset"   // an action is carried out and the connection then cut

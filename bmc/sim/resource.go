@@ -78,7 +78,6 @@ func (r *Redfish) routes() {
 	r.mux.HandleFunc("DELETE "+sessionsPath+"/{id}", r.closeSession)
 	r.mux.HandleFunc("GET "+rootPath+"/Systems", r.listSystems)
 	r.mux.HandleFunc("GET "+systemPath, r.showSystem)
-	r.mux.HandleFunc("GET "+rootPath+"/Systems/{id}", r.showMember)
 	r.mux.HandleFunc("PATCH "+systemPath, r.patchSystem)
 	r.mux.HandleFunc("POST "+systemPath+"/Actions/ComputerSystem.Reset", r.resetSystem)
 	r.mux.HandleFunc("GET "+mediaPath, r.showMedia)
@@ -133,20 +132,15 @@ func (r *Redfish) listSystems(w http.ResponseWriter, _ *http.Request) {
 			many[i] = fmt.Sprintf("%s/Systems/%d", rootPath, i+1)
 		}
 		writeJSON(w, http.StatusOK, collection("Systems", many...))
+	case FaultPages:
+		doc := collection("Systems", systemPath, rootPath+"/Systems/2")
+		doc["Members@odata.nextLink"] = rootPath + "/Systems/next"
+		writeJSON(w, http.StatusOK, doc)
 	case FaultForeignLink:
 		writeJSON(w, http.StatusOK, collection("Systems", "@elsewhere.invalid/redfish/v1/Systems/1"))
 	default:
 		writeJSON(w, http.StatusOK, collection("Systems", systemPath))
 	}
-}
-
-// showMember answers for the members that FaultManyLinks invents.
-func (r *Redfish) showMember(w http.ResponseWriter, req *http.Request) {
-	if r.currentFault() != FaultManyLinks {
-		http.NotFound(w, req)
-		return
-	}
-	r.showSystem(w, req)
 }
 
 // system is the ComputerSystem document of this moment.
