@@ -177,6 +177,50 @@ func TestEveryBusIsInTheBootOrder(t *testing.T) {
 	}
 }
 
+// TestFirmwareVariantsReachTheNetwork has no server to answer: it shows that
+// each stack starts and asks.
+func TestFirmwareVariantsReachTheNetwork(t *testing.T) {
+	spec := siteUnderTest(t)
+	base := spec.Machines[0]
+	base.BMC, base.Disks = BMC{}, []Disk{{Bus: DiskSCSI, Bytes: 64 * mib, LogicalBlock: 4096}}
+	variants := map[string]struct {
+		change func(*Machine)
+		want   *regexp.Regexp
+	}{
+		"machine.secure-boot": {func(m *Machine) { m.SecureBoot = true }, regexp.MustCompile(`>>Start PXE over IPv4`)},
+		"machine.http-boot":   {func(m *Machine) { m.HTTPBoot = true }, regexp.MustCompile(`>>Start HTTP Boot over IPv4`)},
+		"machine.e1000e":      {func(m *Machine) { m.NICs[0].Model = NICE1000e }, regexp.MustCompile(`iPXE|>>Start PXE over IPv4`)},
+		"machine.rom":         {func(m *Machine) { m.NICs[0].PXE = PXERom }, regexp.MustCompile(`iPXE`)},
+	}
+	spec.Machines = nil
+	for address, v := range variants {
+		m := base
+		m.Address = address
+		n := byte(len(spec.Machines))
+		m.UUID[0] = n
+		m.NICs = []NIC{{MAC: inventory.MAC{0x52, 0x54, 0, 4, 0x23, n}, Network: "edge"}}
+		v.change(&m)
+		spec.Machines = append(spec.Machines, m)
+	}
+	r := newRack(t, spec)
+	if err := r.Up(bounded(t, time.Minute)); err != nil {
+		t.Fatalf("Up = %v", err)
+	}
+	for address, v := range variants {
+		if err := r.Power(bounded(t, time.Minute), address, PowerOn); err != nil {
+			t.Fatalf("Power = %v", err)
+		}
+		got, err := r.WaitSerial(bounded(t, 3*time.Minute), address, v.want)
+		t.Logf("%s says %q", address, got)
+		if err != nil {
+			t.Errorf("%s: %v", address, err)
+		}
+		if err := r.Power(bounded(t, time.Minute), address, PowerOff); err != nil {
+			t.Fatalf("Power = %v", err)
+		}
+	}
+}
+
 func TestPowerIsCutAndSerialLogsAreKept(t *testing.T) {
 	spec := siteUnderTest(t)
 	spec.Machines = spec.Machines[1:]

@@ -106,34 +106,6 @@ func TestOnlyOneUpOrDownWorksOnAStateDirectory(t *testing.T) {
 	}
 }
 
-func TestDisksAreMadeOnceAndNeverResized(t *testing.T) {
-	r := rackOn(t)
-	path := r.layout.path("disk.raw")
-	d := Disk{Bytes: 64 * mib}
-	made := &harvest{}
-	if err := makeDisk(path, d, made); err != nil {
-		t.Fatalf("makeDisk = %v", err)
-	}
-	write(t, path, "") // it is writable
-	if err := makeDisk(path, d, made); err != nil || len(made.paths) != 1 {
-		t.Errorf("makeDisk of one that exists = %v, made %v; want nothing done", err, made.paths)
-	}
-	d.Bytes *= 2
-	if err := makeDisk(path, d, made); err == nil || !strings.Contains(err.Error(), "the site says") {
-		t.Errorf("makeDisk of another size = %v; want it refused", err)
-	}
-	d.Path = r.layout.path("missing.raw")
-	if err := makeDisk(d.Path, d, made); err == nil {
-		t.Errorf("makeDisk of a path that is not there = nil; want an error")
-	}
-	if err := made.remove(); err != nil {
-		t.Errorf("remove = %v", err)
-	}
-	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("after remove: %v; want the disk gone", err)
-	}
-}
-
 func TestStatusForAPerson(t *testing.T) {
 	var b bytes.Buffer
 	for _, s := range []Status{

@@ -117,6 +117,9 @@ func (r *Rack) clear(ctx context.Context) error {
 		if err := removeNamespace(ctx, r.Namespace()); err != nil {
 			return err
 		}
+		if err := distrust(r.Namespace()); err != nil {
+			return err
+		}
 	}
 	for _, address := range r.knownMachines() {
 		// ipmi_sim's files hold the password.

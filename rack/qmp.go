@@ -124,7 +124,11 @@ func (q *qmp) execute(ctx context.Context, command string, args, out any) error 
 	select {
 	case m = <-q.answers:
 	case <-q.closed:
-		return fmt.Errorf("waiting for the answer to QMP command %s: %w", command, q.err)
+		select {
+		case m = <-q.answers: // the last thing that it said
+		default:
+			return fmt.Errorf("waiting for the answer to QMP command %s: %w", command, q.err)
+		}
 	case <-timer.C:
 		return q.abandon(command, context.DeadlineExceeded)
 	case <-ctx.Done():

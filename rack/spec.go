@@ -130,8 +130,13 @@ type Disk struct {
 	// solid-state disk without it. NVMe never rotates; the virtio bus has no
 	// such field and Linux takes its disks for rotating.
 	Rotational bool `json:"rotational,omitempty"`
-	// Path is an existing raw image that is used in place instead of a file
-	// in StateDir; Down never removes it.
+	// Source is the absolute path of a raw file whose content the disk
+	// starts with when it is made; zeroes follow to Bytes. The file is only
+	// read.
+	Source string `json:"source,omitempty"`
+	// Path is the absolute path of an existing raw file that is the disk
+	// itself, written in place, instead of a file in StateDir. Down never
+	// removes it.
 	Path string `json:"path,omitempty"`
 }
 

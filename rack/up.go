@@ -98,9 +98,10 @@ type stage struct {
 func (r *Rack) build(ctx context.Context, made *harvest) error {
 	stages := []stage{
 		{"record", func(context.Context) error { return r.writeRecord() }},
-		{"disks", func(context.Context) error { return r.makeDisks(made) }},
+		{"disks", func(ctx context.Context) error { return r.makeDisks(ctx, made) }},
 		{"firmware", func(context.Context) error { return r.copyVariables(made) }},
 		{"certificates", func(context.Context) error { return r.makeCertificates(made) }},
+		{"trust", func(context.Context) error { return r.trustCertificates(made) }},
 		{"namespace", func(ctx context.Context) error { return addNamespace(ctx, r.Namespace()) }},
 		{"links", func(ctx context.Context) error { return addLinks(ctx, r.spec) }},
 		{"supervisor", r.startSupervisor},
@@ -127,50 +128,6 @@ func (r *Rack) writeRecord() error {
 		rec.Machines = append(rec.Machines, m.Address)
 	}
 	return writeJSON(r.layout.record(), rec)
-}
-
-// makeDisks makes the disks that do not exist yet, as sparse files.
-func (r *Rack) makeDisks(made *harvest) error {
-	for _, m := range r.spec.Machines {
-		if err := made.mkdir(r.layout.machine(m.Address)); err != nil {
-			return err
-		}
-		if m.BMC.Driver == BMCIPMI {
-			if err := made.mkdir(r.layout.bmc(m.Address)); err != nil {
-				return err
-			}
-		}
-		for i, d := range m.Disks {
-			if err := makeDisk(r.layout.disk(m, i), d, made); err != nil {
-				return fmt.Errorf("disk %d of %s: %w", i, m.Address, err)
-			}
-		}
-	}
-	return nil
-}
-
-func makeDisk(path string, d Disk, made *harvest) error {
-	fi, err := os.Stat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && d.Path == "":
-	case err != nil:
-		return fmt.Errorf("looking at the disk's file: %w", err)
-	case !fi.Mode().IsRegular():
-		return fmt.Errorf("%s is not a regular file", path)
-	case fi.Size() != d.Bytes:
-		return fmt.Errorf("%s has %d bytes, the site says %d: remove the rack's disks, or put the old size back", path, fi.Size(), d.Bytes)
-	default:
-		return nil
-	}
-	made.file(path)
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("making the disk's file: %w", err)
-	}
-	if err := errors.Join(f.Truncate(d.Bytes), f.Close()); err != nil {
-		return fmt.Errorf("making the disk's file: %w", err)
-	}
-	return nil
 }
 
 // copyVariables gives each UEFI machine its own variables, kept like NVRAM.

@@ -294,6 +294,12 @@ func (m Machine) validateDisks(f *findings) {
 		if d.Path != "" && !filepath.IsAbs(d.Path) {
 			f.addf("%s: path %q is not absolute", at, d.Path)
 		}
+		if d.Source != "" && !filepath.IsAbs(d.Source) {
+			f.addf("%s: source %q is not absolute", at, d.Source)
+		}
+		if d.Source != "" && d.Path != "" {
+			f.addf("%s: has both a source, which is copied, and a path, which is used in place: choose one", at)
+		}
 		prefix := "naa."
 		switch d.Bus {
 		case DiskVirtio:

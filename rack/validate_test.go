@@ -70,6 +70,8 @@ func TestValidateNamesWhatIsWrong(t *testing.T) {
 		"a turning NVMe":       {func(s *Spec) { s.Machines[0].Disks[0].Bus, s.Machines[0].Disks[0].Rotational = DiskNVMe, true }, "does not rotate"},
 		"a serial too long":    {func(s *Spec) { s.Machines[0].Disks[0].Serial = strings.Repeat("x", 21) }, "1 to 20 printable"},
 		"a relative disk path": {func(s *Spec) { s.Machines[0].Disks[0].Path = "disk.raw" }, "is not absolute"},
+		"a relative source":    {func(s *Spec) { s.Machines[0].Disks[0].Source = "disk.raw" }, "is not absolute"},
+		"a source and a path":  {func(s *Spec) { s.Machines[0].Disks[0].Source, s.Machines[0].Disks[0].Path = "/a", "/b" }, "choose one"},
 		"a disk in the state":  {func(s *Spec) { s.Machines[0].Disks[0].Path = "/var/lib/rack/x/../disk.raw" }, "inside the rack's state directory"},
 		"seven ahci disks": {func(s *Spec) {
 			for i := range 7 {
