@@ -37,16 +37,17 @@ type EventKind string
 // Go's time.Duration form.
 const (
 	// DHCP: xid, arch (number of RFC 4578), vendor_class, user_class,
-	// firmware (bios|uefi|ipxe|ours|agent|os), address, server (dotted quads).
+	// firmware (bios|uefi|httpboot|ipxe|ours|agent|os), address, server (dotted quads).
 	EventDHCPDiscover EventKind = "dhcp.discover"
 	EventDHCPOffer    EventKind = "dhcp.offer" // also boot_file, next_server
 	EventDHCPRequest  EventKind = "dhcp.request"
 	EventDHCPAck      EventKind = "dhcp.ack" // also boot_file, next_server
-	EventDHCPNak      EventKind = "dhcp.nak" // also reason
-	EventDHCPDecline  EventKind = "dhcp.decline"
+	EventDHCPNak      EventKind = "dhcp.nak"     // also reason; sent=false when nothing could be given and no NAK was sent
+	EventDHCPDecline  EventKind = "dhcp.decline" // by=arp when an ARP probe found the address in use, not a client
 	EventDHCPRelease  EventKind = "dhcp.release"
 	EventDHCPInform   EventKind = "dhcp.inform"
-	// EventDHCPForeign: another DHCP server answered or was chosen; server.
+	// EventDHCPForeign: another DHCP server answered or was chosen; server,
+	// expected=true in proxy mode.
 	EventDHCPForeign EventKind = "dhcp.foreign"
 	// EventBootLoop: a machine loaded the boot program again without having
 	// asked for its script in between; file, count.
@@ -54,7 +55,8 @@ const (
 	// EventDHCPIgnored: a client that this site does not admit; reason.
 	EventDHCPIgnored EventKind = "dhcp.ignored"
 
-	// TFTP: file, client; at the end also bytes, size, duration; error.
+	// TFTP: file, client; at the end also bytes, size, duration; error;
+	// size_only=true when the client asked for the size alone.
 	EventTFTPStart EventKind = "tftp.start"
 	EventTFTPEnd   EventKind = "tftp.end"
 	EventTFTPError EventKind = "tftp.error"

@@ -235,6 +235,26 @@ func timeline(t *testing.T, began time.Time, log *eventLog, console string) {
 	t.Logf("%6.1f s  %s", time.Since(began).Seconds(), console)
 }
 
+// maxScriptWait is far below the 16 s that iPXE wastes when nobody tells it
+// that there is neither an IPv6 router nor a ProxyDHCP server.
+const maxScriptWait = 8 * time.Second
+
+// scriptWait is the time from the last iPXE program's first DISCOVER to the
+// fetch of its script.
+func scriptWait(log *eventLog) time.Duration {
+	var asked, fetched time.Time
+	stage := ""
+	for _, e := range log.all() {
+		switch {
+		case e.Kind == inventory.EventDHCPDiscover && e.Attrs["firmware"] != stage:
+			stage, asked = e.Attrs["firmware"], e.Time
+		case e.Kind == inventory.EventHTTPStart && e.Attrs["asset"] == string(AssetScript):
+			fetched = e.Time
+		}
+	}
+	return fetched.Sub(asked)
+}
+
 const bootLimit = 4 * time.Minute
 
 func TestMachineBootsInstaller(t *testing.T) {
@@ -248,6 +268,7 @@ func TestMachineBootsInstaller(t *testing.T) {
 		{"UEFI native PXE", vm{firmware: "uefi"}, false, []inventory.EventKind{inventory.EventTFTPEnd}},
 		{"BIOS with an iPXE ROM", vm{firmware: "bios"}, false, nil},
 		{"BIOS chained to our iPXE", vm{firmware: "bios"}, true, []inventory.EventKind{inventory.EventTFTPEnd}},
+		{"UEFI with an iPXE ROM on e1000e", vm{firmware: "uefi", rom: true, nic: "e1000e"}, false, nil},
 		{"UEFI HTTP boot", vm{firmware: "uefi", extra: []string{
 			"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n", "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n",
 		}}, false, nil},
@@ -263,6 +284,9 @@ func TestMachineBootsInstaller(t *testing.T) {
 			console := tt.vm.start(t, "INIT RUNS WITH")
 			console.await(t, bootLimit)
 			timeline(t, began, log, "init runs")
+			if d := scriptWait(log); d > maxScriptWait {
+				t.Errorf("iPXE took %s from its first DISCOVER to its script; want at most %s", d, maxScriptWait)
+			}
 			if want := "edge.token=T0KEN-"; !strings.Contains(console.text(), want) {
 				t.Errorf("console has no %q", want)
 			}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -124,7 +125,7 @@ func (s *Server) sendFile(ctx context.Context, name string, to io.ReaderFrom, ad
 	case err == nil:
 		s.record(mac, inventory.EventTFTPEnd, "", a)
 		s.loaded(mac, name)
-	case r.n == 0:
+	case r.n == 0 && !timedOut(err):
 		a["size_only"] = "true"
 		s.record(mac, inventory.EventTFTPEnd, "asked for the size alone", a)
 	default:
@@ -132,6 +133,11 @@ func (s *Server) sendFile(ctx context.Context, name string, to io.ReaderFrom, ad
 		s.record(mac, inventory.EventTFTPError, "the transfer broke off", a)
 	}
 	return err
+}
+
+func timedOut(err error) bool {
+	n, ok := errors.AsType[net.Error](err)
+	return ok && n.Timeout()
 }
 
 // loaded notes that a machine took an iPXE program. A second one without a
