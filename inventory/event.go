@@ -41,7 +41,7 @@ const (
 	EventDHCPDiscover EventKind = "dhcp.discover"
 	EventDHCPOffer    EventKind = "dhcp.offer" // also boot_file, next_server
 	EventDHCPRequest  EventKind = "dhcp.request"
-	EventDHCPAck      EventKind = "dhcp.ack" // also boot_file, next_server
+	EventDHCPAck      EventKind = "dhcp.ack"     // also boot_file, next_server
 	EventDHCPNak      EventKind = "dhcp.nak"     // also reason; sent=false when nothing could be given and no NAK was sent
 	EventDHCPDecline  EventKind = "dhcp.decline" // by=arp when an ARP probe found the address in use, not a client
 	EventDHCPRelease  EventKind = "dhcp.release"

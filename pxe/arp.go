@@ -38,23 +38,20 @@ func newARP(conn FrameConn, mac func() inventory.MAC) *arp {
 
 // serve reads ARP until the socket is closed.
 func (a *arp) serve() error {
-	b := make([]byte, 128)
-	for {
-		n, _, err := a.conn.ReadFrame(b)
-		if err != nil {
-			return err
+	return receiveFrames(a.conn, func(_ inventory.MAC, b []byte) {
+		mac, addr, ok := parseARP(b)
+		if !ok {
+			return
 		}
-		if mac, addr, ok := parseARP(b[:n]); ok {
-			a.mu.Lock()
-			if c := a.waiting[addr]; c != nil {
-				select {
-				case c <- mac:
-				default:
-				}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if c := a.waiting[addr]; c != nil {
+			select {
+			case c <- mac:
+			default:
 			}
-			a.mu.Unlock()
 		}
-	}
+	})
 }
 
 // occupant returns the MAC that uses addr on the link. A frame that cannot be

@@ -2,6 +2,7 @@ package pxe
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -23,6 +24,23 @@ type FrameConn interface {
 	// WriteFrame sends one payload.
 	WriteFrame(to inventory.MAC, b []byte) error
 	Close() error
+}
+
+// receiveFrames hands each payload to handle until the socket is closed. An
+// interface that is taken down and up again fails one read.
+func receiveFrames(conn FrameConn, handle func(from inventory.MAC, b []byte)) error {
+	b := make([]byte, maxMessage)
+	for failed := 0; ; {
+		n, from, err := conn.ReadFrame(b)
+		if err == nil {
+			failed = 0
+			handle(from, b[:n])
+			continue
+		}
+		if failed++; errors.Is(err, net.ErrClosed) || failed > maxReadErrors {
+			return err
+		}
+	}
 }
 
 var broadcastMAC = inventory.MAC{255, 255, 255, 255, 255, 255}

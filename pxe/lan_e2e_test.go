@@ -80,6 +80,17 @@ func TestRealClients(t *testing.T) {
 	}
 }
 
+func TestServiceSurvivesItsInterfaceGoingDown(t *testing.T) {
+	const mac = "52:54:00:00:00:0b"
+	l := newLAN(t)
+	l.serve(Config{Mode: ModeServer, Leases: &memoryLeases{}, Range: poolConfig().Range, Booter: declaredOnly(mac)})
+	l.ip("link", "set", l.name, "down")
+	l.ip("link", "set", l.name, "up")
+	if got := l.host(mac, "").udhcpc(); got != "172.22.77.100" {
+		t.Errorf("after the interface went down and up, the client got %q; want 172.22.77.100", got)
+	}
+}
+
 func TestWrongNetworkInitRebootStartsOver(t *testing.T) {
 	const mac = "52:54:00:00:00:0b"
 	l := newLAN(t)

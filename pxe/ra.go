@@ -49,19 +49,12 @@ type advertiser struct {
 
 // serve answers until the socket is closed.
 func (a *advertiser) serve() error {
-	b := make([]byte, 1500)
-	for {
-		n, from, err := a.conn.ReadFrame(b)
-		if err != nil {
-			return err
+	return receiveFrames(a.conn, func(from inventory.MAC, b []byte) {
+		if src, ok := parseSolicitation(b); ok && a.booting(from) {
+			// A frame that is lost costs the machine its wait and nothing else.
+			_ = a.conn.WriteFrame(from, advertisement(a.mac(), src))
 		}
-		src, ok := parseSolicitation(b[:n])
-		if !ok || !a.booting(from) {
-			continue
-		}
-		// A frame that is lost costs the machine its wait and nothing else.
-		_ = a.conn.WriteFrame(from, advertisement(a.mac(), src))
-	}
+	})
 }
 
 // parseSolicitation returns the source address of a router solicitation that
