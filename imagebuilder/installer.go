@@ -343,7 +343,7 @@ func assembleBase(ctx context.Context, tree, stage, made, firmwareDir string) er
 	if err := writeFile(filepath.Join(made, kernelFile), content, 0o644); err != nil {
 		return err
 	}
-	archive, err := compressArchive(zstd.SpeedBestCompression, func(w *cpio.Writer) error {
+	archive, err := compressArchive(zstd.SpeedBetterCompression, func(w *cpio.Writer) error {
 		return packModules(ctx, w, modules, release, firmwareDir)
 	})
 	if err != nil {

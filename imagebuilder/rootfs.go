@@ -153,6 +153,9 @@ func (o *osBuild) configure(ctx context.Context) error {
 		return err
 	}
 	for name, content := range files {
+		if err := makeParents(o.root, filepath.Dir(name)); err != nil {
+			return fmt.Errorf("configuring the image: %w", err)
+		}
 		if err := writeFile(filepath.Join(o.root, name), []byte(content), 0o644); err != nil {
 			return fmt.Errorf("configuring the image: %w", err)
 		}
@@ -171,4 +174,22 @@ func (o *osBuild) configure(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// makeParents makes a directory below root and those above it with mode 0755, whatever the umask of this process.
+func makeParents(root, dir string) error {
+	if dir == "/" {
+		return nil
+	}
+	if err := makeParents(root, filepath.Dir(dir)); err != nil {
+		return err
+	}
+	path := filepath.Join(root, dir)
+	if err := os.Mkdir(path, 0o755); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			return nil
+		}
+		return err
+	}
+	return os.Chmod(path, 0o755)
 }

@@ -1,0 +1,322 @@
+package imagebuilder
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/edge-provision/edge-provision/imagebuilder/chunk"
+)
+
+func zst(t testing.TB, p []byte) []byte {
+	t.Helper()
+	encoder, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return encoder.EncodeAll(p, nil)
+}
+
+func writeTemp(t *testing.T, name string, p []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, p, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestImportGivesOneImageForEveryFormat(t *testing.T) {
+	raw := testDisk(t)
+	rawPath := writeTemp(t, "disk.img", raw)
+	sources := map[string]string{"raw": rawPath, "zst": writeTemp(t, "disk.img.zst", zst(t, raw))}
+	if qemuImg, err := exec.LookPath("qemu-img"); err == nil {
+		sources["qcow2"] = filepath.Join(t.TempDir(), "disk.qcow2")
+		if out, err := exec.CommandContext(t.Context(), qemuImg, "convert", "-f", "raw", "-O", "qcow2", rawPath, sources["qcow2"]).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	digests := map[string]string{}
+	for format, path := range sources {
+		for _, declared := range []string{format, "auto", ""} {
+			b := &Builder{CacheDir: t.TempDir()}
+			a, err := b.Import(t.Context(), ImportSpec{Source: path, Format: declared})
+			if err != nil {
+				t.Fatalf("Import of %s as %q: %v", format, declared, err)
+			}
+			digests[a.Digest] = format
+			if left, err := os.ReadDir(filepath.Join(b.CacheDir, "tmp")); err != nil || len(left) != 0 {
+				t.Errorf("import left %v in the work directory (%v)", left, err)
+			}
+			again, err := b.Import(t.Context(), ImportSpec{Source: path, Format: declared})
+			if err != nil || !again.Cached {
+				t.Errorf("second import: cached %v, %v", again.Cached, err)
+			}
+		}
+	}
+	if len(digests) != 1 {
+		t.Errorf("formats of one disk gave images %v; want one", digests)
+	}
+	got, err := os.ReadFile(rawPath)
+	if err != nil || !bytes.Equal(got, raw) {
+		t.Error("the source was changed")
+	}
+}
+
+func TestImportRefusals(t *testing.T) {
+	raw := testDisk(t)
+	overlay := make([]byte, 104)
+	copy(overlay, qcow2Magic)
+	binary.BigEndian.PutUint32(overlay[4:], 3)
+	binary.BigEndian.PutUint64(overlay[24:], 1<<20)
+	external := bytes.Clone(overlay)
+	binary.BigEndian.PutUint64(external[72:], 4)
+	binary.BigEndian.PutUint64(overlay[8:], 512)
+	huge := bytes.Clone(overlay)
+	binary.BigEndian.PutUint64(huge[8:], 0)
+	binary.BigEndian.PutUint64(huge[24:], 1<<62)
+	blank := make([]byte, 1<<20)
+	copy(blank[510:], []byte{0x55, 0xaa})
+	packed := zst(t, raw)
+	for _, c := range []struct {
+		name, want string
+		spec       ImportSpec
+	}{
+		{"nothing", "no path", ImportSpec{}},
+		{"absent", "no such file", ImportSpec{Source: "/nonexistent/disk"}},
+		{"directory", "not a regular file", ImportSpec{Source: t.TempDir()}},
+		{"scheme", "neither a path nor", ImportSpec{Source: "ftp://x/y"}},
+		{"URL without digest", "has no digest", ImportSpec{Source: "https://user:secret@x.example/y"}},
+		{"malformed digest", "64 lower-case", ImportSpec{Source: "/x", Digest: "sha256:beef"}},
+		{"unknown format", "unknown", ImportSpec{Source: "/x", Format: "vmdk"}},
+		{"unknown firmware", "firmware", ImportSpec{Source: "/x", Firmware: []string{"coreboot"}}},
+		{"wrong digest", "another one", ImportSpec{Source: writeTemp(t, "d", raw), Digest: "sha256:" + strings.Repeat("ab", 32)}},
+		{"other format than declared", "declared as qcow2 and looks like raw", ImportSpec{Source: writeTemp(t, "d", raw), Format: "qcow2"}},
+		{"backing file", "backing file", ImportSpec{Source: writeTemp(t, "d", overlay)}},
+		{"external data", "external data file", ImportSpec{Source: writeTemp(t, "d", external)}},
+		{"huge qcow2", "virtual size", ImportSpec{Source: writeTemp(t, "d", huge)}},
+		{"qcow2 header cut short", "ends inside", ImportSpec{Source: writeTemp(t, "d", []byte(qcow2Magic+"\x00"))}},
+		{"truncated zst", "decompressing", ImportSpec{Source: writeTemp(t, "d", packed[:len(packed)-9])}},
+		{"no boot signature", "boot signature", ImportSpec{Source: writeTemp(t, "d", make([]byte, 1<<20))}},
+		{"empty", "boot signature", ImportSpec{Source: writeTemp(t, "d", nil)}},
+		{"nothing to boot", "name the firmware", ImportSpec{Source: writeTemp(t, "d", blank)}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := &Builder{CacheDir: t.TempDir()}
+			_, err := b.Import(t.Context(), c.spec)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("Import = %v; want an error with %q", err, c.want)
+			}
+			if strings.Contains(err.Error(), "secret") {
+				t.Errorf("the error shows a password: %v", err)
+			}
+			if images, err := filepath.Glob(filepath.Join(b.CacheDir, "images", "*")); err != nil || len(images) != 0 {
+				t.Errorf("a refused import left %v", images)
+			}
+		})
+	}
+}
+
+func TestImportKnowsA4KnDisk(t *testing.T) {
+	o, err := recognize(writeTemp(t, "d", disk4Kn(t)), ImportSpec{})
+	if err != nil || o.SectorBytes != 4096 || strings.Join(o.Firmware, ",") != "uefi" {
+		t.Errorf("recognize = %+v, %v; want 4096-byte sectors and uefi", o, err)
+	}
+}
+
+// flaky serves content and breaks the first connections after some bytes.
+type flaky struct {
+	content []byte
+	breaks  atomic.Int64
+	asked   atomic.Int64
+	noRange bool
+}
+
+func (f *flaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.asked.Add(1)
+	if f.noRange {
+		r.Header.Del("Range")
+	}
+	if f.breaks.Add(-1) >= 0 {
+		var start int
+		if _, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &start); err == nil {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", start, len(f.content)-1, len(f.content)))
+			w.Header().Set("Content-Length", fmt.Sprint(len(f.content)-start))
+			w.WriteHeader(http.StatusPartialContent)
+		} else {
+			w.Header().Set("Content-Length", fmt.Sprint(len(f.content)))
+		}
+		if _, err := w.Write(f.content[start:min(start+5000, len(f.content))]); err != nil {
+			panic(err)
+		}
+		panic(http.ErrAbortHandler)
+	}
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(f.content))
+}
+
+func testDownload(t *testing.T, content []byte, url string) *download {
+	t.Helper()
+	var want chunk.SHA256
+	if err := want.UnmarshalText([]byte(sha(content)[7:])); err != nil {
+		t.Fatal(err)
+	}
+	return &download{url: url, want: want, path: filepath.Join(t.TempDir(), "file"), log: slog.New(slog.DiscardHandler), progress: func(int64, int64) {}, pause: time.Millisecond}
+}
+
+func TestDownloadContinuesAfterEveryCut(t *testing.T) {
+	content := bytes.Repeat([]byte("0123456789abcdef"), 4000)
+	for _, noRange := range []bool{false, true} {
+		f := &flaky{content: content, noRange: noRange}
+		f.breaks.Store(4)
+		server := httptest.NewServer(f)
+		defer server.Close()
+		d := testDownload(t, content, server.URL)
+		if err := d.run(t.Context()); err != nil {
+			t.Fatalf("noRange %v: %v", noRange, err)
+		}
+		if got, err := os.ReadFile(d.path); err != nil || !bytes.Equal(got, content) || f.asked.Load() != 5 {
+			t.Errorf("noRange %v: %d bytes after %d requests, %v; want the file after 5", noRange, len(got), f.asked.Load(), err)
+		}
+		if err := d.run(t.Context()); err != nil || f.asked.Load() != 5 {
+			t.Errorf("a finished download was asked for again (%v)", err)
+		}
+	}
+}
+
+func TestDownloadStartsAgainWhenTheKeptPartIsBad(t *testing.T) {
+	content := bytes.Repeat([]byte("0123456789abcdef"), 400)
+	server := httptest.NewServer(&flaky{content: content})
+	defer server.Close()
+	d := testDownload(t, content, server.URL)
+	if err := os.WriteFile(d.path+".part", []byte("rotten"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDownloadRefusals(t *testing.T) {
+	content := []byte(strings.Repeat("x", 20000))
+	for _, c := range []struct {
+		name, want string
+		handler    http.Handler
+	}{
+		{"missing", "404", http.NotFoundHandler()},
+		{"down", "503", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })},
+		{"another file", "another one", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "other") })},
+		{"always cut at once", "after 5 tries", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "20000")
+			w.WriteHeader(200)
+			panic(http.ErrAbortHandler)
+		})},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			server := httptest.NewServer(c.handler)
+			defer server.Close()
+			d := testDownload(t, content, server.URL)
+			if err := d.run(t.Context()); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("run = %v; want an error with %q", err, c.want)
+			}
+			if _, err := os.Stat(d.path); err == nil {
+				t.Error("a failed download has a finished file")
+			}
+		})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := testDownload(t, content, "http://127.0.0.1:1/").run(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("run after cancel = %v", err)
+	}
+}
+
+func TestImportFromURLLeavesOnlyTheImage(t *testing.T) {
+	packed := zst(t, testDisk(t))
+	f := &flaky{content: packed}
+	f.breaks.Store(1)
+	server := httptest.NewServer(f)
+	defer server.Close()
+	var mu sync.Mutex
+	phases := map[string]bool{}
+	b := &Builder{CacheDir: t.TempDir(), Progress: func(p Progress) { mu.Lock(); phases[p.Phase] = true; mu.Unlock() }}
+	spec := ImportSpec{Source: strings.Replace(server.URL, "://", "://me:secret@", 1) + "/disk.img.zst", Digest: sha(packed)}
+	a, err := b.Import(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(a.Source.Location, "secret") || !strings.HasSuffix(a.Source.Location, "/disk.img.zst") {
+		t.Errorf("location %q", a.Source.Location)
+	}
+	if left, err := filepath.Glob(filepath.Join(b.CacheDir, "downloads", "*")); err != nil || len(left) != 0 {
+		t.Errorf("downloads holds %v", left)
+	}
+	if !phases["fetch"] || !phases["convert"] || !phases["compress"] {
+		t.Errorf("progress named %v", phases)
+	}
+	server.Close()
+	if again, err := b.Import(t.Context(), spec); err != nil || !again.Cached {
+		t.Errorf("second import without the server: cached %v, %v", again.Cached, err)
+	}
+}
+
+func TestConcurrentEqualImportsAreMerged(t *testing.T) {
+	path := writeTemp(t, "disk", testDisk(t))
+	cache := t.TempDir()
+	var built atomic.Int64
+	var group sync.WaitGroup
+	for range 4 {
+		group.Go(func() {
+			a, err := (&Builder{CacheDir: cache}).Import(t.Context(), ImportSpec{Source: path})
+			if err != nil {
+				t.Error(err)
+			} else if !a.Cached {
+				built.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	if built.Load() != 1 {
+		t.Errorf("%d of 4 equal imports built the image; want 1", built.Load())
+	}
+}
+
+func TestWhatAKilledBuildLeftIsRemoved(t *testing.T) {
+	b := &Builder{CacheDir: t.TempDir()}
+	dir, err := b.workDir("key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "half"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if dir, err = b.workDir("key"); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("work directory holds %v, %v", left, err)
+	}
+}
+
+func FuzzQCOW2Header(f *testing.F) {
+	f.Add([]byte(qcow2Magic + "\x00\x00\x00\x03"))
+	f.Fuzz(func(t *testing.T, head []byte) {
+		if checkQCOW2(head) == nil && binary.BigEndian.Uint64(head[8:]) != 0 {
+			t.Fatal("a backing file was accepted")
+		}
+	})
+}
