@@ -67,10 +67,16 @@ func NewModules(dir string, insert func(path, params string) error) (*Modules, e
 	}
 	err = eachLine(filepath.Join(dir, "modules.alias"), func(line string) {
 		f := strings.Fields(line)
-		if len(f) == 3 && f[0] == "alias" {
-			bucket, _, _ := strings.Cut(f[1], ":")
-			m.aliases[bucket] = append(m.aliases[bucket], alias{f[1], canonical(f[2])})
+		if len(f) != 3 || f[0] != "alias" {
+			return
 		}
+		bucket, _, device := strings.Cut(f[1], ":")
+		if !device {
+			// Another name of a module, such as crypto-crc32c.
+			f[1] = canonical(f[1])
+			bucket = f[1]
+		}
+		m.aliases[bucket] = append(m.aliases[bucket], alias{f[1], canonical(f[2])})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the aliases of kernel modules: %w", err)

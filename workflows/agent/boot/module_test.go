@@ -1,0 +1,127 @@
+package boot
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// tables are lines of a Debian 12 kernel's.
+var tables = map[string]string{
+	"modules.dep": `kernel/fs/ext4/ext4.ko: kernel/fs/jbd2/jbd2.ko kernel/fs/mbcache.ko
+kernel/fs/jbd2/jbd2.ko:
+kernel/fs/mbcache.ko:
+kernel/crypto/crc32c_generic.ko:
+kernel/arch/x86/crypto/crc32c-intel.ko:
+kernel/drivers/net/virtio_net.ko: kernel/net/core/failover.ko
+kernel/net/core/failover.ko:
+kernel/drivers/net/ethernet/intel/e1000e/e1000e.ko.xz:
+kernel/drivers/ata/ahci.ko:
+a.ko: b.ko
+b.ko: a.ko
+`,
+	"modules.alias": `# Aliases extracted from modules themselves.
+alias crypto-crc32c crc32c_intel
+alias crypto-crc32c crc32c_generic
+alias virtio:d00000001v* virtio_net
+alias pci:v00008086d000010D3sv*sd*bc*sc*i* e1000e
+alias pci:v*d*sv*sd*bc01sc06i01* ahci
+alias broken:[ ahci
+`,
+	"modules.softdep": "softdep ext4 pre: crypto-crc32c post: ahci\n",
+}
+
+type kernel struct {
+	mu     sync.Mutex
+	loaded []string
+	refuse string
+}
+
+func (k *kernel) insert(path, _ string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	name := moduleName(path)
+	if name == k.refuse {
+		return unix.ENODEV
+	}
+	k.loaded = append(k.loaded, name)
+	return nil
+}
+
+func newModules(t *testing.T, k *kernel) *Modules {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range tables {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := NewModules(dir, k.insert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestLoadTakesDependenciesFirstAndOnce(t *testing.T) {
+	k := &kernel{}
+	m := newModules(t, k)
+	for range 2 {
+		if err := m.Load("ext4"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// One module for the alias is enough; "post:" is not needed to work.
+	if want := []string{"crc32c_generic", "jbd2", "mbcache", "ext4"}; !slices.Equal(k.loaded, want) {
+		t.Errorf("loaded %q; want %q", k.loaded, want)
+	}
+}
+
+func TestLoadGoesOnWithTheOtherModuleOfAnAlias(t *testing.T) {
+	k := &kernel{refuse: "crc32c_generic"}
+	if err := newModules(t, k).Load("ext4"); err != nil || !slices.Contains(k.loaded, "crc32c_intel") || !slices.Contains(k.loaded, "ext4") {
+		t.Errorf("Load(ext4) = %v with %q; want it loaded with crc32c_intel", err, k.loaded)
+	}
+}
+
+func TestLoadOfARefusedModuleSaysWhich(t *testing.T) {
+	k := &kernel{refuse: "ahci"}
+	if err := newModules(t, k).Load("ahci"); !errors.Is(err, unix.ENODEV) || !strings.Contains(err.Error(), "ahci") {
+		t.Errorf("Load = %v; want ENODEV for ahci", err)
+	}
+}
+
+func TestCircularDependencyEnds(t *testing.T) {
+	k := &kernel{}
+	if err := newModules(t, k).Load("a"); err != nil || len(k.loaded) != 2 {
+		t.Errorf("Load of a circle = %v with %q; want both loaded", err, k.loaded)
+	}
+}
+
+func TestDevicesGetTheirDriversNetworkFirst(t *testing.T) {
+	k := &kernel{}
+	m := newModules(t, k)
+	sys := t.TempDir()
+	add := func(bus, device, modalias string) {
+		t.Helper()
+		dir := filepath.Join(sys, "bus", bus, "devices", device)
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "modalias"), []byte(modalias+"\n"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("pci", "0000:00:1f.2", "pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01")
+	add("pci", "0000:00:02.0", "pci:v00008086d000010D3sv00008086sd00000000bc02sc00i00")
+	if got := m.wanted(sys); !slices.Equal(got, []string{"e1000e", "ahci"}) {
+		t.Errorf("wanted = %q; want the network's driver, then the disk's", got)
+	}
+	add("virtio", "virtio0", "virtio:d00000001v00001AF4")
+	if err := m.LoadForDevices(t.Context(), sys); err != nil || !slices.Equal(k.loaded, []string{"failover", "virtio_net"}) {
+		t.Errorf("LoadForDevices = %v with %q; want the new device's driver", err, k.loaded)
+	}
+}
