@@ -16,7 +16,7 @@ import (
 var errInjected = errors.New("injected fault")
 
 func TestAFailureAtEachStageOfUpLeavesNothing(t *testing.T) {
-	for _, name := range []string{"record", "disks", "firmware", "certificates", "namespace", "links", "supervisor"} {
+	for _, name := range []string{"record", "disks", "firmware", "certificates", "trust", "namespace", "links", "supervisor"} {
 		t.Run(name, func(t *testing.T) {
 			spec := siteUnderTest(t)
 			spec.Machines[1].PowerOn = true

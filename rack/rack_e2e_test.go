@@ -130,6 +130,9 @@ func take(t *testing.T, spec Spec) census {
 	if _, err := os.Lstat(namespacePath(namespaceName(spec.Name))); err == nil {
 		c.namespaces = append(c.namespaces, spec.Name)
 	}
+	if _, err := os.Lstat(configuration(namespaceName(spec.Name))); err == nil {
+		c.namespaces = append(c.namespaces, configuration(namespaceName(spec.Name)))
+	}
 	links, err := os.ReadDir("/sys/class/net")
 	if err != nil {
 		t.Fatalf("listing links = %v", err)
