@@ -17,15 +17,19 @@ func (discardPackets) WriteTo(b []byte, _ net.Addr) (int, error) { return len(b)
 // and disk: what a boot storm costs in processor time per machine.
 func BenchmarkConversation(b *testing.B) {
 	leases := reservedLeases()
-	s, err := Listen(b.Context(), Config{Mode: ModeServer, Network: "edge", Prefix: testPrefix, Address: testServer,
-		Leases: leases, Booter: always(Answer{Kind: KindInstall}), Sockets: &Sockets{DHCP: discardPackets{newPacketPipe()}}})
+	s, err := Listen(b.Context(), Config{
+		Mode: ModeServer, Network: "edge", Prefix: testPrefix, Address: testServer,
+		Leases: leases, Booter: always(Answer{Kind: KindInstall}), Sockets: &Sockets{DHCP: discardPackets{newPacketPipe()}},
+	})
 	if err != nil {
 		b.Fatal(err)
 	}
 	from := netip.MustParseAddrPort("0.0.0.0:68")
 	discover := request{typ: dhcpv4.MessageTypeDiscover, mac: macA, options: uefiPXE()}.bytes()
-	ask := request{typ: dhcpv4.MessageTypeRequest, mac: macA,
-		options: with(uefiPXE(), dhcpv4.Options{50: address("172.22.77.11"), 54: address("172.22.77.1")})}.bytes()
+	ask := request{
+		typ: dhcpv4.MessageTypeRequest, mac: macA,
+		options: with(uefiPXE(), dhcpv4.Options{50: address("172.22.77.11"), 54: address("172.22.77.1")}),
+	}.bytes()
 	b.ReportAllocs()
 	for b.Loop() {
 		s.packets = newPacketLimiter()

@@ -28,8 +28,10 @@ func with(o dhcpv4.Options, more dhcpv4.Options) dhcpv4.Options {
 }
 
 func TestReservedMachineGetsAddressAndBootFile(t *testing.T) {
-	w := newWire(t, Config{Leases: reservedLeases(), Booter: always(Answer{Kind: KindInstall}),
-		Gateway: netip.MustParseAddr("172.22.77.254"), DNS: []netip.Addr{netip.MustParseAddr("172.22.77.253")}})
+	w := newWire(t, Config{
+		Leases: reservedLeases(), Booter: always(Answer{Kind: KindInstall}),
+		Gateway: netip.MustParseAddr("172.22.77.254"), DNS: []netip.Addr{netip.MustParseAddr("172.22.77.253")},
+	})
 	echoed := dhcpv4.Options{61: {1, 2, 3, 4, 5, 6, 7}, 82: {1, 3, 'e', 't', '1'}}
 	offer, to := w.ask(request{typ: dhcpv4.MessageTypeDiscover, mac: macA, options: with(uefiPXE(), echoed)})
 	if offer == nil || offer.MessageType() != dhcpv4.MessageTypeOffer || addrOf(offer.YourIPAddr) != addressA {
@@ -41,8 +43,10 @@ func TestReservedMachineGetsAddressAndBootFile(t *testing.T) {
 	if len(w.leases.commits) != 0 {
 		t.Errorf("an offer wrote %d leases; want none", len(w.leases.commits))
 	}
-	ack, _ := w.ask(request{typ: dhcpv4.MessageTypeRequest, mac: macA,
-		options: with(uefiPXE(), with(echoed, dhcpv4.Options{50: address("172.22.77.11"), 54: address("172.22.77.1")}))})
+	ack, _ := w.ask(request{
+		typ: dhcpv4.MessageTypeRequest, mac: macA,
+		options: with(uefiPXE(), with(echoed, dhcpv4.Options{50: address("172.22.77.11"), 54: address("172.22.77.1")})),
+	})
 	if ack == nil || ack.MessageType() != dhcpv4.MessageTypeAck {
 		t.Fatalf("REQUEST got %v; want an ACK", ack)
 	}
@@ -103,7 +107,8 @@ func TestDHCPConversations(t *testing.T) {
 	}{
 		{
 			"a machine that is not ours gets nothing", KindIgnore,
-			request{typ: dhcpv4.MessageTypeDiscover, mac: macA, options: uefiPXE()}, dhcpv4.MessageTypeNone, "", inventory.EventDHCPIgnored,
+			request{typ: dhcpv4.MessageTypeDiscover, mac: macA, options: uefiPXE()},
+			dhcpv4.MessageTypeNone, "", inventory.EventDHCPIgnored,
 		},
 		{
 			"a REQUEST for another server is not answered", KindInstall,
@@ -127,27 +132,33 @@ func TestDHCPConversations(t *testing.T) {
 		},
 		{
 			"a renewal is answered at the client's address", KindAddressOnly,
-			request{typ: dhcpv4.MessageTypeRequest, mac: macA, ciaddr: "172.22.77.11"}, dhcpv4.MessageTypeAck, "172.22.77.11:68", inventory.EventDHCPAck,
+			request{typ: dhcpv4.MessageTypeRequest, mac: macA, ciaddr: "172.22.77.11"},
+			dhcpv4.MessageTypeAck, "172.22.77.11:68", inventory.EventDHCPAck,
 		},
 		{
 			"a client that asks for broadcast gets broadcast", KindAddressOnly,
-			request{typ: dhcpv4.MessageTypeDiscover, mac: macA, flags: 0x8000}, dhcpv4.MessageTypeOffer, "255.255.255.255:68", inventory.EventDHCPOffer,
+			request{typ: dhcpv4.MessageTypeDiscover, mac: macA, flags: 0x8000},
+			dhcpv4.MessageTypeOffer, "255.255.255.255:68", inventory.EventDHCPOffer,
 		},
 		{
 			"a relay on the network is answered at its port 67", KindAddressOnly,
-			request{typ: dhcpv4.MessageTypeDiscover, mac: macA, giaddr: "172.22.77.254"}, dhcpv4.MessageTypeOffer, "172.22.77.254:67", inventory.EventDHCPOffer,
+			request{typ: dhcpv4.MessageTypeDiscover, mac: macA, giaddr: "172.22.77.254"},
+			dhcpv4.MessageTypeOffer, "172.22.77.254:67", inventory.EventDHCPOffer,
 		},
 		{
 			"a relay anywhere else is not, or we would be a reflector", KindAddressOnly,
-			request{typ: dhcpv4.MessageTypeDiscover, mac: macA, giaddr: "192.0.2.1"}, dhcpv4.MessageTypeNone, "", inventory.EventDHCPIgnored,
+			request{typ: dhcpv4.MessageTypeDiscover, mac: macA, giaddr: "192.0.2.1"},
+			dhcpv4.MessageTypeNone, "", inventory.EventDHCPIgnored,
 		},
 		{
 			"INFORM gets parameters and no address", KindAddressOnly,
-			request{typ: dhcpv4.MessageTypeInform, mac: macA, ciaddr: "172.22.77.11"}, dhcpv4.MessageTypeAck, "172.22.77.11:68", inventory.EventDHCPAck,
+			request{typ: dhcpv4.MessageTypeInform, mac: macA, ciaddr: "172.22.77.11"},
+			dhcpv4.MessageTypeAck, "172.22.77.11:68", inventory.EventDHCPAck,
 		},
 		{
 			"INFORM in the name of a host elsewhere is ignored", KindAddressOnly,
-			request{typ: dhcpv4.MessageTypeInform, mac: macA, ciaddr: "192.0.2.1"}, dhcpv4.MessageTypeNone, "", inventory.EventDHCPIgnored,
+			request{typ: dhcpv4.MessageTypeInform, mac: macA, ciaddr: "192.0.2.1"},
+			dhcpv4.MessageTypeNone, "", inventory.EventDHCPIgnored,
 		},
 		{
 			"DECLINE and RELEASE are not answered", KindAddressOnly,
@@ -260,8 +271,10 @@ func TestReplyFitsWhatTheClientTakes(t *testing.T) {
 }
 
 func TestRateLimitSilencesOneMachineNotOthers(t *testing.T) {
-	w := newWire(t, Config{Leases: reservedLeases(), Booter: always(Answer{Kind: KindAddressOnly}), Range: poolConfig().Range,
-		Now: func() time.Time { return noon }})
+	w := newWire(t, Config{
+		Leases: reservedLeases(), Booter: always(Answer{Kind: KindAddressOnly}), Range: poolConfig().Range,
+		Now: func() time.Time { return noon },
+	})
 	answers := 0
 	for range 3 * packetsPerClient {
 		if r, _ := w.ask(request{typ: dhcpv4.MessageTypeDiscover, mac: macA}); r != nil {

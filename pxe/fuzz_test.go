@@ -76,8 +76,10 @@ func FuzzParseMessage(f *testing.F) {
 
 func FuzzProbeAnswer(f *testing.F) {
 	xid := dhcpv4.TransactionID{1, 2, 3, 4}
-	r := &dhcpv4.DHCPv4{OpCode: 2, HWType: 1, ClientHWAddr: macA[:], TransactionID: xid, YourIPAddr: address("172.22.77.9"),
-		Options: dhcpv4.Options{53: {2}, 54: address("172.22.77.2")}}
+	r := &dhcpv4.DHCPv4{
+		OpCode: 2, HWType: 1, ClientHWAddr: macA[:], TransactionID: xid, YourIPAddr: address("172.22.77.9"),
+		Options: dhcpv4.Options{53: {2}, 54: address("172.22.77.2")},
+	}
 	f.Add(udpPacket(netip.MustParseAddrPort("172.22.77.2:67"), netip.MustParseAddrPort("255.255.255.255:68"), r.ToBytes()))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if s, ok := parseOffer(b, macA, xid); ok && !s.Address.IsValid() {

@@ -237,8 +237,10 @@ func TestHandlersAreMounted(t *testing.T) {
 	if status, body, _ := l.get("/agent/v1", ""); status != 200 || body != "agent" {
 		t.Errorf("mounted handler = %d %q", status, body)
 	}
-	_, err := Listen(t.Context(), Config{Booter: always(Answer{}), Network: "edge", Prefix: testPrefix, Address: testServer,
-		Sockets: &Sockets{}, Handlers: map[string]http.Handler{"GET /asset/{name}": http.NotFoundHandler()}})
+	_, err := Listen(t.Context(), Config{
+		Booter: always(Answer{}), Network: "edge", Prefix: testPrefix, Address: testServer,
+		Sockets: &Sockets{}, Handlers: map[string]http.Handler{"GET /asset/{name}": http.NotFoundHandler()},
+	})
 	if err == nil || !strings.Contains(err.Error(), "mounting") {
 		t.Errorf("Listen with a conflicting handler = %v; want an error", err)
 	}

@@ -96,8 +96,10 @@ func TestProbeNamesForeignServers(t *testing.T) {
 			t.Errorf("the probe sent %v, %v; want a broadcast DISCOVER of a locally administered MAC", q, err)
 			return frame{}, false
 		}
-		r := &dhcpv4.DHCPv4{OpCode: dhcpv4.OpcodeBootReply, HWType: 1, ClientHWAddr: q.ClientHWAddr, TransactionID: q.TransactionID,
-			Options: dhcpv4.Options{53: {2}}}
+		r := &dhcpv4.DHCPv4{
+			OpCode: dhcpv4.OpcodeBootReply, HWType: 1, ClientHWAddr: q.ClientHWAddr, TransactionID: q.TransactionID,
+			Options: dhcpv4.Options{53: {2}},
+		}
 		from := "172.22.77.2:67"
 		if q.Options[60] == nil {
 			r.YourIPAddr, r.Options[54] = address("172.22.77.150"), address("172.22.77.2")
@@ -122,8 +124,10 @@ func TestProbeNamesForeignServers(t *testing.T) {
 }
 
 func TestProbeIgnoresAnswersToOthers(t *testing.T) {
-	r := &dhcpv4.DHCPv4{OpCode: 2, HWType: 1, ClientHWAddr: macA[:], TransactionID: [4]byte{1}, YourIPAddr: address("172.22.77.9"),
-		Options: dhcpv4.Options{53: {2}, 54: address("172.22.77.2")}}
+	r := &dhcpv4.DHCPv4{
+		OpCode: 2, HWType: 1, ClientHWAddr: macA[:], TransactionID: [4]byte{1}, YourIPAddr: address("172.22.77.9"),
+		Options: dhcpv4.Options{53: {2}, 54: address("172.22.77.2")},
+	}
 	p := udpPacket(netip.MustParseAddrPort("172.22.77.2:67"), netip.MustParseAddrPort("255.255.255.255:68"), r.ToBytes())
 	if _, ok := parseOffer(p, macA, [4]byte{1}); !ok {
 		t.Error("parseOffer refused its own answer")

@@ -33,8 +33,10 @@ func Listen(ctx context.Context, c Config) (*Server, error) {
 	if err := c.complete(); err != nil {
 		return nil, fmt.Errorf("network %s: %w", c.Network, err)
 	}
-	s := &Server{c: c, log: c.Logger, now: c.Now, seen: newSightings(), packets: newPacketLimiter(),
-		strangers: newLimiter[inventory.MAC](1, strangersInAll, strangerWindow)}
+	s := &Server{
+		c: c, log: c.Logger, now: c.Now, seen: newSightings(), packets: newPacketLimiter(),
+		strangers: newLimiter[inventory.MAC](1, strangersInAll, strangerWindow),
+	}
 	if err := s.openSockets(ctx); err != nil {
 		return nil, fmt.Errorf("network %s: %w", c.Network, err)
 	}

@@ -219,9 +219,11 @@ func (h *host) must(args ...string) string {
 func (h *host) dnsmasq(args ...string) {
 	h.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	cmd := h.command(ctx, append([]string{"dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0",
+	cmd := h.command(ctx, append([]string{
+		"dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0",
 		"--interface=eth0", "--log-facility=-", "--log-dhcp", "--user=root", "--pid-file=",
-		"--dhcp-leasefile=" + filepath.Join(h.t.TempDir(), "leases"), "--dhcp-range=172.22.77.150,172.22.77.160,2m"}, args...)...)
+		"--dhcp-leasefile=" + filepath.Join(h.t.TempDir(), "leases"), "--dhcp-range=172.22.77.150,172.22.77.160,2m",
+	}, args...)...)
 	log := &waitWriter{want: "DHCP, IP range", found: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {

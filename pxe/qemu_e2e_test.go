@@ -79,9 +79,11 @@ func (v vm) start(t *testing.T, want string) *waitWriter {
 	if v.firmware == "uefi" && !v.rom {
 		device += ",romfile="
 	}
-	args := []string{"-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+rdrand",
+	args := []string{
+		"-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+rdrand",
 		"-m", "512", "-nographic", "-serial", "mon:stdio", "-display", "none", "-no-reboot", "-uuid", vmUUID,
-		"-netdev", "tap,id=n0,ifname=" + v.tap + ",script=no,downscript=no", "-device", device, "-device", "virtio-rng-pci"}
+		"-netdev", "tap,id=n0,ifname=" + v.tap + ",script=no,downscript=no", "-device", device, "-device", "virtio-rng-pci",
+	}
 	if v.firmware == "uefi" {
 		vars := filepath.Join(t.TempDir(), "vars.fd")
 		b, err := os.ReadFile("/usr/share/OVMF/OVMF_VARS_4M.fd")
@@ -325,8 +327,10 @@ func TestFinishedMachineBootsItsDisk(t *testing.T) {
 		for _, chain := range []bool{false, true} {
 			t.Run(fmt.Sprintf("chained=%t", chain), func(t *testing.T) {
 				l := newLAN(t)
-				_, log := l.serve(Config{Mode: ModeServer, Booter: always(Answer{Kind: KindLocal}), ChainROM: chain,
-					Leases: &memoryLeases{reserved: []Reservation{{MAC: mustMAC(vmMAC), Address: testServer.Next()}}}})
+				_, log := l.serve(Config{
+					Mode: ModeServer, Booter: always(Answer{Kind: KindLocal}), ChainROM: chain,
+					Leases: &memoryLeases{reserved: []Reservation{{MAC: mustMAC(vmMAC), Address: testServer.Next()}}},
+				})
 				began := time.Now()
 				console := vm{firmware: "bios", mac: vmMAC, tap: l.tap(), extra: []string{
 					"-drive", "if=none,id=d0,format=raw,file=" + bootSectorDisk(t), "-device", "virtio-blk-pci,drive=d0",
@@ -346,8 +350,10 @@ func TestFinishedMachineBootsItsDisk(t *testing.T) {
 func finishedUEFI(t *testing.T, disks []string) {
 	t.Helper()
 	l := newLAN(t)
-	_, log := l.serve(Config{Mode: ModeServer, Booter: always(Answer{Kind: KindLocal}),
-		Leases: &memoryLeases{reserved: []Reservation{{MAC: mustMAC(vmMAC), Address: testServer.Next()}}}})
+	_, log := l.serve(Config{
+		Mode: ModeServer, Booter: always(Answer{Kind: KindLocal}),
+		Leases: &memoryLeases{reserved: []Reservation{{MAC: mustMAC(vmMAC), Address: testServer.Next()}}},
+	})
 	began := time.Now()
 	console := vm{firmware: "uefi", mac: vmMAC, tap: l.tap(), extra: disks}.start(t, "BOOTED FROM DISK")
 	console.await(t, bootLimit)
