@@ -138,8 +138,10 @@ func TestRecordNeverBlocksAndCountsWhatItDropped(t *testing.T) {
 	if dropped < n-100-256 || uint64(len(got))+dropped != n {
 		t.Errorf("%d events kept and %d dropped; want %d together, most of them dropped", len(got), dropped, n)
 	}
-	if last := got[len(got)-1].Step; last != fmt.Sprint(n-1) {
-		t.Errorf("last event kept = %s; want %d: the oldest are dropped", last, n-1)
+	for i := range 100 {
+		if step, want := got[len(got)-1-i].Step, fmt.Sprint(n-1-i); step != want {
+			t.Fatalf("event %d from the end = %s; want %s: the oldest are dropped", i, step, want)
+		}
 	}
 }
 

@@ -167,12 +167,14 @@ func TestObserveNeedsAnIdentity(t *testing.T) {
 func TestParallelObservationsOfOneMachineMakeOneRow(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
 		stores := []*store.Store{storetest.Open(t, cfg), storetest.Open(t, cfg)}
+		// The site exists, or its row alone would put them in order.
+		other := observe(t, stores[0], seen("", uuidB, 9))
 		done := make(chan error)
 		const n = 16
 		for i := range n {
 			go func() {
-				o := seen("7XK2Q93", uuidA, 1, 2)
-				if i%2 == 0 { // half of them by the UUID alone
+				o := seen("", uuidA, 1, 2)
+				if i%4 != 0 { // most by the UUID alone, which no index keeps unique
 					o = seen("", uuidA)
 				}
 				o.Source, o.Facts = inventory.SourceAgent, &inventory.Facts{BIOS: &inventory.BIOS{Version: "1"}}
@@ -185,6 +187,7 @@ func TestParallelObservationsOfOneMachineMakeOneRow(t *testing.T) {
 				t.Error(err)
 			}
 		}
+		ok(t, stores[0].Forget(t.Context(), other.ID))
 		all := must[[]inventory.Machine](t)(stores[0].Machines(t.Context(), store.MachineFilter{}))
 		if len(all) != 1 || len(all[0].MACs) != 2 {
 			t.Fatalf("machines = %+v; want one with two MACs", all)
