@@ -72,6 +72,9 @@ func functions(m *module) map[string]function.Function {
 	for name, f := range query.Functions() {
 		all[name] = f
 	}
+	for name, f := range all {
+		all[name] = limited(name, f)
+	}
 	return all
 }
 
@@ -155,18 +158,18 @@ var replaceFunc = textSpec(cty.String, []string{"text", "part", "by"}, func(a []
 		if err != nil {
 			return cty.NilVal, function.NewArgError(1, err)
 		}
-		if len(re.FindAllStringIndex(a[0], -1))*len(a[2]) > maxValueBytes {
+		if len(re.FindAllStringIndex(a[0], -1))*len(a[2]) > maxResultSize {
 			return cty.NilVal, errTooLong
 		}
 		return cty.StringVal(re.ReplaceAllString(a[0], a[2])), nil
 	}
-	if strings.Count(a[0], a[1])*len(a[2]) > maxValueBytes {
+	if strings.Count(a[0], a[1])*len(a[2]) > maxResultSize {
 		return cty.NilVal, errTooLong
 	}
 	return cty.StringVal(strings.ReplaceAll(a[0], a[1], a[2])), nil
 })
 
-var errTooLong = fmt.Errorf("the result would have more than %d MiB", maxValueBytes>>20)
+var errTooLong = fmt.Errorf("the result would have more than %d MiB", maxResultSize>>20)
 
 var indentFunc = function.New(&function.Spec{
 	Params: []function.Parameter{{Name: "spaces", Type: cty.Number}, {Name: "text", Type: cty.String}},

@@ -1,6 +1,7 @@
 package site
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -8,6 +9,9 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
 )
+
+// errDevelopment stands for a version that is not compared.
+var errDevelopment = errors.New("a development build")
 
 // checkVersion compares required_version with the program's version.
 func (m *module) checkVersion() hcl.Diagnostics {
@@ -33,11 +37,14 @@ func (m *module) checkVersion() hcl.Diagnostics {
 }
 
 // satisfies reports whether the version meets all comma-separated constraints.
-// A version that is empty or does not start with a digit (after an optional v)
-// is a development build and meets all. Pre-release and build suffixes are
+// A version that is empty or does not start with a digit (after an optional v),
+// or ends with -dev, is a development build and meets all. Pre-release and build suffixes are
 // ignored.
 func satisfies(version, constraints string) (bool, error) {
 	have, haveErr := parseVersion(version)
+	if strings.HasSuffix(version, "-dev") {
+		haveErr = errDevelopment
+	}
 	for _, c := range strings.Split(constraints, ",") {
 		c = strings.TrimSpace(c)
 		rest := strings.TrimLeft(c, "<>=!~")
