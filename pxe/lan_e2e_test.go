@@ -109,7 +109,6 @@ func TestWrongNetworkInitRebootStartsOver(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	client := h.command(ctx, "dhclient", "-1", "-d", "-sf", "/bin/true", "-lf", lease, "--no-pid", "eth0")
-	client.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := client.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -175,6 +174,7 @@ func TestPortTakenNamesItsOwner(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file=",
 		"--interface="+l.name, "--log-facility=-", "--dhcp-range=172.22.77.150,172.22.77.160", "--dhcp-leasefile="+filepath.Join(t.TempDir(), "leases"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out := &waitWriter{want: "DHCP, IP range", found: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {

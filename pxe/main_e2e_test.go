@@ -200,7 +200,9 @@ func (l *lan) host(mac, addr string) *host {
 
 // command runs a program on the host.
 func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, "nsenter", append([]string{h.ns}, args...)...)
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{h.ns}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
 }
 
 func (h *host) must(args ...string) string {
