@@ -135,7 +135,7 @@ func writeImage(t *testing.T, image Artifact, path string, size int64) {
 // bootDisk boots under emulation until the login prompt and returns the console.
 func bootDisk(t *testing.T, firmware, dir, disk, decoy string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	args := []string{
 		"-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+rdrand", "-smp", "2", "-m", "1024",
