@@ -16,7 +16,7 @@ const maxResultSize = 4 << 20
 // have to make on the way.
 func limited(name string, f function.Function) function.Function {
 	for _, p := range f.Params() {
-		if !p.Type.IsPrimitiveType() && p.Type.IsCapsuleType() {
+		if p.Type.IsCapsuleType() {
 			return f // try and can take expressions
 		}
 	}
@@ -48,7 +48,7 @@ func limited(name string, f function.Function) function.Function {
 // estimate is how many bytes the functions make that repeat an argument.
 func estimate(name string, args []cty.Value) int {
 	text := func(i int) string {
-		if v, _ := args[i].Unmark(); i < len(args) && v.Type() == cty.String && v.IsKnown() && !v.IsNull() {
+		if v, _ := args[i].Unmark(); v.Type() == cty.String && v.IsKnown() && !v.IsNull() {
 			return v.AsString()
 		}
 		return ""
