@@ -284,10 +284,8 @@ type Progress struct {
 	// Bytes of Total are done; of the raw image for a write.
 	Bytes int64 `json:"bytes,omitempty"`
 	Total int64 `json:"total,omitempty"`
-	// FetchedBytes came over the wire in this attempt; ProvedBytes of the raw
-	// image were found on the disk and not fetched.
+	// FetchedBytes came over the wire in this attempt.
 	FetchedBytes int64  `json:"fetched_bytes,omitempty"`
-	ProvedBytes  int64  `json:"proved_bytes,omitempty"`
 	Message      string `json:"message,omitempty"`
 }
 

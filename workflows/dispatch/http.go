@@ -149,6 +149,9 @@ func (s *Server) stranger(err error) error {
 // seen notes that the machine's session is alive. m.mu is held.
 func (s *Server) seen(m *machine, remote string) {
 	sr := m.doc.Session
+	if sr.Hash == m.gone {
+		return
+	}
 	if m.live == nil || m.live.Boot != sr.Boot {
 		m.live = &Session{Machine: m.id, MAC: sr.MAC, Boot: sr.Boot, Agent: sr.Agent}
 		defer m.broadcast()
@@ -418,7 +421,7 @@ func (s *Server) serveProgress(ctx context.Context, m *machine, session sessionR
 	}
 	p.Message = clean(p.Message, 1024)
 	p.Phase = agent.Phase(clean(string(p.Phase), 32))
-	if p.Bytes < 0 || p.Total < 0 || p.FetchedBytes < 0 || p.ProvedBytes < 0 {
+	if p.Bytes < 0 || p.Total < 0 || p.FetchedBytes < 0 {
 		return nil, refuse(http.StatusBadRequest, agent.RefusalInvalid, "progress counts are not negative")
 	}
 	m.mu.Lock()
@@ -503,6 +506,9 @@ func (s *Server) serveResult(ctx context.Context, m *machine, session sessionRec
 	if m.want != nil && m.want.task.Ref() == result.Task {
 		event.Run, event.Step = m.want.task.Run, m.want.task.Step
 		event.Attrs["kind"] = string(m.want.task.Kind)
+		if kind := m.want.task.Kind; result.Outcome == agent.OutcomeOK && (kind == agent.KindReboot || kind == agent.KindPoweroff) {
+			m.live, m.gone = nil, session.Hash
+		}
 	}
 	if result.Error != nil {
 		event.Attrs["error"] = result.Error.Message

@@ -129,11 +129,14 @@ type machine struct {
 	live *Session
 	// reported are the facts of the session's boot.
 	reported *report
-	want     *order
-	cancel   *agent.TaskRef
-	phase    string // last phase recorded as an event
-	changed  chan struct{}
-	rate     map[string]*bucket
+	// gone is the hash of a session whose machine was told to restart: what
+	// still trickles in from it does not make it alive again.
+	gone    string
+	want    *order
+	cancel  *agent.TaskRef
+	phase   string // last phase recorded as an event
+	changed chan struct{}
+	rate    map[string]*bucket
 }
 
 // order is one Do under way.

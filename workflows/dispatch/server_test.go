@@ -252,6 +252,9 @@ func TestAgentReportsFactsWorksAndReboots(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("the agent ended with %v; want a reboot", err)
 	}
+	if session, ok := r.server.Session(ctx, r.machine); ok {
+		t.Errorf("Session after the reboot = %+v; want none", session)
+	}
 	for _, kind := range []inventory.EventKind{inventory.EventAgentSession, inventory.EventAgentFacts, inventory.EventAgentTask, inventory.EventAgentResult} {
 		if r.events.count(kind) == 0 {
 			t.Errorf("no %s event was recorded", kind)

@@ -38,6 +38,7 @@ type Authority struct {
 
 	caKey     *ecdsa.PrivateKey
 	serverKey *ecdsa.PrivateKey
+	pin       string
 }
 
 // Authority returns the site's CA, made on first use. site names it in its
@@ -79,7 +80,12 @@ func (k *Keyring) Authority(ctx context.Context, site string, now time.Time) (*A
 	if !caKey.PublicKey.Equal(cert.PublicKey) {
 		return nil, errors.New("the site CA's certificate and key do not belong together: the store was restored in parts; restore it whole")
 	}
-	return &Authority{Certificate: cert, caKey: caKey, serverKey: serverKey}, nil
+	spki, err := x509.MarshalPKIXPublicKey(serverKey.Public())
+	if err != nil {
+		return nil, fmt.Errorf("hashing the controller's public key: %w", err)
+	}
+	sum := sha256.Sum256(spki)
+	return &Authority{Certificate: cert, caKey: caKey, serverKey: serverKey, pin: hex.EncodeToString(sum[:])}, nil
 }
 
 // TLS returns a server configuration with a fresh certificate for hosts (names
@@ -119,15 +125,7 @@ func (a *Authority) TLS(hosts []string, now time.Time) (*tls.Config, error) {
 
 // Pin is the hex SHA-256 of the server key's SubjectPublicKeyInfo, which the
 // kernel command line carries as edge.pin.
-func (a *Authority) Pin() string {
-	spki, err := x509.MarshalPKIXPublicKey(a.serverKey.Public())
-	if err != nil {
-		// A P-256 key that was parsed or made above always marshals.
-		panic(fmt.Sprintf("marshalling a P-256 public key: %v", err))
-	}
-	sum := sha256.Sum256(spki)
-	return hex.EncodeToString(sum[:])
-}
+func (a *Authority) Pin() string { return a.pin }
 
 // PEM is the CA's certificate for clients that check chains.
 func (a *Authority) PEM() []byte {
