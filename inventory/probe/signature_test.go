@@ -3,7 +3,6 @@ package probe
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -167,7 +166,7 @@ func FuzzReadContent(f *testing.F) {
 		}
 		f.Add(uint32(at), []byte(m.bytes), uint32(1<<20))
 	}
-	f.Add(uint32(512), []byte("EFI PART\x00\x00\x01\x00"+fmt.Sprint(make([]byte, 90))), uint32(1<<20))
+	f.Add(uint32(512), []byte("EFI PART\x00\x00\x01\x00"+string(make([]byte, 90))), uint32(1<<20))
 	f.Add(uint32(446), bytes.Repeat([]byte{0x7f}, 66), uint32(1<<16))
 	f.Fuzz(func(t *testing.T, at uint32, text []byte, size uint32) {
 		disk := make([]byte, size%(2<<20))

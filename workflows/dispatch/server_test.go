@@ -156,7 +156,6 @@ func (r *rig) boot(name string, executor agent.Executor) <-chan error {
 // stage is an executor whose tasks last until they are told to end.
 type stage struct {
 	mu      sync.Mutex
-	running int
 	log     []string
 	started chan agent.Task
 	finish  chan agent.Result

@@ -37,8 +37,7 @@ type bench struct {
 
 	mu    sync.Mutex
 	serve func(w http.ResponseWriter, r *http.Request) bool // true: answered
-	reads int
-	gets  map[string]int // by range
+	gets  map[string]int                                    // by range
 }
 
 func newBench(t *testing.T, raw []byte, disks ...string) *bench {
