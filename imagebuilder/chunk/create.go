@@ -89,7 +89,7 @@ type creator struct {
 	extents  []extent
 }
 
-// compressed is one chunk on its way from a worker to the writer. Its frame goes back to the pool of buffers.
+// compressed is one chunk on its way from a worker to the writer.
 type compressed struct {
 	frame []byte
 	zero  bool
@@ -111,7 +111,8 @@ func (c *creator) run(ctx context.Context, dst io.Writer) error {
 	jobs := make(chan job)
 	// The queue keeps results in disk order; its length bounds the frames that wait for a slow chunk before them.
 	queue := make(chan chan compressed, 2*c.workers)
-	frames := sync.Pool{New: func() any { return []byte(nil) }}
+	// Buffers that the writer is done with; there are never more frames under way than fit.
+	spare := make(chan []byte, 3*c.workers+2)
 
 	group.Go(func() {
 		defer close(jobs)
@@ -140,7 +141,11 @@ func (c *creator) run(ctx context.Context, dst io.Writer) error {
 			buffer := make([]byte, c.manifest.Chunks[0].RawBytes)
 			zeros := newZeroDigests()
 			for j := range jobs {
-				frame, _ := frames.Get().([]byte)
+				var frame []byte
+				select {
+				case frame = <-spare:
+				default:
+				}
 				j.result <- c.compress(encoder, zeros, buffer, frame[:0], c.manifest.Chunks[j.index])
 			}
 		})
@@ -163,7 +168,10 @@ func (c *creator) run(ctx context.Context, dst io.Writer) error {
 		chunk.RawSHA256, chunk.FrameSHA256, chunk.Zero = r.raw, r.sum, r.zero
 		chunk.FrameOffset, chunk.FrameBytes = offset, int64(len(r.frame))
 		offset += chunk.FrameBytes
-		frames.Put(r.frame)
+		select {
+		case spare <- r.frame:
+		default:
+		}
 		if c.progress != nil {
 			c.progress(chunk.RawOffset+chunk.RawBytes, c.manifest.RawBytes)
 		}
