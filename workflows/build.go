@@ -52,7 +52,6 @@ func Build(s *site.Site, o Observation, opts BuildOptions) (Plan, hcl.Diagnostic
 	for _, address := range o.Orphans {
 		b.put(Action{Address: address, Kind: KindOrphan, Reason: "no longer declared; left alone until `destroy -target`"})
 	}
-	b.block(graph.Nodes)
 	b.keepTargets()
 
 	plan := Plan{Version: PlanVersion, Site: s.Name, Catalog: o.Catalog}
@@ -60,7 +59,7 @@ func Build(s *site.Site, o Observation, opts BuildOptions) (Plan, hcl.Diagnostic
 		plan.Actions = append(plan.Actions, a)
 	}
 	sortActions(plan.Actions, graph.Nodes)
-	return plan, b.diags
+	return plan.Block(), b.diags
 }
 
 type builder struct {
@@ -338,29 +337,6 @@ func (b *builder) changing(address string) []string {
 		}
 	}
 	return slices.Sorted(slices.Values(out))
-}
-
-// block turns what depends on something that cannot be had into blocked, in
-// passes until nothing changes.
-func (b *builder) block(order []string) {
-	for changed := true; changed; {
-		changed = false
-		for _, address := range order {
-			a, ok := b.actions[address]
-			if !ok || !a.Kind.Changes() {
-				continue
-			}
-			for _, d := range b.edges[address] {
-				switch b.actions[d].Kind {
-				case KindUnreachable, KindRefused, KindBlocked:
-					a.Kind, a.Reason = KindBlocked, "it depends on "+d
-					a.After, a.Changes = nil, nil
-					b.actions[address] = a
-					changed = true
-				}
-			}
-		}
-	}
 }
 
 // keepTargets drops what is neither a target nor below one.

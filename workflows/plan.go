@@ -174,6 +174,36 @@ func (p Plan) Find(address string) (Action, bool) {
 	return p.Actions[i], true
 }
 
+// Block returns the plan with everything blocked that depends on something that
+// cannot be asked, is refused, or is blocked itself.
+func (p Plan) Block() Plan {
+	p.Actions = slices.Clone(p.Actions)
+	for changed := true; changed; {
+		changed = false
+		for i, a := range p.Actions {
+			if cause := p.obstacle(a); cause != "" {
+				p.Actions[i] = Action{Address: a.Address, Kind: KindBlocked, Reason: "it depends on " + cause, DependsOn: a.DependsOn}
+				changed = true
+			}
+		}
+	}
+	return p
+}
+
+// obstacle is the first dependency that keeps an action from being carried out.
+func (p Plan) obstacle(a Action) string {
+	if !a.Kind.Changes() {
+		return ""
+	}
+	for _, d := range a.DependsOn {
+		switch on, _ := p.Find(d); on.Kind {
+		case KindUnreachable, KindRefused, KindBlocked:
+			return d
+		}
+	}
+	return ""
+}
+
 // Digest names what the plan would do: two plans with one digest do the same.
 func (p Plan) Digest() string {
 	// A struct of strings, numbers and slices always marshals.

@@ -55,6 +55,8 @@ type Retry struct {
 	Backoff time.Duration
 	// MaxBackoff is 16 × Backoff when zero.
 	MaxBackoff time.Duration
+	// Halt ends the tries when it is closed: the one under way is the last.
+	Halt <-chan struct{}
 	// Jitter returns a number in [0,1); rand.Float64 when nil.
 	Jitter func() float64
 }
@@ -77,6 +79,8 @@ func (r Retry) Do(ctx context.Context, clock Clock, attempt func(ctx context.Con
 		select {
 		case <-ctx.Done():
 			return errors.Join(err, context.Cause(ctx))
+		case <-r.Halt:
+			return fmt.Errorf("stopped after %d of %d attempts: %w", n, attempts, err)
 		case <-clock.After(r.pause(n)):
 		}
 	}

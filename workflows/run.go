@@ -113,6 +113,10 @@ type Change struct {
 // what runs is cut off too. The error is about the run itself (a journal that
 // cannot be written), never about a node.
 func (e *Engine) Run(ctx context.Context, run uuid.UUID, nodes []Node, stop <-chan struct{}) ([]Ending, error) {
+	nodes = slices.Clone(nodes)
+	for i := range nodes {
+		nodes[i].Retry.Halt = stop
+	}
 	s := &schedule{engine: e, run: run, nodes: nodes, endings: map[string]*Ending{}, busy: map[string]bool{}, running: map[string]bool{}, done: make(chan finished)}
 	ctx, s.cancel = context.WithCancelCause(ctx)
 	defer s.cancel(nil)

@@ -250,7 +250,7 @@ func withoutRepeats(next, done workflows.Plan) workflows.Plan {
 		kept = append(kept, a)
 	}
 	next.Actions = kept
-	return next
+	return next.Block()
 }
 
 // consent asks for the serial of each machine whose disk carries something and
@@ -272,30 +272,7 @@ func (ap *applying) consent(plan workflows.Plan) (_ workflows.Plan, missing bool
 		fmt.Fprintf(ap.app.stderr, "\n%s will not be installed: erasing its disk was not consented to. Set wipe = true for it in site.hcl, or type its serial.\n", a.Address)
 		plan.Actions[i].Kind, plan.Actions[i].Reason, plan.Actions[i].Erase = workflows.KindRefused, "erasing its disk was not consented to", nil
 	}
-	if missing {
-		plan = blockDependents(plan)
-	}
-	return plan, missing
-}
-
-// blockDependents blocks, in passes, what depends on something refused.
-func blockDependents(plan workflows.Plan) workflows.Plan {
-	for changed := true; changed; {
-		changed = false
-		for i, a := range plan.Actions {
-			if !a.Kind.Changes() {
-				continue
-			}
-			for _, d := range a.DependsOn {
-				if on, ok := plan.Find(d); ok && (on.Kind == workflows.KindRefused || on.Kind == workflows.KindBlocked) {
-					plan.Actions[i].Kind, plan.Actions[i].Reason = workflows.KindBlocked, "it depends on "+d
-					changed = true
-					break
-				}
-			}
-		}
-	}
-	return plan
+	return plan.Block(), missing
 }
 
 // confirm asks on the terminal; anything but the wanted answer is no.

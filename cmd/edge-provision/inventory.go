@@ -20,6 +20,7 @@ import (
 	"github.com/edge-provision/edge-provision/inventory/query"
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/steps"
 )
 
 // inventoryFlags are shared by the commands that print machines.
@@ -120,7 +121,7 @@ func (a *app) printMachines(ctx context.Context, s *store.Store, machines []inve
 	}
 	rows := [][]string{header}
 	for _, m := range machines {
-		facts, err := s.MergedFacts(ctx, m.ID)
+		facts, err := factsOf(ctx, s, m)
 		if err != nil {
 			return err
 		}
@@ -135,6 +136,15 @@ func (a *app) printMachines(ctx context.Context, s *store.Store, machines []inve
 		return w.WriteAll(rows)
 	}
 	return writeTable(a.stdout, rows)
+}
+
+// factsOf is the merged view of a machine's facts, empty while there are none.
+func factsOf(ctx context.Context, s *store.Store, m inventory.Machine) (inventory.Facts, error) {
+	facts, err := steps.KnownFacts(ctx, s, m.ID)
+	if err != nil || facts == nil {
+		return inventory.Facts{}, err
+	}
+	return *facts, nil
 }
 
 // writeTable aligns columns with two blanks between them.
@@ -254,7 +264,7 @@ func (a *app) inventoryShow(f *inventoryFlags) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				merged, err := s.MergedFacts(ctx, m.ID)
+				merged, err := factsOf(ctx, s, m)
 				if err != nil {
 					return err
 				}
@@ -362,10 +372,10 @@ func twoFacts(ctx context.Context, s *store.Store, site string, names []string) 
 		if err != nil {
 			return old, now, err
 		}
-		if old, err = s.MergedFacts(ctx, m.ID); err != nil {
+		if old, err = factsOf(ctx, s, m); err != nil {
 			return old, now, err
 		}
-		now, err = s.MergedFacts(ctx, other.ID)
+		now, err = factsOf(ctx, s, other)
 		return old, now, err
 	}
 	documents, err := s.FactsHistory(ctx, m.ID, inventory.SourceAgent)

@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -105,11 +104,14 @@ func (a *app) rack(path, dir string) (*rack.Rack, error) {
 	if err != nil {
 		return nil, err
 	}
+	cache, err := a.cache()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return nil, fmt.Errorf("making the cache directory: %w", err)
+	}
 	if dir == "" {
-		cache, err := a.cache()
-		if err != nil {
-			return nil, err
-		}
 		dir = filepath.Join(cache, "racks", s.Name)
 	}
 	if dir, err = filepath.Abs(dir); err != nil {
@@ -119,6 +121,7 @@ func (a *app) rack(path, dir string) (*rack.Rack, error) {
 	if err != nil {
 		return nil, err
 	}
+	spec.CacheDir = cache
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("finding this program: %w", err)
@@ -178,7 +181,11 @@ func rackMachine(s *site.Site, m *site.Machine) (rack.Machine, error) {
 		e.BootOrder = append(e.BootOrder, rack.BootClass(b))
 	}
 	for i, d := range hardware.Disks {
-		disk := rack.Disk{Bus: rack.DiskBus(d.Bus), Bytes: d.SizeBytes, Serial: d.Serial, LogicalBlock: d.BlockBytes, Path: d.Source}
+		source := d.Source
+		if source != "" && !filepath.IsAbs(source) {
+			source = filepath.Join(filepath.Dir(d.DeclRange.Filename), source)
+		}
+		disk := rack.Disk{Bus: rack.DiskBus(d.Bus), Bytes: d.SizeBytes, Serial: d.Serial, LogicalBlock: d.BlockBytes, Source: source}
 		if disk.Serial == "" {
 			disk.Serial = diskSerial(m.Hostname, i)
 		}
@@ -194,8 +201,8 @@ func rackMachine(s *site.Site, m *site.Machine) (rack.Machine, error) {
 			mac = madeUpMAC(e.UUID, i)
 		}
 		nic := rack.NIC{Model: rack.NICModel(n.Model), MAC: mac, Network: m.Network.Name}
-		if i == 0 {
-			nic.PXE = pxe
+		if i == 0 && (n.Model == "virtio" || hardware.PXE == "ipxe") {
+			nic.PXE = pxe // OVMF has no driver of its own for other cards
 		}
 		e.NICs = append(e.NICs, nic)
 	}
@@ -249,21 +256,5 @@ func (a *app) rackStatus(ctx context.Context, r *rack.Rack) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(a.stdout, "Rack %s: %s", status.Name, status.State)
-	if status.Namespace != "" {
-		fmt.Fprintf(a.stdout, ", namespace %s, accelerator %s", status.Namespace, status.Accelerator)
-	}
-	fmt.Fprintln(a.stdout)
-	if len(status.Machines) == 0 {
-		return nil
-	}
-	rows := [][]string{{"MACHINE", "POWER", "BOOTS", "BMC", "SERIAL LOG"}}
-	for _, m := range status.Machines {
-		power := "off"
-		if m.On {
-			power = "on"
-		}
-		rows = append(rows, []string{m.Address, power, strconv.Itoa(m.Boots), or(m.BMC), m.Serial})
-	}
-	return writeTable(a.stdout, slices.Clip(rows))
+	return status.Write(a.stdout)
 }

@@ -96,9 +96,13 @@ func (w *world) diagnose(ctx context.Context, address string) ([]timeline.Findin
 	if err != nil {
 		return nil, err
 	}
-	return timeline.Diagnose(timeline.Input{
-		Machine: row, Events: events, Now: time.Now(), BMCDriver: string(m.BMC.Driver), Mode: string(m.Network.DHCP.Mode),
-	}), nil
+	in := timeline.Input{
+		Events: events, Now: time.Now(), Declared: true, State: row.State, BMC: string(m.BMC.Driver), BMCAddress: m.BMC.Address,
+	}
+	if m.Network != nil {
+		in.Mode, in.Interface = string(m.Network.DHCP.Mode), m.Network.Interface
+	}
+	return timeline.Diagnose(in), nil
 }
 
 // explain is diagnose for an error message.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/edge-provision/edge-provision/bmc"
 	"github.com/edge-provision/edge-provision/imagebuilder"
+	"github.com/edge-provision/edge-provision/inventory/query"
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/pxe"
 	"github.com/edge-provision/edge-provision/workflows"
@@ -29,7 +30,7 @@ func (a *app) openCatalog(ctx context.Context) (*store.Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
-	return store.Open(ctx, store.Config{Path: filepath.Join(dir, "catalog.db"), DSN: a.catalog, Log: a.logger()})
+	return store.Open(ctx, store.Config{Path: filepath.Join(dir, "catalog.db"), DSN: a.catalog, Log: a.logger(), Match: query.Match})
 }
 
 // world is everything that the commands on one site work with.

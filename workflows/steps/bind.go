@@ -41,11 +41,11 @@ func bindOne(ctx context.Context, s *site.Site, catalog *store.Store, m *site.Ma
 		if row.Address != "" {
 			continue
 		}
-		facts, err := catalog.MergedFacts(ctx, row.ID)
+		facts, err := KnownFacts(ctx, catalog, row.ID)
 		if err != nil {
 			return err
 		}
-		result, err := m.Match.Eval(query.NewDoc(row, &facts))
+		result, err := m.Match.Eval(query.NewDoc(row, facts))
 		if err != nil {
 			return fmt.Errorf("%s: evaluating its match: %w", m.Address, err)
 		}

@@ -127,11 +127,10 @@ func (o *Observer) remembered(ctx context.Context, m *site.Machine, v *workflows
 			return err
 		}
 		if d, ok := documents[inventory.SourceAgent]; ok {
-			facts, err := o.Catalog.MergedFacts(ctx, row.ID)
-			if err != nil {
+			v.FactsSeen = d.LastSeen
+			if v.Facts, err = KnownFacts(ctx, o.Catalog, row.ID); err != nil {
 				return err
 			}
-			v.Facts, v.FactsSeen = &facts, d.LastSeen
 		}
 		if o.Dispatch != nil {
 			_, v.InInstaller = o.Dispatch.Session(ctx, row.ID)

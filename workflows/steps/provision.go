@@ -339,11 +339,11 @@ func (p *Provisioner) netboot(ctx context.Context, m *site.Machine, row inventor
 // machine was last seen in, or UEFI, which is what firmware of the last decade
 // comes with.
 func (p *Provisioner) bootsEFI(ctx context.Context, row inventory.Machine) (bool, error) {
-	facts, err := p.Catalog.MergedFacts(ctx, row.ID)
+	facts, err := KnownFacts(ctx, p.Catalog, row.ID)
 	if err != nil {
 		return false, err
 	}
-	return facts.Firmware == nil || facts.Firmware.Mode != "bios", nil
+	return facts == nil || facts.Firmware == nil || facts.Firmware.Mode != "bios", nil
 }
 
 // Release sends the machines that this process brought into the installer, and

@@ -67,11 +67,10 @@ func (r *Runner) Known(ctx context.Context) (site.Known, error) {
 		case err != nil:
 			return site.Known{}, err
 		default:
-			facts, err := r.Catalog.MergedFacts(ctx, row.ID)
-			if err != nil {
+			v.Machine = &row
+			if v.Facts, err = KnownFacts(ctx, r.Catalog, row.ID); err != nil {
 				return site.Known{}, err
 			}
-			v.Machine, v.Facts = &row, &facts
 		}
 		if v.Applied, err = loadRecord(ctx, r.Catalog, r.Site.Name, m.Address); err != nil {
 			return site.Known{}, err
@@ -91,6 +90,18 @@ func (r *Runner) Known(ctx context.Context) (site.Known, error) {
 		}
 	}
 	return known, nil
+}
+
+// KnownFacts is the merged view of a machine's facts; nil while there are none.
+func KnownFacts(ctx context.Context, catalog *store.Store, id uuid.UUID) (*inventory.Facts, error) {
+	facts, err := catalog.MergedFacts(ctx, id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &facts, nil
 }
 
 // applied returns the outputs of the step's last success, or NilVal.
