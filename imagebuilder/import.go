@@ -139,8 +139,10 @@ func (b *Builder) obtain(ctx context.Context, spec ImportSpec, dir string) (stri
 		return "", err
 	}
 	if spec.remote() {
-		d := download{client: spec.HTTP, url: spec.Source, want: want, path: filepath.Join(b.cacheDir(), "downloads", want.String()), log: b.log(),
-			progress: func(done, total int64) { b.progress("fetch", done, total) }}
+		d := download{
+			client: spec.HTTP, url: spec.Source, want: want, path: filepath.Join(b.cacheDir(), "downloads", want.String()), log: b.log(),
+			progress: func(done, total int64) { b.progress("fetch", done, total) },
+		}
 		return d.path, d.run(ctx)
 	}
 	// The copy is what gets hashed and converted: the original may change under our hands.
@@ -257,7 +259,7 @@ func decompress(ctx context.Context, file, raw string) (err error) {
 // spool copies r into an empty file and leaves holes where it is zero.
 func spool(ctx context.Context, out *os.File, r io.Reader, limit int64) error {
 	buffer := make([]byte, 256<<10)
-	var zero = make([]byte, len(buffer))
+	zero := make([]byte, len(buffer))
 	var offset int64
 	for {
 		if err := ctx.Err(); err != nil {

@@ -192,6 +192,7 @@ func rootGUID(t *testing.T, disk string) string {
 	}
 	return fmt.Sprint(root.GUID)
 }
+
 func readTable(t *testing.T, path string) *gpt.Table {
 	t.Helper()
 	f, err := os.Open(path)

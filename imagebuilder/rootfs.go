@@ -14,8 +14,14 @@ import (
 
 // osTools are the programs that BuildOS runs.
 var osTools = []tool{
-	{"mmdebstrap", "mmdebstrap"}, {"apt-get", "apt"}, {"dpkg-deb", "dpkg"}, {"mke2fs", "e2fsprogs"}, {"mkfs.vfat", "dosfstools"},
-	{"mcopy", "mtools"}, {"grub-mkimage", "grub-common"}, {"chroot", "coreutils"},
+	{"mmdebstrap", "mmdebstrap"},
+	{"apt-get", "apt"},
+	{"dpkg-deb", "dpkg"},
+	{"mke2fs", "e2fsprogs"},
+	{"mkfs.vfat", "dosfstools"},
+	{"mcopy", "mtools"},
+	{"grub-mkimage", "grub-common"},
+	{"chroot", "coreutils"},
 }
 
 // osBuild is one build of an operating system image.

@@ -124,7 +124,7 @@ func (s *controlServer) serve(ctx context.Context) error {
 		conn, err := s.listener.Accept()
 		if ctx.Err() != nil {
 			if err == nil {
-				err = conn.Close()
+				conn.Close()
 			}
 			return nil
 		}

@@ -21,6 +21,7 @@ func (l layout) certificates() string {
 }
 
 func (l layout) machine(address string) string { return filepath.Join(string(l), machineDir(address)) }
+
 func (l layout) serial(address string) string {
 	return filepath.Join(l.machine(address), "serial.log")
 }

@@ -88,10 +88,13 @@ func qemuArgs(l layout, index int, m Machine, accel Accelerator, o sim.Override)
 		"-serial", "chardev:serial0",
 		"-device", "virtio-rng-pci",
 	)
+	if m.Firmware == FirmwareUEFI {
+		// A rack's networks have no IPv6: OVMF would look for it for 70 s
+		// after each boot that IPv4 sends back to the disk.
+		args = append(args, "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n")
+	}
 	if m.HTTPBoot {
-		args = append(args,
-			"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n",
-			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n")
+		args = append(args, "-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n")
 	}
 	order := bootIndexes(m, o)
 	for i, n := range m.NICs {

@@ -32,8 +32,10 @@ func Build(s *site.Site, o Observation, opts BuildOptions) (Plan, hcl.Diagnostic
 	}
 	for _, address := range append(slices.Clone(opts.Replace), opts.Target...) {
 		if !slices.Contains(graph.Nodes, address) {
-			b.diags = append(b.diags, &hcl.Diagnostic{Severity: hcl.DiagError, Summary: "Unknown address",
-				Detail: fmt.Sprintf("%s is not declared in this site. An address looks like machine.node[\"a\"]; quote it for the shell.", address)})
+			b.diags = append(b.diags, &hcl.Diagnostic{
+				Severity: hcl.DiagError, Summary: "Unknown address",
+				Detail: fmt.Sprintf("%s is not declared in this site. An address looks like machine.node[\"a\"]; quote it for the shell.", address),
+			})
 		}
 	}
 	for _, m := range s.Machines {
@@ -46,7 +48,7 @@ func Build(s *site.Site, o Observation, opts BuildOptions) (Plan, hcl.Diagnostic
 	}
 	for _, w := range s.Workflows {
 		for _, step := range w.Steps {
-			b.put(b.step(step))
+			b.decide(step)
 		}
 	}
 	for _, address := range o.Orphans {
@@ -143,7 +145,16 @@ func (b *builder) refuse(a Action, at hcl.Range, summary, detail string) Action 
 // inspect boots a machine whose facts are unknown.
 func (b *builder) inspect(a Action, m *site.Machine, v MachineView) Action {
 	a.Kind, a.Reason = KindInspect, "never inspected; its facts are not known"
+	return withPower(a, m, v)
+}
+
+// withPower adds what happens to the machine's power on the way, and why its BMC
+// could not be asked.
+func withPower(a Action, m *site.Machine, v MachineView) Action {
 	a.Power = powerFor(m, v)
+	if a.Power == PowerUnasked && v.PowerErr != "" {
+		a.Reason += "; its BMC: " + v.PowerErr
+	}
 	return a
 }
 
@@ -168,7 +179,7 @@ func powerFor(m *site.Machine, v MachineView) PowerChange {
 func (b *builder) resume(a Action, m *site.Machine, v MachineView) Action {
 	a.Kind, a.Reason = KindInstall, "its installation was cut off and will be continued"
 	a.Image, a.ImageDigest = m.Image.Address, v.Unfinished.Image
-	a.Power = powerFor(m, v)
+	a = withPower(a, m, v)
 	a.Erase = &Erase{Disk: v.Unfinished.Disk, Consent: ConsentUnfinished}
 	a.Inputs = installInputs(m, a)
 	return a
@@ -264,7 +275,7 @@ func (b *builder) install(a Action, m *site.Machine, v MachineView) Action {
 		a.Reason = "to be replaced, as asked"
 	}
 	a.Image, a.ImageDigest = m.Image.Address, b.seen.Images[m.Image.Address].Digest
-	a.Power = powerFor(m, v)
+	a = withPower(a, m, v)
 	a.Erase = &Erase{Disk: NameDisk(disk), Signatures: slices.Clone(disk.Signatures), Consent: ConsentBlank}
 	if len(disk.Signatures) > 0 {
 		a.Erase.Consent, a.Erase.Serial = ConsentNeeded, typedName(v)
@@ -290,6 +301,20 @@ func typedName(v MachineView) string {
 	return ""
 }
 
+// decide puts a step's action after those of the steps that it depends on, in
+// whatever order they are declared: what becomes of a step hangs on them.
+func (b *builder) decide(s *site.Step) {
+	if _, done := b.actions[s.Address]; done {
+		return
+	}
+	for _, d := range b.edges[s.Address] {
+		if below := b.site.StepByAddress(d); below != nil {
+			b.decide(below)
+		}
+	}
+	b.put(b.step(s))
+}
+
 // step decides about one step from its own inspection.
 func (b *builder) step(s *site.Step) Action {
 	v := b.seen.Steps[s.Address]
@@ -297,7 +322,7 @@ func (b *builder) step(s *site.Step) Action {
 	switch {
 	case v.Skipped:
 		a.Kind, a.Reason = KindSkipped, "its `when` is false"
-	case b.waitsForChange(s.Address, map[string]bool{}):
+	case b.waitsForChange(s.Address):
 		a.Kind, a.Reason, a.Inputs, a.Changes = KindRun, "what it depends on changes first", "", nil
 		a.After = b.changing(s.Address)
 	case v.Presence == Unreachable:
@@ -314,19 +339,9 @@ func (b *builder) step(s *site.Step) Action {
 	return a
 }
 
-// waitsForChange reports whether something below address is going to change.
-func (b *builder) waitsForChange(address string, seen map[string]bool) bool {
-	if seen[address] {
-		return false
-	}
-	seen[address] = true
-	for _, d := range b.edges[address] {
-		if b.actions[d].Kind.Changes() || b.waitsForChange(d, seen) {
-			return true
-		}
-	}
-	return false
-}
+// waitsForChange reports whether something below address is going to change. A
+// step that waits is going to run itself, so that the direct dependencies tell.
+func (b *builder) waitsForChange(address string) bool { return len(b.changing(address)) > 0 }
 
 // changing lists the direct dependencies of address that are going to change.
 func (b *builder) changing(address string) []string {

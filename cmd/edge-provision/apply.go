@@ -79,6 +79,7 @@ func (a *app) apply(ctx context.Context, path string, f applyFlags) error {
 		return err
 	}
 	defer unlock()
+	w.prune(ctx)
 
 	ap := &applying{world: w, flags: f, screen: screen, fence: fence, answers: bufio.NewReader(a.stdin)}
 	ap.provisioner = &steps.Provisioner{

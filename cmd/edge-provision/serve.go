@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
 
@@ -39,6 +38,7 @@ into the installer once, recorded with their facts, and sent back to their disk.
 				return err
 			}
 			defer unlock()
+			w.prune(ctx)
 			service, err := w.listen(ctx, p)
 			if err != nil {
 				return err
@@ -82,16 +82,12 @@ func (w *world) serveUntilStopped(ctx context.Context, service *steps.Service) e
 	return err
 }
 
-// prune bounds the catalog's growth; a failure is no reason to fail a command.
+// prune bounds the catalog's growth. A failure, or a prune that is not done in
+// a few seconds, is no reason to fail a command: the next one goes on.
 func (w *world) prune(ctx context.Context) {
-	if err := pruneFor(ctx, w.catalog, 10*time.Second); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if _, err := w.catalog.Prune(ctx); err != nil {
 		w.app.logger().Warn("removing old events from the catalog", "error", err)
 	}
-}
-
-func pruneFor(ctx context.Context, s *store.Store, limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	_, err := s.Prune(ctx)
-	return err
 }

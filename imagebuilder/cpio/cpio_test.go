@@ -31,8 +31,10 @@ func archive(t testing.TB) []byte {
 }
 
 func TestReaderGivesWhatWriterWrote(t *testing.T) {
-	want := []string{"init 100755 7", "lib 40755 0", "lib/modules 40755 0", "lib/modules/6.1 40755 0", "lib/modules/6.1/a.ko 100644 4097",
-		"empty 100600 0", "sbin 120777 8", "proc 40555 0", "dev 40755 0", "dev/console 20600 0"}
+	want := []string{
+		"init 100755 7", "lib 40755 0", "lib/modules 40755 0", "lib/modules/6.1 40755 0", "lib/modules/6.1/a.ko 100644 4097",
+		"empty 100600 0", "sbin 120777 8", "proc 40555 0", "dev 40755 0", "dev/console 20600 0",
+	}
 	r := NewReader(bytes.NewReader(archive(t)))
 	var got []string
 	for {

@@ -63,8 +63,10 @@ func TestEveryColumnIsTheCatalogs(t *testing.T) {
 			}
 			docs = append(docs, NewDoc(m, f))
 		}
-		expressions := []string{`regex("^Edge-[0-9]$", facts.system.product)`, `glob("Edge*", facts.system.product)`, `any(facts.nics[*].boot)`,
-			fmt.Sprintf(`machine.id == %q`, docs[1].machine.ID), `facts.memory.bytes * 2 == GiB(16)`}
+		expressions := []string{
+			`regex("^Edge-[0-9]$", facts.system.product)`, `glob("Edge*", facts.system.product)`, `any(facts.nics[*].boot)`,
+			fmt.Sprintf(`machine.id == %q`, docs[1].machine.ID), `facts.memory.bytes * 2 == GiB(16)`,
+		}
 		for path := range columns {
 			expressions = append(expressions, "missing("+path+")", "!missing("+path+")")
 		}

@@ -95,7 +95,7 @@ func (c *compiler) complain(rng hcl.Range, summary, format string, args ...any) 
 // checkDepth refuses trees that would cost too much stack or time.
 func (c *compiler) checkDepth(e hclsyntax.Expression) bool {
 	m := &measure{}
-	hclsyntax.Walk(e, m)
+	_ = hclsyntax.Walk(e, m) // the measure speaks for itself
 	if m.tooDeep || m.nodes > MaxNodes {
 		c.complain(e.Range(), "Expression too large",
 			"The expression nests more than %d deep or has more than %d parts.", MaxDepth, MaxNodes)
@@ -227,7 +227,7 @@ func (c *compiler) isConstant(e hclsyntax.Expression) bool {
 		}
 	}
 	constant := true
-	hclsyntax.VisitAll(e, func(n hclsyntax.Node) hcl.Diagnostics {
+	_ = hclsyntax.VisitAll(e, func(n hclsyntax.Node) hcl.Diagnostics {
 		switch x := n.(type) {
 		case *hclsyntax.AnonSymbolExpr:
 			constant = constant && c.anon[x] == nil

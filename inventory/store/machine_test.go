@@ -138,8 +138,10 @@ func TestObserveReportsChangeOnce(t *testing.T) {
 func TestObserveTakesTheByteOrderThatSMBIOSShows(t *testing.T) {
 	s := storetest.Open(t, storetest.SQLite(t))
 	byROM := observe(t, s, seen("", inventory.SwapUUID(uuidA), 1))
-	m := observe(t, s, store.Observation{MACs: []inventory.MAC{mac(1)}, Source: inventory.SourceAgent,
-		Facts: &inventory.Facts{System: &inventory.System{UUID: uuidA.String(), Serial: "7XK2Q93"}}})
+	m := observe(t, s, store.Observation{
+		MACs: []inventory.MAC{mac(1)}, Source: inventory.SourceAgent,
+		Facts: &inventory.Facts{System: &inventory.System{UUID: uuidA.String(), Serial: "7XK2Q93"}},
+	})
 	again := observe(t, s, seen("", inventory.SwapUUID(uuidA), 1))
 	if m.ID != byROM.ID || m.SMBIOSUUID != uuidA || m.Serial != "7XK2Q93" || again.SMBIOSUUID != uuidA {
 		t.Errorf("machine = %+v, later %+v; want one machine with UUID %s and the serial of its facts", m, again, uuidA)

@@ -243,8 +243,10 @@ func TestRefusedCredentialIsRememberedAcrossRestarts(t *testing.T) {
 func TestImages(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
 		ctx, s := t.Context(), storetest.Open(t, cfg)
-		want := store.Image{Digest: "sha256:aa", Name: "edge-os", Architecture: "amd64", SpecDigest: "sha256:bb", Path: "/images/aa",
-			RawBytes: 3 << 40, StoredBytes: 1 << 30, CreatedAt: time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)}
+		want := store.Image{
+			Digest: "sha256:aa", Name: "edge-os", Architecture: "amd64", SpecDigest: "sha256:bb", Path: "/images/aa",
+			RawBytes: 3 << 40, StoredBytes: 1 << 30, CreatedAt: time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC),
+		}
 		ok(t, s.PutImage(ctx, want))
 		ok(t, s.PutImage(ctx, want))
 		if got := must[store.Image](t)(s.Image(ctx, want.Digest)); got != want {

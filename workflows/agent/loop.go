@@ -182,7 +182,7 @@ func (l *Loop) poll(ctx context.Context) (PollReply, error) {
 		// What the poll may have brought is asked for again: the
 		// controller answers by state, not by event.
 		stop()
-		<-answered
+		_ = <-answered // cut off by stop: its error says nothing
 		return PollReply{}, l.conclude(ctx, result)
 	}
 }
@@ -253,7 +253,7 @@ func (l *Loop) start(ctx context.Context, task Task) {
 		reporter := newReporter(jobCtx, l, task.Ref())
 		result := l.execute(jobCtx, task, reporter.report)
 		reporter.close()
-		if result.Outcome != OutcomeOK && context.Cause(jobCtx) == errCancelled {
+		if result.Outcome != OutcomeOK && errors.Is(context.Cause(jobCtx), errCancelled) {
 			result.Outcome = OutcomeCancelled
 			result.Error = &Failure{Code: CodeCancelled, Message: fmt.Sprintf("task %s was stopped by order of the controller", task.Ref())}
 		}

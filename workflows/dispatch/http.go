@@ -372,8 +372,10 @@ func (s *Server) next(ctx context.Context, m *machine, session sessionRecord, ru
 			return reply, nil
 		case running == nil && m.want != nil && m.want.task.Ref() == ref:
 			// Never started: it ends here.
-			result := agent.Result{Task: ref, Boot: session.Boot, Outcome: agent.OutcomeCancelled,
-				Error: &agent.Failure{Code: agent.CodeCancelled, Message: "cancelled before it was started"}}
+			result := agent.Result{
+				Task: ref, Boot: session.Boot, Outcome: agent.OutcomeCancelled,
+				Error: &agent.Failure{Code: agent.CodeCancelled, Message: "cancelled before it was started"},
+			}
 			if err := s.update(context.WithoutCancel(ctx), m, func(d *document) { d.addResult(result) }); err != nil {
 				return reply, err
 			}
@@ -462,8 +464,10 @@ func (s *Server) serveProgress(ctx context.Context, m *machine, session sessionR
 		s.record(ctx, m.id, inventory.Event{
 			Kind: inventory.EventAgentProgress, MAC: session.MAC, Boot: session.Boot, Run: o.task.Run, Step: o.task.Step,
 			Message: p.Message,
-			Attrs: map[string]string{"task": p.Task.ID, "phase": string(p.Phase),
-				"bytes": fmt.Sprint(p.Bytes), "total": fmt.Sprint(p.Total)},
+			Attrs: map[string]string{
+				"task": p.Task.ID, "phase": string(p.Phase),
+				"bytes": fmt.Sprint(p.Bytes), "total": fmt.Sprint(p.Total),
+			},
 		})
 	}
 	return nil, nil
@@ -500,8 +504,10 @@ func (s *Server) serveResult(ctx context.Context, m *machine, session sessionRec
 	event := inventory.Event{
 		Kind: inventory.EventAgentResult, MAC: session.MAC, Boot: session.Boot,
 		Message: "The agent finished a task.",
-		Attrs: map[string]string{"task": result.Task.ID, "attempt": fmt.Sprint(result.Task.Attempt),
-			"outcome": string(result.Outcome)},
+		Attrs: map[string]string{
+			"task": result.Task.ID, "attempt": fmt.Sprint(result.Task.Attempt),
+			"outcome": string(result.Outcome),
+		},
 	}
 	if m.want != nil && m.want.task.Ref() == result.Task {
 		event.Run, event.Step = m.want.task.Run, m.want.task.Step

@@ -106,7 +106,7 @@ func Dial(ctx context.Context, c Config) (*Host, error) {
 	if err := conn.SetDeadline(deadline); err != nil {
 		return nil, errors.Join(&UnreachableError{Host: c.Name, Address: c.Address, Err: err}, conn.Close())
 	}
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	client, err := handshake(conn, c, want)
 	if err != nil {
 		stop()
@@ -135,8 +135,10 @@ func handshake(conn net.Conn, c Config, want ssh.PublicKey) (*ssh.Client, error)
 		HostKeyAlgorithms: algorithms(want),
 		HostKeyCallback: func(_ string, _ net.Addr, got ssh.PublicKey) error {
 			if string(got.Marshal()) != string(want.Marshal()) {
-				mismatch = &HostKeyError{Host: c.Name, Address: c.Address,
-					Got: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(got)))}
+				mismatch = &HostKeyError{
+					Host: c.Name, Address: c.Address,
+					Got: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(got))),
+				}
 				return mismatch
 			}
 			proven = true

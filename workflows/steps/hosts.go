@@ -79,8 +79,10 @@ func (s *SSH) address(ctx context.Context, m *site.Machine, record *workflows.In
 			return "", err
 		}
 	}
-	return "", &remote.UnreachableError{Host: m.Address, Address: "(unknown)",
-		Err: errors.New("it has no declared address and no lease from us; declare `address` for it")}
+	return "", &remote.UnreachableError{
+		Host: m.Address, Address: "(unknown)",
+		Err: errors.New("it has no declared address and no lease from us; declare `address` for it"),
+	}
 }
 
 // loadRecord returns what was last installed at an address; nil for nothing.

@@ -376,6 +376,9 @@ func TestBootEntryGoesFirstAndOthersStay(t *testing.T) {
 	if err != nil || !bytes.Equal(order, []byte{2, 0, 1, 0, 0, 0}) {
 		t.Errorf("BootOrder = %v, %v; want 2, 1, 0", order, err)
 	}
+	if next, err := vars.read("BootNext"); err != nil || !bytes.Equal(next, []byte{2, 0}) {
+		t.Errorf("BootNext = %v, %v; want 2", next, err)
+	}
 	option, err := vars.read("Boot0002")
 	if err != nil {
 		t.Fatal(err)

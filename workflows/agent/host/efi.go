@@ -69,6 +69,11 @@ func (h *Host) setBootEntry(table *gpt.Table, site string) (string, error) {
 	if err := vars.write("BootOrder", orderFirst(order, number)); err != nil {
 		return "", err
 	}
+	// Some firmware puts its own entries before ours again at each start; the
+	// next boot at least does not ask the network first (UEFI 2.10 section 3.1.1).
+	if err := vars.write("BootNext", binary.LittleEndian.AppendUint16(nil, number)); err != nil {
+		return "", err
+	}
 	return name, nil
 }
 
