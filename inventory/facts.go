@@ -142,6 +142,17 @@ type Disk struct {
 	Signatures []string `json:"signatures"`
 	// PartUUIDs are the GUIDs of its GPT partitions, upper half first.
 	PartUUIDs []string `json:"part_uuids,omitempty"`
+	// Owner is whose the installed system on the disk says it is; absent
+	// when it carries no system that edge-provision installed.
+	Owner *Owner `json:"owner,omitempty"`
+}
+
+// Owner is who installed the system on a disk.
+type Owner struct {
+	Catalog string `json:"catalog"` // id of the catalog
+	Site    string `json:"site,omitempty"`
+	Address string `json:"address,omitempty"` // in that site's site.hcl
+	Image   string `json:"image,omitempty"`   // digest
 }
 
 // NIC is one physical Ethernet port.

@@ -19,6 +19,22 @@ type BuildOptions struct {
 	Target []string
 }
 
+// Check refuses addresses that the site does not declare. It comes before
+// anything is asked, because a mistyped target would otherwise be everything.
+func (o BuildOptions) Check(s *site.Site) hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	nodes := s.Graph().Nodes
+	for _, address := range slices.Concat(o.Replace, o.Target) {
+		if !slices.Contains(nodes, address) {
+			diags = append(diags, &hcl.Diagnostic{
+				Severity: hcl.DiagError, Summary: "Unknown address",
+				Detail: fmt.Sprintf("%s is not declared in this site. An address looks like machine.node[\"a\"]; quote it for the shell.", address),
+			})
+		}
+	}
+	return diags
+}
+
 // Build compares the site as declared with the site as observed. It is pure and
 // deterministic: equal arguments give equal plans. The diagnostics explain each
 // refused action with the line of site.hcl it comes from; they do not make the
@@ -29,14 +45,6 @@ func Build(s *site.Site, o Observation, opts BuildOptions) (Plan, hcl.Diagnostic
 	b.edges = map[string][]string{}
 	for _, e := range graph.Edges {
 		b.edges[e.From] = append(b.edges[e.From], e.To)
-	}
-	for _, address := range append(slices.Clone(opts.Replace), opts.Target...) {
-		if !slices.Contains(graph.Nodes, address) {
-			b.diags = append(b.diags, &hcl.Diagnostic{
-				Severity: hcl.DiagError, Summary: "Unknown address",
-				Detail: fmt.Sprintf("%s is not declared in this site. An address looks like machine.node[\"a\"]; quote it for the shell.", address),
-			})
-		}
 	}
 	for _, m := range s.Machines {
 		b.put(b.machine(m))
@@ -74,8 +82,21 @@ type builder struct {
 }
 
 func (b *builder) put(a Action) {
-	a.DependsOn = slices.Sorted(slices.Values(b.edges[a.Address]))
+	a.DependsOn = b.below(a.Address)
 	b.actions[a.Address] = a
+}
+
+// below lists what an address waits for: what it refers to, and what that would
+// wait for where it is skipped.
+func (b *builder) below(address string) []string {
+	out := slices.Clone(b.edges[address])
+	for _, d := range b.edges[address] {
+		if b.actions[d].Kind == KindSkipped {
+			out = append(out, b.below(d)...)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 func (b *builder) image(i *site.Image) (Action, bool) {
@@ -270,6 +291,12 @@ func (b *builder) install(a Action, m *site.Machine, v MachineView) Action {
 	if detail != "" {
 		return b.refuse(a, at, "No single root disk", detail)
 	}
+	if o := disk.Owner; o != nil && !slices.Contains(b.opts.Replace, m.Address) {
+		return b.refuse(a, m.DeclRange, "Disk carries an installed machine", fmt.Sprintf(
+			"%s carries a system that catalog %s installed as %s of site %s, and this catalog (%s) has no record of it. "+
+				"A consent in site.hcl is not taken for that: restore the catalog that installed it, or say `-replace='%s'` to erase it",
+			DescribeDisk(NameDisk(disk)), o.Catalog, o.Address, o.Site, b.seen.Catalog, m.Address))
+	}
 	a.Kind, a.Reason = KindInstall, "not installed by this catalog yet"
 	if v.Applied != nil {
 		a.Reason = "to be replaced, as asked"
@@ -343,15 +370,9 @@ func (b *builder) step(s *site.Step) Action {
 // step that waits is going to run itself, so that the direct dependencies tell.
 func (b *builder) waitsForChange(address string) bool { return len(b.changing(address)) > 0 }
 
-// changing lists the direct dependencies of address that are going to change.
+// changing lists what address waits for and that is going to change.
 func (b *builder) changing(address string) []string {
-	var out []string
-	for _, d := range b.edges[address] {
-		if b.actions[d].Kind.Changes() {
-			out = append(out, d)
-		}
-	}
-	return slices.Sorted(slices.Values(out))
+	return slices.DeleteFunc(b.below(address), func(d string) bool { return !b.actions[d].Kind.Changes() })
 }
 
 // keepTargets drops what is neither a target nor below one.

@@ -205,7 +205,13 @@ func (p Plan) obstacle(a Action) string {
 }
 
 // Digest names what the plan would do: two plans with one digest do the same.
+// The reasons are left out, because an error in them may differ from one asking
+// to the next (a port, a duration) while the plan stays the same.
 func (p Plan) Digest() string {
+	p.Actions = slices.Clone(p.Actions)
+	for i := range p.Actions {
+		p.Actions[i].Reason = ""
+	}
 	// A struct of strings, numbers and slices always marshals.
 	b, err := json.Marshal(p)
 	if err != nil {

@@ -121,6 +121,13 @@ func (e *Engine) Run(ctx context.Context, run uuid.UUID, nodes []Node, stop <-ch
 	ctx, s.cancel = context.WithCancelCause(ctx)
 	defer s.cancel(nil)
 	for {
+		// Looked at first: when a node ends and stop is closed at the same
+		// time, what the node was in the way of must not start any more.
+		select {
+		case <-stop:
+			s.stopped, stop = true, nil
+		default:
+		}
 		s.startReady(ctx)
 		if len(s.running) == 0 {
 			break
@@ -144,7 +151,7 @@ type schedule struct {
 	run      uuid.UUID
 	nodes    []Node
 	endings  map[string]*Ending
-	order    []int // indices of nodes that ended well, in order
+	order    []int // indices of nodes that ran, in the order in which they ended
 	running  map[string]bool
 	busy     map[string]bool // limits in use
 	done     chan finished
@@ -225,8 +232,8 @@ func (s *schedule) start(ctx context.Context, i int) {
 		began := s.engine.Clock.Now()
 		fatal, err := s.engine.attempt(ctx, s.run, n)
 		e := Ending{Address: n.Address, Outcome: OutcomeOK, Err: err, Duration: s.engine.Clock.Now().Sub(began)}
-		if err != nil || fatal != nil {
-			e.Outcome, e.Err = OutcomeFailed, errors.Join(err, fatal)
+		if err != nil {
+			e.Outcome = OutcomeFailed
 		}
 		s.done <- finished{index: i, ending: e, fatal: fatal}
 	}()
@@ -236,8 +243,12 @@ func (s *schedule) start(ctx context.Context, i int) {
 // error of the journal, after which nothing may go on.
 func (e *Engine) attempt(ctx context.Context, run uuid.UUID, n Node) (fatal, err error) {
 	err = n.Retry.Do(ctx, e.Clock, func(ctx context.Context, attempt int) error {
-		if fatal = e.Journal.Started(ctx, run, n.Address, attempt, n.Inputs); fatal != nil {
-			return GiveUp(fmt.Errorf("journaling the start: %w", fatal))
+		if err := e.Journal.Started(ctx, run, n.Address, attempt, n.Inputs); err != nil {
+			if ctx.Err() != nil {
+				return GiveUp(context.Cause(ctx)) // cut off before it began
+			}
+			fatal = fmt.Errorf("journaling the start: %w", err)
+			return GiveUp(fatal)
 		}
 		e.watch(Change{Address: n.Address, Attempt: attempt})
 		outputs, err := n.bounded(ctx, attempt)
@@ -246,8 +257,9 @@ func (e *Engine) attempt(ctx context.Context, run uuid.UUID, n Node) (fatal, err
 			outcome, failure = OutcomeFailed, err.Error()
 		}
 		// What was done is written down also when the run is being cut off.
-		if fatal = e.Journal.Finished(context.WithoutCancel(ctx), run, n.Address, attempt, string(outcome), failure, outputs); fatal != nil {
-			return GiveUp(errors.Join(err, fmt.Errorf("journaling the result: %w", fatal)))
+		if journalErr := e.Journal.Finished(context.WithoutCancel(ctx), run, n.Address, attempt, string(outcome), failure, outputs); journalErr != nil {
+			fatal = fmt.Errorf("journaling the result: %w", journalErr)
+			return GiveUp(errors.Join(err, fatal))
 		}
 		return err
 	})
@@ -270,12 +282,12 @@ func (s *schedule) settle(f finished) {
 		delete(s.busy, l)
 	}
 	s.end(f.ending)
+	s.order = append(s.order, f.index)
 	switch {
 	case f.fatal != nil:
 		s.err = errors.Join(s.err, fmt.Errorf("%s: %w", n.Address, f.fatal))
 		s.cancel(s.err)
 	case f.ending.Outcome == OutcomeOK:
-		s.order = append(s.order, f.index)
 	case n.OnFailure == OnFailureStop:
 		s.stopped = true
 	case n.OnFailure == OnFailureRollback:
@@ -294,7 +306,8 @@ func (e *Engine) watch(c Change) {
 	}
 }
 
-// undo takes back, last first, what ended well and can be undone.
+// undo takes back, last first, what ran and can be undone. What failed may have
+// created something before it did; it stays a failure.
 func (s *schedule) undo(ctx context.Context) {
 	for _, i := range slices.Backward(s.order) {
 		n := s.nodes[i]
@@ -302,8 +315,11 @@ func (s *schedule) undo(ctx context.Context) {
 			continue
 		}
 		e := Ending{Address: n.Address, Outcome: OutcomeRolledBack}
+		if ran := s.endings[n.Address]; ran.Outcome == OutcomeFailed {
+			e = *ran
+		}
 		if err := n.Undo(ctx); err != nil {
-			e.Outcome, e.Err = OutcomeFailed, fmt.Errorf("undoing it: %w", err)
+			e.Outcome, e.Err = OutcomeFailed, errors.Join(e.Err, fmt.Errorf("undoing it: %w", err))
 		}
 		s.end(e)
 		if err := s.engine.Journal.Finished(ctx, s.run, n.Address, 0, string(e.Outcome), errorText(e.Err), nil); err != nil {

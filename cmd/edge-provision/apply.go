@@ -382,9 +382,17 @@ func (ap *applying) serve(ctx context.Context, stage workflows.Plan) error {
 	ap.service, ap.end, ap.served = service, end, make(chan struct{})
 	ap.images.Service = service
 	ap.provisioner.Dispatch = service.Dispatch
+	discovery := &steps.Discovery{Site: ap.site, Catalog: ap.catalog, Dispatch: service.Dispatch, Tell: ap.tell}
 	go func() {
 		defer close(ap.served)
+		discovering := make(chan struct{})
+		go func() {
+			defer close(discovering)
+			discovery.Run(serving)
+		}()
 		ap.serveErr = service.Serve(serving)
+		end()
+		<-discovering
 	}()
 	return nil
 }

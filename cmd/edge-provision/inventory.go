@@ -66,7 +66,7 @@ missing(...) to ask for that.`,
 				})
 			},
 		},
-		a.inventoryShow(&f), a.inventoryHistory(&f), a.inventoryDiff(&f),
+		a.inventoryShow(&f), a.inventoryHistory(&f), a.inventoryDiff(&f), a.inventoryForget(&f),
 	)
 	return c
 }
@@ -286,6 +286,28 @@ func findMachine(ctx context.Context, s *store.Store, site, name string) (invent
 		return m, fmt.Errorf("the catalog knows no machine %q; `edge-provision inventory list` shows those it knows", name)
 	}
 	return m, err
+}
+
+func (a *app) inventoryForget(f *inventoryFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "forget MACHINE", Short: "Forget what is known of a machine's identity and hardware; the machine is not touched",
+		Long: `For a machine whose hardware was changed, or that is gone. Its MACs, facts and history leave
+the catalog; what was installed at its address in site.hcl stays recorded.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
+				m, err := findMachine(ctx, s, f.site, args[0])
+				if err != nil {
+					return err
+				}
+				if err := s.Forget(ctx, m.ID); err != nil {
+					return err
+				}
+				fmt.Fprintf(a.stdout, "Forgot %s (%s).\n", nameOf(m), m.ID)
+				return nil
+			})
+		},
+	}
 }
 
 func (a *app) inventoryHistory(f *inventoryFlags) *cobra.Command {

@@ -101,6 +101,9 @@ that cannot be asked makes the answer incomplete: that is exit code 2 always.`,
 // plan observes the site and builds the plan; refused says that diagnostics,
 // which have been shown, refuse a part of it.
 func (w *world) plan(ctx context.Context, service *steps.Service, o workflows.BuildOptions) (plan workflows.Plan, refused bool, err error) {
+	if err := w.app.report(o.Check(w.site)); err != nil {
+		return plan, false, err
+	}
 	seen, err := w.observe(ctx, service)
 	if err != nil {
 		return plan, false, err

@@ -87,6 +87,7 @@ func directory(flag, variable, fallback string) (string, error) {
 }
 
 func (a *app) data() (string, error) { return directory(a.dataDir, "XDG_DATA_HOME", ".local/share") }
+
 func (a *app) cache() (string, error) {
 	return directory(a.cacheDir, "XDG_CACHE_HOME", ".cache")
 }

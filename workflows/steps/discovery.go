@@ -45,6 +45,10 @@ func (d *Discovery) Run(ctx context.Context) {
 }
 
 func (d *Discovery) once(ctx context.Context, let map[string]bool) error {
+	// A machine that is declared by what it is stays for its installation.
+	if err := Bind(ctx, d.Site, d.Catalog); err != nil {
+		return err
+	}
 	machines, err := d.Catalog.Machines(ctx, store.MachineFilter{Site: d.Site.Name})
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"time"
 
@@ -87,12 +88,40 @@ func (p *Provisioner) say(address, phase, format string, args ...any) {
 
 // Inspect boots a machine without facts into the installer and leaves it there.
 func (p *Provisioner) Inspect(ctx context.Context, m *site.Machine) error {
+	if m.Match != nil {
+		if err := p.discovered(ctx, m); err != nil {
+			return err
+		}
+	}
 	row, err := p.row(ctx, m)
 	if err != nil {
 		return err
 	}
 	_, err = p.intoInstaller(ctx, m, row)
 	return err
+}
+
+// discovered waits until a machine that is declared by what it is has been
+// found on the network and bound to its address.
+func (p *Provisioner) discovered(ctx context.Context, m *site.Machine) error {
+	_, err := p.Catalog.MachineByAddress(ctx, p.Site.Name, m.Address)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := p.netboot(ctx, m, inventory.Machine{}); err != nil {
+		return err
+	}
+	p.say(m.Address, "discover", "waiting for a machine that matches")
+	ctx, cancel := context.WithTimeoutCause(ctx, m.BootTimeout,
+		fmt.Errorf("no machine that matches %s was discovered in %s, its boot_timeout; its network must say unknown = \"discover\"", m.Address, m.BootTimeout))
+	defer cancel()
+	return until(ctx, p.Clock, 2*time.Second, func(ctx context.Context) error {
+		if err := Bind(ctx, p.Site, p.Catalog); err != nil {
+			return workflows.GiveUp(err)
+		}
+		_, err := p.Catalog.MachineByAddress(ctx, p.Site.Name, m.Address)
+		return err
+	})
 }
 
 // Install brings a machine to the state that the action was approved for.
@@ -249,10 +278,38 @@ func (p *Provisioner) intoInstaller(ctx context.Context, m *site.Machine, row in
 		return s, p.explain(ctx, m, err)
 	}
 	p.say(m.Address, "inspect", "installer is up at %s", s.Address)
-	if _, err := p.Dispatch.WaitFacts(ctx, row.ID); err != nil {
+	if err := p.awaitFacts(ctx, row); err != nil {
 		return s, p.explain(ctx, m, err)
 	}
 	return s, p.hold(ctx, row)
+}
+
+// awaitFacts waits for the machine's report. One that contradicts what the
+// catalog knows is refused again and again, so that is looked for meanwhile.
+func (p *Provisioner) awaitFacts(ctx context.Context, row inventory.Machine) error {
+	since := p.Clock.Now()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-p.Clock.After(time.Second):
+			}
+			conflicts, err := p.Catalog.Events(ctx, store.EventFilter{
+				Machine: row.ID, Kinds: []inventory.EventKind{inventory.EventIdentityConflict}, Since: since, Limit: 1,
+			})
+			if err == nil && len(conflicts) > 0 {
+				cancel(workflows.GiveUp(fmt.Errorf("%s: what it reports contradicts what the catalog knows: %s. "+
+					"Correct its mac in site.hcl, or if its hardware was changed, forget what was known of it: edge-provision inventory forget %s",
+					row.Address, conflicts[0].Message, row.ID)))
+				return
+			}
+		}
+	}()
+	_, err := p.Dispatch.WaitFacts(ctx, row.ID)
+	return err
 }
 
 // present finds the machine in the installer without touching it.

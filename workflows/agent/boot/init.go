@@ -180,7 +180,9 @@ func serve(ctx context.Context, c CommandLine, version string, console *Console)
 		Client: client, Token: c.Token, Boot: c.Boot, MAC: port.bootMAC(c), Version: version,
 		Facts: func(ctx context.Context) (inventory.Facts, error) {
 			watch.settle(ctx)
-			return probe.Collect(ctx, source)
+			facts, err := probe.Collect(ctx, source)
+			executor.FindOwners(ctx, facts.Disks)
+			return facts, err
 		},
 		Executor: executor, Say: console.Say, LostAfter: c.Lost, Logger: log,
 	}).Run(ctx)

@@ -76,10 +76,13 @@ func (d Devices) Mount(ctx context.Context, disk string, number int, readOnly bo
 		return "", err
 	}
 	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME)
+	options := ""
 	if readOnly {
 		flags |= unix.MS_RDONLY
+		// A journal is replayed, that is written, by a read-only mount too.
+		options = map[string]string{"ext4": "noload", "xfs": "norecovery"}[kind]
 	}
-	if err := unix.Mount(device, dir, kind, flags, ""); err != nil {
+	if err := unix.Mount(device, dir, kind, flags, options); err != nil {
 		return "", fmt.Errorf("mounting %s as %s: %w", device, kind, err)
 	}
 	return dir, nil
