@@ -17,8 +17,14 @@ inside() { ip netns exec edge-demo bin/edge-provision --data-dir "$data" "$@"; }
 step() { printf '\n\033[1m── %s\033[0m\n' "$*"; }
 began=$(date +%s)
 
+up=0
 finish() {
   status=$?
+  # A rack that this demo did not build is somebody else's.
+  if [ "$up" = 0 ]; then
+    rm -rf "$data"
+    exit "$status"
+  fi
   if [ "${KEEP:-}" = 1 ] && [ "$status" = 0 ]; then
     printf '\nThe rack is still up. End it with: bin/edge-provision rack down %s; rm -rf %s\n' "$site" "$data"
     exit 0
@@ -40,6 +46,7 @@ edge image build "$site"
 
 step "rack up: two machines that are switched off, with a BMC each"
 edge rack up "$site"
+up=1
 
 step "apply: from powered off to SSH"
 inside apply --auto-approve "$site"
