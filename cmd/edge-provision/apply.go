@@ -40,6 +40,9 @@ func (a *app) applyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "apply SITE.hcl | PLAN",
 		Short: "Bring a site to what it is declared to be",
+		Example: `  edge-provision apply site.hcl
+  edge-provision apply site.plan
+  edge-provision apply -target='machine.node["a"]' site.hcl`,
 		Long: `Shows the plan, asks, and carries it out. Machines that were never inspected are first
 booted into the installer, which writes nothing; then the final list of disks to
 erase is shown and asked about again. A disk that carries anything needs consent of

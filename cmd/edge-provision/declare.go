@@ -48,10 +48,11 @@ func count(n int, noun string) string {
 func (a *app) fmtCommand() *cobra.Command {
 	var check bool
 	c := &cobra.Command{
-		Use:   "fmt SITE.hcl…",
-		Short: "Lay sites out in the canonical form, comments kept",
-		Long:  "Rewrites files, or all *.hcl files of directories, in place and prints the names of those that changed. \"-\" reads standard input and writes standard output.",
-		Args:  cobra.MinimumNArgs(1),
+		Use:     "fmt SITE.hcl…",
+		Short:   "Lay sites out in the canonical form, comments kept",
+		Example: `  edge-provision fmt --check site.hcl`,
+		Long:    "Rewrites files, or all *.hcl files of directories, in place and prints the names of those that changed. \"-\" reads standard input and writes standard output.",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			changed := false
 			for _, path := range args {
@@ -155,9 +156,10 @@ func replaceFile(path string, content []byte, mode fs.FileMode) error {
 func (a *app) graphCommand() *cobra.Command {
 	var format string
 	c := &cobra.Command{
-		Use:   "graph SITE.hcl",
-		Short: "Print what depends on what, as DOT, mermaid or JSON",
-		Args:  cobra.ExactArgs(1),
+		Use:     "graph SITE.hcl",
+		Short:   "Print what depends on what, as DOT, mermaid or JSON",
+		Example: `  edge-provision graph -o mermaid site.hcl`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			s, err := a.load(args[0])
 			if err != nil {

@@ -50,6 +50,9 @@ func (a *app) planCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "plan SITE.hcl",
 		Short: "Show what apply would do; change nothing and power nothing on",
+		Example: `  edge-provision plan site.hcl
+  edge-provision plan -out site.plan site.hcl
+  edge-provision plan -replace='machine.node["a"]' site.hcl`,
 		Long: `Asks BMCs, machines and the catalog what there is, and prints what apply would do.
 
 Exit codes: 0, or with --detailed-exitcode 2 when something would change. A machine

@@ -21,7 +21,8 @@ func (a *app) traceCommand() *cobra.Command {
 	)
 	c := &cobra.Command{
 		Use: "trace MACHINE", Short: "Show what happened to a machine as one timeline, with the time each phase took",
-		Args: cobra.ExactArgs(1),
+		Example: `  edge-provision trace 'machine.node["a"]'`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
 				m, err := findMachine(ctx, s, siteName, args[0])
@@ -56,7 +57,8 @@ func (a *app) whyCommand() *cobra.Command {
 	var path string
 	c := &cobra.Command{
 		Use: "why MACHINE", Short: "Say where a machine is stuck, which hop broke, and what to try",
-		Args: cobra.ExactArgs(1),
+		Example: `  edge-provision why --site site.hcl 'machine.node["a"]'`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			w, err := a.open(cmd.Context(), path, func(steps.Progress) {})
 			if err != nil {
