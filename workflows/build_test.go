@@ -1,0 +1,721 @@
+package workflows_test
+
+import (
+	"bytes"
+	"flag"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/site"
+	"github.com/edge-provision/edge-provision/workflows/steps"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+const catalog = "0198c0de-0000-7000-8000-000000000001"
+
+// head is the part of a site that every case here shares.
+const head = `
+site "store" {}
+
+network "edge" {
+  interface = "eth1"
+  cidr      = "172.22.0.0/24"
+  gateway   = "172.22.0.1"
+  dhcp {
+    mode  = "server"
+    range = "172.22.0.100-172.22.0.199"
+  }
+}
+
+image "os" {
+  distribution = "debian"
+  release      = "bookworm"
+}
+`
+
+// node is a machine with a BMC; extra is put into its block.
+func node(extra string) string {
+	return head + `
+machine "a" {
+  mac     = "52:54:00:04:21:01"
+  network = network.edge
+  address = "172.22.0.11"
+  image   = image.os
+  bmc {
+    driver   = "redfish"
+    address  = "https://172.22.1.11"
+    username = "admin"
+    password = "not-in-any-plan"
+  }
+` + extra + `
+}
+`
+}
+
+// load makes a site from text that has no mistake.
+func load(t *testing.T, text string) *site.Site {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "site.hcl")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, diags := site.Load(path, site.Options{StepTypes: steps.Shapes()})
+	if diags.HasErrors() {
+		var b bytes.Buffer
+		if err := site.WriteDiagnostics(&b, s.Files, diags, false, 120); err != nil {
+			t.Fatal(err)
+		}
+		t.Fatalf("Load() = %s; want no error", b.String())
+	}
+	return s
+}
+
+func disk(name, serial string, gib int64, signatures ...string) inventory.Disk {
+	if signatures == nil {
+		signatures = []string{}
+	}
+	return inventory.Disk{Name: name, Serial: serial, Bytes: gib << 30, Signatures: signatures}
+}
+
+func facts(disks ...inventory.Disk) *inventory.Facts {
+	return &inventory.Facts{
+		SchemaVersion: inventory.SchemaVersion,
+		System:        &inventory.System{Serial: "7XK2Q93", UUID: "4c4c4544-0042-3010-8042-b4c04f4d3232"},
+		Memory:        &inventory.Memory{Bytes: 8 << 30},
+		Disks:         disks,
+	}
+}
+
+// known is a machine whose facts are in the catalog, switched off.
+func known(disks ...inventory.Disk) workflows.MachineView {
+	return workflows.MachineView{
+		Machine: &inventory.Machine{ID: uuid.MustParse("0198c0de-0000-7000-8000-00000000000a"), Serial: "7XK2Q93"},
+		Facts:   facts(disks...), Power: workflows.PowerOff,
+	}
+}
+
+const digest = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
+
+// installed is a machine that this catalog installed and that answers as itself.
+func installed(s *site.Site, address string) workflows.MachineView {
+	v := known(disk("sda", "D1", 100, "gpt"))
+	record := workflows.NewInstallRecord(s.MachineByAddress(address))
+	record.Image, record.ImageSpec, record.Disk = digest, "spec-1", workflows.NameDisk(v.Facts.Disks[0])
+	v.Applied, v.Host, v.Power = &record, workflows.Present, workflows.PowerUnknown
+	v.HostIdentity = workflows.HostIdentity{Catalog: catalog, Site: s.Name, Address: address, Image: digest}
+	return v
+}
+
+func observation(machines map[string]workflows.MachineView) workflows.Observation {
+	return workflows.Observation{
+		Catalog: catalog, Machines: machines,
+		Images: map[string]workflows.ImageView{"image.os": {Digest: digest, Spec: "spec-1"}},
+		Steps:  map[string]workflows.StepView{},
+	}
+}
+
+// planCase is one site, what was seen of it, and what has to follow.
+type planCase struct {
+	name string
+	text string
+	// see gives what was observed.
+	see  func(s *site.Site) workflows.Observation
+	opts workflows.BuildOptions
+	want map[string]workflows.Kind
+	// says are parts of what a person must read.
+	says []string
+}
+
+// one sees the machine a alone.
+func one(v workflows.MachineView) func(*site.Site) workflows.Observation {
+	return func(*site.Site) workflows.Observation {
+		return observation(map[string]workflows.MachineView{"machine.a": v})
+	}
+}
+
+// was sees machine a as it was installed, then changed.
+func was(change func(*workflows.MachineView)) func(*site.Site) workflows.Observation {
+	return func(s *site.Site) workflows.Observation {
+		v := installed(s, "machine.a")
+		change(&v)
+		return observation(map[string]workflows.MachineView{"machine.a": v})
+	}
+}
+
+func seen(v workflows.MachineView, change func(*workflows.MachineView)) func(*site.Site) workflows.Observation {
+	change(&v)
+	return one(v)
+}
+
+var planCases = []planCase{
+	{
+		name: "never-inspected", text: node(""), see: one(workflows.MachineView{Power: workflows.PowerOff}),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindInspect},
+		says: []string{"nothing is written", "it is off and will be switched on", "No disk will be written to."},
+	},
+	{
+		name: "never-inspected-and-on", text: node(""), see: one(workflows.MachineView{Power: workflows.PowerOn}),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindInspect},
+		says: []string{"it is ON and will be power-cycled"},
+	},
+	{
+		name: "never-inspected-bmc-unreachable", text: node(""),
+		see:  one(workflows.MachineView{PowerErr: "dial tcp 172.22.1.11:443: no route to host"}),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindInspect},
+		says: []string{"no route to host", "its BMC cannot be asked now"},
+	},
+	{
+		name: "never-inspected-no-bmc", text: head + "machine \"a\" {\n  mac = \"52:54:00:04:21:01\"\n  network = network.edge\n  image = image.os\n}\n",
+		see:  one(workflows.MachineView{}),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindInspect},
+		says: []string{"you will be asked to switch it on"},
+	},
+	{
+		name: "held-in-the-installer", text: node(""), see: seen(known(disk("sda", "D1", 100)), func(v *workflows.MachineView) { v.InInstaller, v.Power = true, workflows.PowerOn }),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindInstall},
+		says: []string{"ERASES   sda (100 GiB, serial D1); it carries nothing that is known"},
+	},
+	{
+		name: "discovered-only", text: head + "machine \"a\" {\n  mac = \"52:54:00:04:21:01\"\n  network = network.edge\n}\n",
+		see:  one(known(disk("sda", "D1", 100, "ext4"))),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindNone},
+		says: []string{"No changes."},
+	},
+	{
+		name: "blank-disk", text: node(""), see: one(known(disk("sda", "D1", 100))),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindInstall},
+		says: []string{"1 disk will be erased."},
+	},
+	{
+		name: "image-not-built", text: node(""),
+		see: func(*site.Site) workflows.Observation {
+			o := observation(map[string]workflows.MachineView{"machine.a": known(disk("sda", "D1", 100))})
+			o.Images["image.os"] = workflows.ImageView{Spec: "spec-1"}
+			return o
+		},
+		want: map[string]workflows.Kind{"image.os": workflows.KindBuild, "machine.a": workflows.KindInstall},
+		says: []string{"image.os (known after it is built)"},
+	},
+	{
+		name: "signatures-without-wipe", text: node(""), see: one(known(disk("sda", "D1", 100, "gpt", "ext4"))),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindInstall},
+		says: []string{"with gpt, ext4", "NEEDS CONSENT"},
+	},
+	{
+		name: "signatures-with-wipe", text: node("  wipe = true"), see: one(known(disk("sda", "D1", 100, "gpt", "ext4"))),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindInstall},
+		says: []string{"consented to by wipe = true"},
+	},
+	{
+		name: "unfinished-write-resumes-the-same-disk",
+		text: node("  root_disk {\n    match = disk.serial == \"D2\"\n  }"),
+		see: seen(known(disk("sda", "D1", 100, "gpt"), disk("sdb", "D2", 100)), func(v *workflows.MachineView) {
+			v.Unfinished = &workflows.InstallRecord{Image: digest, Disk: workflows.NameDisk(disk("sda", "D1", 100))}
+		}),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindInstall},
+		says: []string{"cut off and will be continued", "sda (100 GiB, serial D1); continues this catalog's own unfinished write"},
+	},
+	{
+		name: "unfinished-write-before-replace", text: node(""), opts: workflows.BuildOptions{Replace: []string{"machine.a"}},
+		see: was(func(v *workflows.MachineView) {
+			v.Unfinished = &workflows.InstallRecord{Image: digest, Disk: workflows.NameDisk(disk("sda", "D1", 100))}
+		}),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindInstall},
+		says: []string{"cut off and will be continued"},
+	},
+	{
+		name: "as-declared", text: node(""), see: was(func(*workflows.MachineView) {}),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindNone},
+		says: []string{"installed, and answers as itself", "No changes."},
+	},
+	{
+		name: "declaration-changed-is-never-a-reinstallation", text: node("  wipe = true"),
+		see: func(s *site.Site) workflows.Observation {
+			o := was(func(v *workflows.MachineView) {
+				v.Applied.Hostname, v.Applied.Address, v.Applied.Users, v.Applied.Network = "old", "172.22.0.99", "u", "n"
+			})(s)
+			o.Images["image.os"] = workflows.ImageView{Spec: "spec-2"}
+			return o
+		},
+		want: map[string]workflows.Kind{"machine.a": workflows.KindDiffers},
+		says: []string{"-replace='machine.a'", "hostname: old → a", "address: 172.22.0.99 → 172.22.0.11", "(known after it is built)", "users or their keys have changed"},
+	},
+	{
+		name: "another-catalog-owns-it", text: node(""),
+		see:  was(func(v *workflows.MachineView) { v.HostIdentity.Catalog = "another" }),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindDiffers},
+		says: []string{"owner: catalog another"},
+	},
+	{
+		name: "another-host-key-at-its-address", text: node(""),
+		see: was(func(v *workflows.MachineView) {
+			v.Host, v.HostDetail = workflows.Absent, "the SSH host key is not the one that was made on it"
+		}),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindDiffers},
+		says: []string{"the SSH host key is not"},
+	},
+	{
+		name: "unreachable-and-on", text: node(""),
+		see: was(func(v *workflows.MachineView) {
+			v.Host, v.HostDetail, v.Power = workflows.Unreachable, "no SSH at 172.22.0.11:22: connection refused", workflows.PowerOn
+		}),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindUnreachable},
+		says: []string{"connection refused", "it is left alone", "Nothing to do."},
+	},
+	{
+		name: "unreachable-and-off", text: node(""),
+		see: was(func(v *workflows.MachineView) {
+			v.Host, v.HostDetail, v.Power = workflows.Unreachable, "no route", workflows.PowerOff
+		}),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindPowerOn},
+		says: []string{"installed, but switched off", "No disk will be written to."},
+	},
+	{
+		name: "unreachable-and-power-unknown", text: node(""),
+		see: was(func(v *workflows.MachineView) {
+			v.Host, v.HostDetail, v.PowerErr = workflows.Unreachable, "no route", "the BMC refused the password"
+		}),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindUnreachable},
+		says: []string{"no route; and its BMC: the BMC refused the password"},
+	},
+	{
+		name: "installed-but-cut-off-before-it-answered", text: node(""),
+		see: was(func(v *workflows.MachineView) {
+			v.Host, v.Unanswered, v.Power = workflows.Unreachable, true, workflows.PowerOn
+		}),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindBoot},
+		says: []string{"will be booted from its disk"},
+	},
+	{
+		name: "identity-conflict", text: node("  wipe = true"),
+		see: seen(known(disk("sda", "D1", 100)), func(v *workflows.MachineView) {
+			v.Conflict = "its MAC belongs to one machine and its serial to another"
+		}),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindRefused},
+		says: []string{"its serial to another"},
+	},
+	{
+		name: "requirement-not-met",
+		text: node("  require {\n    condition = facts.memory.bytes >= GiB(16)\n    message   = \"a storage node needs 16 GiB\"\n  }"),
+		see:  one(known(disk("sda", "D1", 100))),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindRefused},
+		says: []string{"a storage node needs 16 GiB", "facts.memory.bytes"},
+	},
+	{
+		name: "requirement-absent-fact-is-named",
+		text: node("  require {\n    condition = facts.tpm.version == \"2.0\"\n    message   = \"keys are sealed to a TPM\"\n  }"),
+		see:  one(known(disk("sda", "D1", 100))),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindRefused},
+		says: []string{"facts.tpm.version"},
+	},
+	{
+		name: "root-disk-matches-none",
+		text: node("  root_disk {\n    match = disk.bytes >= TiB(1)\n  }"), see: one(known(disk("sda", "D1", 100))),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindRefused},
+		says: []string{"root_disk matches none of its disks: sda (100 GiB, serial D1)"},
+	},
+	{
+		name: "root-disk-undeclared-of-two", text: node(""), see: one(known(disk("sda", "D1", 100), disk("sdb", "D2", 200))),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindRefused},
+		says: []string{"matches 2 disks", "select = \"smallest\""},
+	},
+	{
+		name: "root-disk-smallest", text: node("  root_disk {\n    select = \"smallest\"\n  }"),
+		see:  one(known(disk("sda", "D1", 200, "gpt"), disk("sdb", "D2", 100))),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindInstall},
+		says: []string{"ERASES   sdb (100 GiB, serial D2)"},
+	},
+	{
+		name: "root-disk-smallest-tie", text: node("  root_disk {\n    select = \"smallest\"\n  }"),
+		see:  one(known(disk("sda", "D1", 100), disk("sdb", "D2", 100), disk("sdc", "D3", 200))),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindRefused},
+		says: []string{"cannot choose between disks of one size"},
+	},
+	{
+		name: "no-disk-at-all", text: node(""), see: one(known()),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindRefused},
+		says: []string{"RAID mode"},
+	},
+	{
+		name: "replace", text: node(""), opts: workflows.BuildOptions{Replace: []string{"machine.a"}},
+		see:  was(func(v *workflows.MachineView) { v.Power = workflows.PowerOn }),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindInstall},
+		says: []string{"to be replaced, as asked", "NEEDS CONSENT", "it is ON and will be power-cycled"},
+	},
+	{
+		name: "orphan", text: node(""),
+		see: func(s *site.Site) workflows.Observation {
+			o := was(func(*workflows.MachineView) {})(s)
+			o.Orphans = []string{"machine.gone"}
+			return o
+		},
+		want: map[string]workflows.Kind{"machine.a": workflows.KindNone, "machine.gone": workflows.KindOrphan},
+		says: []string{"left alone until `destroy -target`"},
+	},
+	{
+		name: "adopted", text: "site \"store\" {}\n" + adopted,
+		see: func(*site.Site) workflows.Observation {
+			return observation(map[string]workflows.MachineView{"machine.old": {Host: workflows.Present}})
+		},
+		want: map[string]workflows.Kind{"machine.old": workflows.KindNone},
+		says: []string{"never powered or imaged"},
+	},
+	{
+		name: "adopted-unreachable", text: "site \"store\" {}\n" + adopted,
+		see: func(*site.Site) workflows.Observation {
+			return observation(map[string]workflows.MachineView{"machine.old": {Host: workflows.Unreachable, HostDetail: "no route"}})
+		},
+		want: map[string]workflows.Kind{"machine.old": workflows.KindUnreachable},
+		says: []string{"no route"},
+	},
+	{
+		name: "steps", text: stepSite,
+		see: func(s *site.Site) workflows.Observation {
+			o := was(func(*workflows.MachineView) {})(s)
+			o.Steps = map[string]workflows.StepView{
+				at("file.same"):      {Presence: workflows.Present, Inputs: "i1"},
+				at("file.differs"):   {Presence: workflows.Present, Changes: []string{"machine.a: /etc/x has other content"}, Inputs: "i2"},
+				at("ssh.new"):        {Presence: workflows.Absent, Inputs: "i3"},
+				at("ssh.skipped"):    {Skipped: true},
+				at("ssh.beyond"):     {Presence: workflows.Present, Inputs: "i4"},
+				at("wait.silent"):    {Presence: workflows.Unreachable, Detail: "no SSH"},
+				at("ssh.blocked"):    {Presence: workflows.Absent, Inputs: "i5"},
+				at("ssh.unknown"):    {After: []string{"machine.a"}},
+				at("file.untouched"): {Presence: workflows.Present, Inputs: "i6"},
+			}
+			return o
+		},
+		want: map[string]workflows.Kind{
+			"machine.a": workflows.KindNone, at("file.same"): workflows.KindNone, at("file.differs"): workflows.KindRun,
+			at("ssh.new"): workflows.KindRun, at("ssh.skipped"): workflows.KindSkipped, at("ssh.beyond"): workflows.KindRun,
+			at("wait.silent"): workflows.KindUnreachable, at("ssh.blocked"): workflows.KindBlocked, at("ssh.unknown"): workflows.KindRun,
+			at("file.untouched"): workflows.KindNone,
+		},
+		says: []string{"machine.a: /etc/x has other content", "it depends on " + at("wait.silent"), "(known after machine.a)"},
+	},
+	{
+		name: "steps-on-a-machine-that-is-installed-first", text: stepSite, see: one(known(disk("sda", "D1", 100))),
+		opts: workflows.BuildOptions{Target: []string{at("ssh.beyond")}},
+		want: map[string]workflows.Kind{
+			"machine.a": workflows.KindInstall, at("file.differs"): workflows.KindRun,
+			at("ssh.skipped"): workflows.KindRun, at("ssh.beyond"): workflows.KindRun,
+		},
+		says: []string{"what it depends on changes first"},
+	},
+	{
+		name: "steps-on-a-machine-that-cannot-be-asked", text: stepSite,
+		see:  was(func(v *workflows.MachineView) { v.Host, v.HostDetail = workflows.Unreachable, "no route" }),
+		opts: workflows.BuildOptions{Target: []string{at("ssh.beyond")}},
+		want: map[string]workflows.Kind{
+			"machine.a": workflows.KindUnreachable, at("file.differs"): workflows.KindBlocked,
+			at("ssh.skipped"): workflows.KindBlocked, at("ssh.beyond"): workflows.KindBlocked,
+		},
+	},
+}
+
+const adopted = `
+machine "old" {
+  address = "172.27.0.10"
+  ssh {
+    host_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEDGVQ/HsZEtQ5k1sMbJJKVJ7KTwoJpXXCtWNzMmhwkW"
+  }
+}
+`
+
+func at(step string) string { return "workflow.w.step." + step }
+
+// stepSite declares ssh.beyond before what it waits for, and a skipped step
+// between the two: neither may hide the change behind them.
+var stepSite = node("") + `
+workflow "w" {
+  step "ssh" "beyond" {
+    hosts      = machine.a
+    command    = "true"
+    depends_on = [step.ssh.skipped]
+  }
+  step "ssh" "skipped" {
+    hosts      = machine.a
+    command    = "true"
+    depends_on = [step.file.differs]
+  }
+  step "file" "same" {
+    hosts   = machine.a
+    path    = "/etc/same"
+    content = "x"
+  }
+  step "file" "differs" {
+    hosts   = machine.a
+    path    = "/etc/x"
+    content = "x"
+  }
+  step "ssh" "new" {
+    hosts   = machine.a
+    command = "true"
+  }
+  step "wait" "silent" {
+    hosts = machine.a
+  }
+  step "ssh" "blocked" {
+    hosts      = machine.a
+    command    = "true"
+    depends_on = [step.wait.silent]
+  }
+  step "ssh" "unknown" {
+    hosts   = machine.a
+    command = "echo ${machine.a.facts.memory.bytes}"
+  }
+  step "file" "untouched" {
+    hosts      = machine.a
+    path       = "/etc/untouched"
+    content    = "x"
+    depends_on = [step.file.same]
+  }
+}
+`
+
+// TestBuildDecides walks every case in which a plan has to decide, compares the
+// kinds of its actions, and the whole answer with its golden file.
+func TestBuildDecides(t *testing.T) {
+	for _, c := range planCases {
+		t.Run(c.name, func(t *testing.T) {
+			s := load(t, c.text)
+			plan, diags := workflows.Build(s, c.see(s), c.opts)
+			got := map[string]workflows.Kind{}
+			for _, a := range plan.Actions {
+				got[a.Address] = a.Kind
+			}
+			if d := cmp.Diff(c.want, got); d != "" {
+				t.Errorf("Build() kinds differ (-want +got):\n%s", d)
+			}
+			for _, a := range plan.Actions {
+				if a.Erase != nil && a.Kind != workflows.KindInstall {
+					t.Errorf("%s is %s and yet erases %v; only an installation does", a.Address, a.Kind, a.Erase.Disk)
+				}
+			}
+			var out bytes.Buffer
+			if err := plan.Print(&out, workflows.PrintOptions{All: true}); err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range diags {
+				d.Subject, d.Context = nil, nil // the path is another each time
+			}
+			if err := site.WriteDiagnostics(&out, nil, diags, false, 100); err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range c.says {
+				if !strings.Contains(out.String(), want) {
+					t.Errorf("the plan says\n%s\nwant in it: %s", out.String(), want)
+				}
+			}
+			golden(t, filepath.Join("testdata", "plan", c.name+".golden"), out.Bytes())
+		})
+	}
+}
+
+// golden compares got with a file.
+func golden(t *testing.T, path string, got []byte) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, got, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v; run with -update", err)
+	}
+	if d := cmp.Diff(string(want), string(got)); d != "" {
+		t.Errorf("%s differs (-want +got):\n%s", path, d)
+	}
+}
+
+func TestRefusalsPointAtTheirLine(t *testing.T) {
+	s := load(t, node("  require {\n    condition = facts.memory.bytes >= GiB(16)\n    message   = \"more memory\"\n  }"))
+	_, diags := workflows.Build(s, one(known(disk("sda", "D1", 100)))(s), workflows.BuildOptions{})
+	if len(diags) != 1 || diags[0].Subject == nil {
+		t.Fatalf("Build() diagnostics = %v; want one with its place", diags)
+	}
+	src, err := os.ReadFile(diags[0].Subject.Filename)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if line := strings.Split(string(src), "\n")[diags[0].Subject.Start.Line-1]; !strings.Contains(line, "GiB(16)") {
+		t.Errorf("the diagnostic points at %q; want the condition", line)
+	}
+}
+
+func TestEqualArgumentsGiveEqualPlans(t *testing.T) {
+	text := head + `
+machine "n" {
+  for_each = { for i in range(20) : format("k%02d", i) => i }
+  mac      = format("52:54:00:04:21:%02x", each.value + 1)
+  network  = network.edge
+  image    = image.os
+}
+`
+	var first string
+	for range 10 {
+		s := load(t, text)
+		// Each filling of a map gives it another order.
+		machines := map[string]workflows.MachineView{}
+		for _, m := range s.Machines {
+			machines[m.Address] = known(disk("sda", "D-"+m.Key, 100))
+		}
+		o := observation(machines)
+		o.Machines = maps.Clone(o.Machines)
+		plan, _ := workflows.Build(s, o, workflows.BuildOptions{})
+		if first == "" {
+			first = plan.Digest()
+		}
+		if got := plan.Digest(); got != first {
+			t.Fatalf("Digest() = %s; want %s as before", got, first)
+		}
+	}
+}
+
+func TestDigestIsOfDeedsNotOfReasons(t *testing.T) {
+	s := load(t, node(""))
+	build := func(v workflows.MachineView) workflows.Plan {
+		p, _ := workflows.Build(s, one(v)(s), workflows.BuildOptions{})
+		return p
+	}
+	a := build(workflows.MachineView{PowerErr: "read tcp 127.0.0.1:40001: timeout"})
+	b := build(workflows.MachineView{PowerErr: "read tcp 127.0.0.1:40002: timeout"})
+	if a.Actions[0].Reason == b.Actions[0].Reason {
+		t.Fatal("the reasons are equal; this test would not see whether they count")
+	}
+	if a.Digest() != b.Digest() {
+		t.Error("another port in an error made another plan")
+	}
+	if c := build(workflows.MachineView{Power: workflows.PowerOn}); c.Digest() == a.Digest() {
+		t.Error("a power cycle that was not planned before left the digest as it was")
+	}
+}
+
+func TestMoreDestructiveNamesWhatWasNotApproved(t *testing.T) {
+	install := func(d inventory.Disk, power workflows.PowerChange) workflows.Plan {
+		return workflows.Plan{Actions: []workflows.Action{{
+			Address: "machine.a", Kind: workflows.KindInstall, Power: power,
+			Erase: &workflows.Erase{Disk: workflows.NameDisk(d), Signatures: d.Signatures},
+		}}}
+	}
+	inspect := workflows.Plan{Actions: []workflows.Action{{Address: "machine.a", Kind: workflows.KindInspect}}}
+	renamed := disk("sdb", "D1", 100, "gpt")
+	tests := []struct {
+		name          string
+		now, approved workflows.Plan
+		want          string
+	}{
+		{"the same", install(disk("sda", "D1", 100, "gpt"), ""), install(disk("sda", "D1", 100, "gpt"), ""), ""},
+		{"the same disk under another kernel name", install(renamed, ""), install(disk("sda", "D1", 100, "gpt"), ""), ""},
+		{"fewer signatures", install(disk("sda", "D1", 100), ""), install(disk("sda", "D1", 100, "gpt"), ""), ""},
+		{"nothing was named", install(disk("sda", "D1", 100), ""), inspect, "sda would be erased"},
+		{"another disk", install(disk("sda", "D2", 100), ""), install(disk("sda", "D1", 100), ""), "sda would be erased"},
+		{"the disk has grown", install(disk("sda", "D1", 101), ""), install(disk("sda", "D1", 100), ""), "sda would be erased"},
+		{"more signatures", install(disk("sda", "D1", 100, "gpt", "ext4"), ""), install(disk("sda", "D1", 100, "gpt"), ""), "carries more than was shown"},
+		{"a power cycle", install(disk("sda", "D1", 100), workflows.PowerCycle), install(disk("sda", "D1", 100), workflows.PowerUp), "would be power-cycled"},
+		{"an approved power cycle", install(disk("sda", "D1", 100), workflows.PowerCycle), install(disk("sda", "D1", 100), workflows.PowerCycle), ""},
+		{"a plan that does less", inspect, install(disk("sda", "D1", 100), ""), ""},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			got := strings.Join(test.now.MoreDestructive(test.approved), "\n")
+			if test.want == "" && got != "" || !strings.Contains(got, test.want) {
+				t.Errorf("MoreDestructive() = %q; want %q in it", got, test.want)
+			}
+		})
+	}
+}
+
+func TestDisksAreTheSameByWhatDoesNotChange(t *testing.T) {
+	tests := []struct {
+		name string
+		a, b workflows.DiskName
+		want bool
+	}{
+		{"serial", workflows.DiskName{Name: "sda", Serial: "D", Bytes: 1}, workflows.DiskName{Name: "sdb", Serial: "D", Bytes: 1}, true},
+		{"serial alone, size differs", workflows.DiskName{Serial: "D", Bytes: 1}, workflows.DiskName{Serial: "D", Bytes: 2}, false},
+		{"wwn differs", workflows.DiskName{WWN: "naa.1", Serial: "D", Bytes: 1}, workflows.DiskName{WWN: "naa.2", Serial: "D", Bytes: 1}, false},
+		{"one has lost its serial", workflows.DiskName{Serial: "D", Path: "p", Bytes: 1}, workflows.DiskName{Path: "p", Bytes: 1}, false},
+		{"path, where there is nothing better", workflows.DiskName{Path: "p", Bytes: 1}, workflows.DiskName{Path: "p", Bytes: 1}, true},
+		{"nothing but the kernel's name", workflows.DiskName{Name: "sda", Bytes: 1}, workflows.DiskName{Name: "sda", Bytes: 1}, false},
+	}
+	for _, test := range tests {
+		if got := test.a.Same(test.b); got != test.want {
+			t.Errorf("%s: %+v.Same(%+v) = %t; want %t", test.name, test.a, test.b, got, test.want)
+		}
+		if test.a.Same(test.b) != test.b.Same(test.a) {
+			t.Errorf("%s: Same depends on the order", test.name)
+		}
+	}
+}
+
+func TestPlansHoldNoPassword(t *testing.T) {
+	for _, c := range planCases {
+		s := load(t, c.text)
+		plan, _ := workflows.Build(s, c.see(s), c.opts)
+		var out bytes.Buffer
+		if err := plan.Print(&out, workflows.PrintOptions{All: true, Color: true}); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(out.String(), "not-in-any-plan") {
+			t.Errorf("%s: the plan shows the BMC's password", c.name)
+		}
+	}
+}
+
+func TestColourIsOnlyAddedNeverChangesTheText(t *testing.T) {
+	s := load(t, node(""))
+	plan, _ := workflows.Build(s, one(known(disk("sda", "D1", 100, "gpt")))(s), workflows.BuildOptions{})
+	var plain, colour bytes.Buffer
+	if err := plan.Print(&plain, workflows.PrintOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := plan.Print(&colour, workflows.PrintOptions{Color: true}); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(plain.String(), "\x1b") {
+		t.Error("the plan without colour has an escape sequence")
+	}
+	stripped := colour.String()
+	for _, code := range []string{"\x1b[0m", "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m"} {
+		stripped = strings.ReplaceAll(stripped, code, "")
+	}
+	if stripped != plain.String() {
+		t.Errorf("the coloured plan without its colours =\n%s\nwant\n%s", stripped, plain.String())
+	}
+}
+
+func TestFormatBytes(t *testing.T) {
+	for n, want := range map[int64]string{
+		0: "0 B", 1023: "1023 B", 1024: "1 KiB", 1536: "1.5 KiB", 8 << 30: "8 GiB", 1 << 40: "1 TiB", 1 << 60: "1024 PiB",
+	} {
+		if got := workflows.FormatBytes(n); got != want {
+			t.Errorf("FormatBytes(%d) = %q; want %q", n, got, want)
+		}
+	}
+}
+
+func TestEveryGoldenPlanHasItsCase(t *testing.T) {
+	files, err := filepath.Glob("testdata/plan/*.golden")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		name := strings.TrimSuffix(filepath.Base(f), ".golden")
+		if !slices.ContainsFunc(planCases, func(c planCase) bool { return c.name == name }) {
+			t.Errorf("%s belongs to no case", f)
+		}
+	}
+}
