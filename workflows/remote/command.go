@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -49,20 +51,34 @@ func (e *ExitError) Error() string {
 // non-zero exit is an *ExitError beside the Result; a connection that broke is
 // an *UnreachableError, and then nobody knows whether the command ran.
 func (h *Host) Run(ctx context.Context, c Command) (Result, error) {
-	session, err := h.client.NewSession()
+	session, err := within(ctx, h.client.NewSession)
 	if err != nil {
-		return Result{}, &UnreachableError{Host: h.name, Address: h.client.RemoteAddr().String(), Err: err}
+		return Result{}, h.unreachable(err)
 	}
 	defer session.Close()
 	var stdout, stderr tail
-	session.Stdout, session.Stderr, session.Stdin = &stdout, &stderr, c.Stdin
-	stop := context.AfterFunc(ctx, func() {
-		// A server may ignore the signal; closing the session ends the wait.
-		_ = session.Signal(ssh.SIGTERM)
-		session.Close()
-	})
-	err = session.Run(c.Line)
-	ended := !stop()
+	session.Stdout, session.Stderr = &stdout, &stderr
+	if c.Stdin != nil {
+		in, err := session.StdinPipe()
+		if err != nil {
+			return Result{}, h.unreachable(err)
+		}
+		// Not session.Stdin, with which a command that ends before it has
+		// read all of its input would look like a broken connection.
+		go func() {
+			_, _ = io.Copy(in, c.Stdin)
+			in.Close()
+		}()
+	}
+	done := make(chan error, 1)
+	go func() { done <- session.Run(c.Line) }()
+	ended := false
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		ended = true
+		err = h.interrupt(session, done)
+	}
 	result := Result{Stdout: stdout.String(), Stderr: stderr.String()}
 	if err == nil {
 		return result, nil
@@ -76,7 +92,7 @@ func (h *Host) Run(ctx context.Context, c Command) (Result, error) {
 	}
 	var exit *ssh.ExitError
 	if !errors.As(err, &exit) {
-		return result, &UnreachableError{Host: h.name, Address: h.client.RemoteAddr().String(), Err: err}
+		return result, h.unreachable(err)
 	}
 	result.ExitCode = exit.ExitStatus()
 	failed := &ExitError{Host: h.name, Command: shown, Code: exit.ExitStatus(), Signal: exit.Signal(), Tail: lastLines(stderr.String())}
@@ -87,6 +103,55 @@ func (h *Host) Run(ctx context.Context, c Command) (Result, error) {
 		failed.Tail = lastLines(stdout.String())
 	}
 	return result, failed
+}
+
+// patience is how long a command that was told to end may take to do so.
+const patience = 2 * time.Second
+
+// interrupt ends a command whose time is over. A server that ignores the signal,
+// or a machine whose power was cut, never confirms; it is not waited for, and
+// what is left of the session ends with the connection.
+func (h *Host) interrupt(session *ssh.Session, done <-chan error) error {
+	go func() {
+		_ = session.Signal(ssh.SIGTERM)
+		session.Close()
+	}()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
+	return errInterrupted
+}
+
+// errInterrupted stands for the end of a command that was cut off.
+var errInterrupted = errors.New("interrupted")
+
+// within calls open, which may wait for a machine that has gone silent, and stops
+// waiting for it when ctx ends. What it opens too late is closed.
+func within[T io.Closer](ctx context.Context, open func() (T, error)) (T, error) {
+	type opened struct {
+		value T
+		err   error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		v, err := open()
+		done <- opened{v, err}
+	}()
+	select {
+	case o := <-done:
+		return o.value, o.err
+	case <-ctx.Done():
+		go func() {
+			if o := <-done; o.err == nil {
+				o.value.Close()
+			}
+		}()
+		var none T
+		return none, context.Cause(ctx)
+	}
 }
 
 // lastLines keeps the ten last lines of s, indented.
@@ -104,11 +169,16 @@ func lastLines(s string) string {
 
 // tail keeps the last bytes written to it, so that a command that prints
 // without end costs no memory.
-type tail struct{ buf bytes.Buffer }
+type tail struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
 
 const tailBytes = 64 << 10
 
 func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	n := len(p)
 	if len(p) > tailBytes {
 		p = p[len(p)-tailBytes:]
@@ -120,7 +190,11 @@ func (t *tail) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-func (t *tail) String() string { return t.buf.String() }
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.buf.String()
+}
 
 // Quote makes s one word of a POSIX shell.
 func Quote(s string) string {

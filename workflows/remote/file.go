@@ -27,8 +27,9 @@ type File struct {
 
 // ReadFile returns the file at name, or an error that wraps fs.ErrNotExist.
 func (h *Host) ReadFile(ctx context.Context, name string) (File, error) {
-	var f File
+	var read File
 	err := h.sftp(ctx, "reading "+name, func(c *sftp.Client) error {
+		var f File
 		info, err := c.Lstat(name)
 		if err != nil {
 			return err
@@ -49,9 +50,13 @@ func (h *Host) ReadFile(ctx context.Context, name string) (File, error) {
 			f.UID, f.GID = st.UID, st.GID
 		}
 		f.Content, err = io.ReadAll(io.LimitReader(r, maxFileBytes))
+		read = f
 		return err
 	})
-	return f, err
+	if err != nil {
+		return File{}, err
+	}
+	return read, nil
 }
 
 // WriteFile puts f at name in one step: readers see the old file or the new
@@ -117,16 +122,20 @@ func isUnsupported(err error) bool {
 // sftp opens the subsystem for one operation, closes it when ctx ends, and says
 // in the error what was being done where.
 func (h *Host) sftp(ctx context.Context, doing string, do func(*sftp.Client) error) error {
-	c, err := sftp.NewClient(h.client)
+	c, err := within(ctx, func() (*sftp.Client, error) { return sftp.NewClient(h.client) })
 	if err != nil {
-		return &UnreachableError{Host: h.name, Address: h.client.RemoteAddr().String(), Err: fmt.Errorf("opening SFTP: %w", err)}
+		return h.unreachable(fmt.Errorf("opening SFTP: %w", err))
 	}
-	stop := context.AfterFunc(ctx, func() { c.Close() })
-	err = do(c)
-	if !stop() {
+	done := make(chan error, 1)
+	go func() { done <- do(c) }()
+	select {
+	case err = <-done:
+		c.Close()
+	case <-ctx.Done():
+		// Closing asks a machine that may be silent, and is not waited for.
+		go c.Close()
 		return fmt.Errorf("%s: %s: %w", h.name, doing, context.Cause(ctx))
 	}
-	c.Close()
 	if err != nil {
 		return fmt.Errorf("%s: %s: %w", h.name, doing, err)
 	}

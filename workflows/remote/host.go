@@ -151,10 +151,24 @@ func handshake(conn net.Conn, c Config, want ssh.PublicKey) (*ssh.Client, error)
 		return nil, mismatch
 	case err != nil && proven && strings.Contains(err.Error(), "unable to authenticate"):
 		return nil, &AuthError{Host: c.Name, User: c.User, Err: err}
+	case noSuchKey(err):
+		return nil, &HostKeyError{Host: c.Name, Address: c.Address, Got: "no " + want.Type() + " key at all"}
 	case err != nil:
 		return nil, &UnreachableError{Host: c.Name, Address: c.Address, Err: err}
 	}
 	return ssh.NewClient(sc, chans, reqs), nil
+}
+
+// noSuchKey reports whether the server has no host key of the kind that is
+// pinned: it cannot be the host that has it.
+func noSuchKey(err error) bool {
+	var negotiation *ssh.AlgorithmNegotiationError
+	return errors.As(err, &negotiation) && strings.Contains(negotiation.Error(), "host key")
+}
+
+// unreachable says that the connection to h broke.
+func (h *Host) unreachable(err error) error {
+	return &UnreachableError{Host: h.name, Address: h.client.RemoteAddr().String(), Err: err}
 }
 
 // algorithms lists the signature algorithms by which a host may prove key; an
