@@ -1,0 +1,96 @@
+//go:build e2e
+
+package scenario
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/edge-provision/edge-provision/rack"
+)
+
+// TestPairFromOffToSSH takes a UEFI machine with its own PXE stack and a BIOS
+// machine from powered off to SSH, with decoys beside them: a second disk in
+// each that would boot, and a machine that nobody asked for.
+func TestPairFromOffToSSH(t *testing.T) {
+	l := newLab(t, "pair.hcl")
+	image := l.image("image.edge-os")
+	old := l.raw(image)
+	l.raise(l.site)
+	targets := []string{
+		"--target", `machine.node["uefi"]`, "--target", `machine.node["bios"]`, "--target", "workflow.platform.step.file.motd",
+	}
+	nodes := map[string]string{"uefi": "172.22.0.11", "bios": "172.22.0.12"}
+
+	l.sub("apply", func(l *lab) {
+		l.want(0, l.apply(append(targets, l.site)...))
+		for key, address := range nodes {
+			r := l.want(0, l.ssh(address+":22", "hostname; cat /etc/motd; lsblk -ndo SERIAL $(findmnt -no SOURCE / | sed s/.$//)"))
+			for _, want := range []string{"node-" + key + "\n", "Kept by edge-provision.", "ROOT-" + key} {
+				if !strings.Contains(r.stdout, want) {
+					l.t.Errorf("on %s: %q; want %q in it", key, r.stdout, want)
+				}
+			}
+		}
+		if list := l.must(commandLimit, "inventory", "list"); strings.Count(list.stdout, "installed") != 2 {
+			l.t.Errorf("inventory list = %s; want two installed machines", list.stdout)
+		}
+	})
+	if t.Failed() {
+		return
+	}
+	before := l.counts("uefi", "bios")
+
+	l.sub("again", func(l *lab) {
+		r := l.want(0, l.apply(append(targets, l.site)...))
+		if !strings.Contains(r.stdout, "No changes.") {
+			l.t.Errorf("the second apply says %q; want No changes.", r.stdout)
+		}
+		l.want(0, l.run(commandLimit, "", l.inside(append(append([]string{"plan", "-detailed-exitcode"}, targets...), l.site)...)))
+	})
+
+	l.sub("sshd stopped", func(l *lab) {
+		// A second sshd is this test's own way back in; it needs the directory
+		// that systemd removes with the first.
+		l.want(0, l.ssh("172.22.0.12:22", "systemd-run --quiet /usr/sbin/sshd -D -p 2222 -o PidFile=none"))
+		l.eventually("the second sshd answers", settleLimit, func() bool { return l.ssh("172.22.0.12:2222", "true").code == 0 })
+		l.want(0, l.ssh("172.22.0.12:2222", "systemctl stop ssh; mkdir -p /run/sshd"))
+		r := l.want(2, l.run(commandLimit, "", l.inside(append(append([]string{"plan"}, targets...), l.site)...)))
+		if !strings.Contains(r.stdout, `machine.node["bios"] cannot be asked`) {
+			l.t.Errorf("plan says %q; want that node[\"bios\"] cannot be asked", r.stdout)
+		}
+		if strings.Contains(r.stdout, "ERASES") || strings.Contains(r.stdout, "power-cycled") {
+			l.t.Errorf("plan says %q; want that nothing is touched", r.stdout)
+		}
+		l.want(1, l.apply(append(targets, l.site)...))
+		l.want(0, l.ssh("172.22.0.12:2222", "systemctl start ssh"))
+		l.want(0, l.apply(append(targets, l.site)...))
+	})
+	if after := l.counts("uefi", "bios"); after != before {
+		t.Errorf("power and boots after the install: %s; want %s", after, before)
+	}
+
+	l.sub("decoys", func(l *lab) {
+		if m := l.machine(`machine.node["decoy"]`); m.On || m.Boots != 0 {
+			l.t.Errorf("the machine that nobody asked for: on %t, %d boots; want off and none", m.On, m.Boots)
+		}
+		for key := range nodes {
+			address := `machine.node["` + key + `"]`
+			l.power(address, rack.PowerOff)
+			if at := l.difference(l.disk(address, 1), old, l.size(old)); at >= 0 {
+				l.t.Errorf("the second disk of %s differs from what it was at byte %d; want it untouched", key, at)
+			}
+		}
+	})
+}
+
+// counts says how often the machines were switched on, reset and booted.
+func (l *lab) counts(keys ...string) string {
+	l.t.Helper()
+	var out strings.Builder
+	for _, k := range keys {
+		m := l.machine(`machine.node["` + k + `"]`)
+		out.WriteString(k + ": " + power(m) + "; ")
+	}
+	return out.String()
+}
