@@ -183,7 +183,7 @@ func rackMachine(s *site.Site, m *site.Machine) (rack.Machine, error) {
 	for i, d := range hardware.Disks {
 		source := d.Source
 		if source != "" && !filepath.IsAbs(source) {
-			source = filepath.Join(filepath.Dir(d.DeclRange.Filename), source)
+			source = filepath.Join(s.Dir, source)
 		}
 		disk := rack.Disk{Bus: rack.DiskBus(d.Bus), Bytes: d.SizeBytes, Serial: d.Serial, LogicalBlock: d.BlockBytes, Source: source}
 		if disk.Serial == "" {

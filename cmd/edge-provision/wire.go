@@ -94,7 +94,7 @@ func (w *world) fill(ctx context.Context) error {
 	w.hosts = &steps.SSH{Site: w.site, Catalog: w.catalog, Signer: signer}
 	w.powers = steps.NewControllers(w.site, a.bmcDeps(w.keys, w.catalog, dir))
 	w.builder = &imagebuilder.Builder{CacheDir: cache, Log: a.logger(), Progress: buildProgress(w.tell, w.site.Images)}
-	w.images = &steps.Images{Builder: w.builder, Catalog: w.catalog}
+	w.images = &steps.Images{Builder: w.builder, Catalog: w.catalog, Dir: w.site.Dir}
 	w.runner = &steps.Runner{
 		Site: w.site, Catalog: w.catalog, Keys: w.keys, Hosts: w.hosts, Powers: w.powers,
 		Clock: workflows.SystemClock{}, Tell: w.tell,

@@ -36,8 +36,9 @@ func Bind(ctx context.Context, s *site.Site, catalog *store.Store) error {
 // bindOne binds one machine that is declared by a match. None that matches is
 // no error: it has yet to be discovered.
 func bindOne(ctx context.Context, s *site.Site, catalog *store.Store, m *site.Machine, rows []inventory.Machine) error {
-	var found []inventory.Machine
-	for _, row := range rows {
+	var found []*inventory.Machine
+	for i := range rows {
+		row := &rows[i]
 		if row.Address != "" {
 			continue
 		}
@@ -45,7 +46,7 @@ func bindOne(ctx context.Context, s *site.Site, catalog *store.Store, m *site.Ma
 		if err != nil {
 			return err
 		}
-		result, err := m.Match.Eval(query.NewDoc(row, facts))
+		result, err := m.Match.Eval(query.NewDoc(*row, facts))
 		if err != nil {
 			return fmt.Errorf("%s: evaluating its match: %w", m.Address, err)
 		}
@@ -57,6 +58,8 @@ func bindOne(ctx context.Context, s *site.Site, catalog *store.Store, m *site.Ma
 	case 0:
 		return nil
 	case 1:
+		// A machine that is bound is no candidate for the next declaration.
+		found[0].Address = m.Address
 		_, err := catalog.Bind(ctx, s.Name, m.Address, found[0].ID)
 		return err
 	}

@@ -22,6 +22,8 @@ import (
 // plan can tell without building.
 type Images struct {
 	Builder *imagebuilder.Builder
+	// Dir is where relative sources of imported images are: Site.Dir.
+	Dir     string
 	Catalog *store.Store
 	// Service publishes; nil while nothing is served.
 	Service *Service
@@ -48,12 +50,11 @@ func osSpec(i *site.Image) imagebuilder.OSSpec {
 	}
 }
 
-// importSpec is a declared import as the builder wants it. A relative path is
-// relative to the file that declares it.
-func importSpec(i *site.Image) imagebuilder.ImportSpec {
+// importSpec is a declared import as the builder wants it.
+func (im *Images) importSpec(i *site.Image) imagebuilder.ImportSpec {
 	source := i.Source
 	if !strings.Contains(source, "://") && !filepath.IsAbs(source) {
-		source = filepath.Join(filepath.Dir(i.Range("source").Filename), source)
+		source = filepath.Join(im.Dir, source)
 	}
 	return imagebuilder.ImportSpec{
 		Source: source, Digest: i.Digest, Format: string(i.Format), Firmware: i.Firmware, Architecture: i.Architecture,
@@ -91,7 +92,7 @@ func (im *Images) Build(ctx context.Context, i *site.Image) (imagebuilder.Artifa
 		return im.Builder.Open(digest)
 	}
 	if i.Imported() {
-		a, err = im.Builder.Import(ctx, importSpec(i))
+		a, err = im.Builder.Import(ctx, im.importSpec(i))
 	} else {
 		a, err = im.Builder.BuildOS(ctx, osSpec(i))
 	}

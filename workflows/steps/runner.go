@@ -37,7 +37,7 @@ type Runner struct {
 	Tell    func(Progress)
 
 	mu   sync.Mutex
-	done map[string]Step // by address, for Undo
+	done map[string][]Step // by address, one for each attempt, for Undo
 }
 
 // known is what step inputs can refer to, as far as it is known now.
@@ -154,11 +154,15 @@ func (r *Runner) Inspect(ctx context.Context, s *site.Step, known site.Known) (w
 	if err != nil {
 		return workflows.StepView{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	bounded, cancel := context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
-	f, err := step.Inspect(ctx)
+	f, err := step.Inspect(bounded)
+	if ctx.Err() != nil {
+		return workflows.StepView{}, fmt.Errorf("%s: inspecting: %w", s.Address, context.Cause(ctx))
+	}
 	if err != nil {
-		return workflows.StepView{}, fmt.Errorf("%s: inspecting: %w", s.Address, err)
+		// One host that refuses an answer must not cost the plan of all others.
+		f = Finding{Presence: workflows.Unreachable, Detail: err.Error()}
 	}
 	return workflows.StepView{Presence: f.Presence, Changes: f.Changes, Detail: f.Detail, Inputs: env.Inputs}, nil
 }
@@ -228,9 +232,9 @@ func (r *Runner) Do(ctx context.Context, run uuid.UUID, s *site.Step) (workflows
 	}
 	r.mu.Lock()
 	if r.done == nil {
-		r.done = map[string]Step{}
+		r.done = map[string][]Step{}
 	}
-	r.done[s.Address] = step
+	r.done[s.Address] = append(r.done[s.Address], step)
 	r.mu.Unlock()
 	outputs, err := step.Do(ctx)
 	if err != nil {
@@ -261,17 +265,19 @@ func (r *Runner) remember(ctx context.Context, run uuid.UUID, s *site.Step, env 
 // Undo takes back what a step created in this process, where its type can.
 func (r *Runner) Undo(ctx context.Context, s *site.Step) error {
 	r.mu.Lock()
-	step, did := r.done[s.Address]
+	attempts := r.done[s.Address]
 	r.mu.Unlock()
-	if !did {
+	if len(attempts) == 0 {
 		return nil
 	}
-	undoer, ok := step.(Undoer)
-	if !ok {
-		return fmt.Errorf("%s: a %s step cannot be undone", s.Address, s.Type)
-	}
-	if err := undoer.Undo(ctx); err != nil {
-		return fmt.Errorf("%s: %w", s.Address, err)
+	for _, step := range slices.Backward(attempts) {
+		undoer, ok := step.(Undoer)
+		if !ok {
+			return fmt.Errorf("%s: a %s step cannot be undone", s.Address, s.Type)
+		}
+		if err := undoer.Undo(ctx); err != nil {
+			return fmt.Errorf("%s: %w", s.Address, err)
+		}
 	}
 	return r.Catalog.DeleteApplied(ctx, r.Site.Name, s.Address)
 }

@@ -56,7 +56,7 @@ func newSSH(inputs cty.Value, env Env) (Step, error) {
 		env: env, hosts: hosts,
 		command: text(inputs, "command"), check: text(inputs, "check"), creates: text(inputs, "creates"),
 		environment: textMap(inputs, "environment"), stdin: text(inputs, "stdin"),
-		sensitive: inputs.ContainsMarked(),
+		sensitive: site.IsSensitive(inputs),
 	}, nil
 }
 
@@ -94,7 +94,20 @@ func (s *sshStep) done(ctx context.Context, h *remote.Host) (bool, error) {
 	if errors.As(err, &exit) && exit.Signal == "" {
 		return false, nil
 	}
-	return err == nil, err
+	return err == nil, s.scrub(err)
+}
+
+// scrub withholds what a command with sensitive inputs printed before it failed,
+// which is all of its output that is ever shown. Looking for the inputs in it
+// would not do: of "Bearer ${var.token}" the command may print the half.
+func (s *sshStep) scrub(err error) error {
+	var exit *remote.ExitError
+	if !s.sensitive || !errors.As(err, &exit) {
+		return err
+	}
+	clean := *exit
+	clean.Tail = "  (its output is not shown, because its inputs are sensitive)"
+	return &clean
 }
 
 // shell is a command line under the step's environment. The values travel on
@@ -130,7 +143,7 @@ func (s *sshStep) Do(ctx context.Context) (cty.Value, error) {
 		s.env.Say("%s: running the command", machine)
 		result, err := h.Run(ctx, s.shell(s.command))
 		stdout[machine] = cty.StringVal(result.Stdout)
-		return err
+		return s.scrub(err)
 	})
 	out := cty.MapValEmpty(cty.String)
 	if len(stdout) > 0 {

@@ -45,7 +45,7 @@ func checkWait(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics {
 		diags = append(diags, mistake(ranges, "command", "Command without hosts", "command says what must succeed on hosts; name the hosts too."))
 	}
 	if v, _ := inputs.GetAttr("interval").Unmark(); v.IsKnown() && !v.IsNull() {
-		if d, err := time.ParseDuration(v.AsString()); err != nil || d < time.Second {
+		if d, err := site.ParseDuration(v.AsString()); err != nil || d < time.Second {
 			diags = append(diags, mistake(ranges, "interval", "Invalid interval", fmt.Sprintf("%q is not a duration of at least one second, such as \"5s\".", v.AsString())))
 		}
 	}
@@ -70,7 +70,7 @@ func newWait(inputs cty.Value, env Env) (Step, error) {
 		s.hosts = hosts
 	}
 	if i := text(inputs, "interval"); i != "" {
-		d, err := time.ParseDuration(i)
+		d, err := site.ParseDuration(i)
 		if err != nil {
 			return nil, fmt.Errorf("interval: %w", err)
 		}
