@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 export CGO_ENABLED ?= 0
 
 CONTROLLER_LDFLAGS = -s -w -X main.version=$(VERSION)
-AGENT_LDFLAGS      = -s -w
+AGENT_LDFLAGS      = -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
 
@@ -33,18 +33,18 @@ test: ## All tests that need neither root nor emulation (RACE=1: under the race 
 
 .PHONY: e2e
 e2e: setup build ## End-to-end scenarios in emulated machines (root)
-	$(GO) test -tags e2e -count 1 -p 1 -timeout 60m $(E2E_FLAGS) ./rack/scenario
+	$(GO) test -tags e2e -count 1 -p 1 -timeout 45m $(E2E_FLAGS) ./rack/scenario
 
 .PHONY: bench
-bench: setup build ## Measure the main job against floors taken in the same run (root)
-	$(GO) test -tags e2e -count 1 -p 1 -timeout 60m -run '^$$' -bench . -benchtime 1x -v ./rack/scenario
+bench: setup build ## Measure the main job by phases, and the packages against their floors (root)
+	EDGE_BENCH=1 $(GO) test -tags e2e -count 1 -timeout 30m -run TestMeasure ./rack/scenario -v
 	$(GO) test -run '^$$' -bench . ./imagebuilder/... ./pxe/... ./inventory/...
 
 .PHONY: fuzz
 fuzz: ## Fuzz every parser of a stranger's bytes, FUZZTIME each (default 10s)
 	@set -e; for pkg in $$($(GO) list ./...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz' || true); do \
-	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(FUZZTIME),10s) $$pkg; \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(FUZZTIME),10s) -fuzzminimizetime 10x $$pkg; \
 	  done; \
 	done
 

@@ -39,7 +39,7 @@ type OSSpec struct {
 
 // basePackages make a system that boots, is reached over SSH and configured by networkd.
 var basePackages = []string{
-	"ca-certificates", "dbus", "e2fsprogs", "initramfs-tools", "iproute2", "kmod", "openssh-server", "procps", "systemd-resolved",
+	"ca-certificates", "dbus", "e2fsprogs", "initramfs-tools", "iproute2", "kmod", "openssh-server", "procps", "sudo", "systemd-resolved",
 	"systemd-sysv", "udev", "zstd",
 }
 

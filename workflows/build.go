@@ -60,7 +60,7 @@ func Build(s *site.Site, o Observation, opts BuildOptions) (Plan, hcl.Diagnostic
 		}
 	}
 	for _, address := range o.Orphans {
-		b.put(Action{Address: address, Kind: KindOrphan, Reason: "no longer declared; left alone until `destroy -target`"})
+		b.put(Action{Address: address, Kind: KindOrphan, Reason: "no longer declared; it is left alone"})
 	}
 	b.keepTargets()
 

@@ -360,7 +360,7 @@ var planCases = []planCase{
 			return o
 		},
 		want: map[string]workflows.Kind{"machine.a": workflows.KindNone, "machine.gone": workflows.KindOrphan},
-		says: []string{"left alone until `destroy -target`"},
+		says: []string{"it is left alone"},
 	},
 	{
 		name: "adopted", text: "site \"store\" {}\n" + adopted,

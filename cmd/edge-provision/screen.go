@@ -171,7 +171,7 @@ func outcomeOf(endings []workflows.Ending) string {
 	return outcome
 }
 
-// jsonDisplay writes one JSON object a line. docs/architecture.md lists the
+// jsonDisplay writes one JSON object a line. docs/commands.md lists the
 // types; a new field may be added at any time.
 type jsonDisplay struct {
 	out io.Writer
