@@ -27,6 +27,7 @@ type evaluator struct {
 	runtime bool // after Load: machines are not decoded again
 	values  map[string]cty.Value
 	sizes   map[string]int
+	repeats int // bytes that for expressions may still make
 	stack   []visit
 	diags   hcl.Diagnostics
 	built   *Site // what is decoded on the way, at load time
@@ -162,7 +163,7 @@ func (e *evaluator) context(traversals []hcl.Traversal, sc scope) *hcl.EvalConte
 		variables["workflow"] = cty.ObjectVal(workflows)
 	}
 	sc.each.variables(variables)
-	return &hcl.EvalContext{Variables: variables, Functions: e.m.functions}
+	return withBudget(&hcl.EvalContext{Variables: variables, Functions: e.m.functions}, &e.repeats)
 }
 
 // secondStep is the name after the root, or false when all are meant.

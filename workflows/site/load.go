@@ -90,7 +90,7 @@ func load(sources []source, dir string, opts Options) (*Site, hcl.Diagnostics) {
 	}
 	diags = append(diags, m.setVariables()...)
 	s := &Site{Dir: dir, Files: m.files, module: m}
-	e := &evaluator{m: m, values: make(map[string]cty.Value), sizes: make(map[string]int), built: s, byID: make(map[string]any)}
+	e := &evaluator{m: m, values: make(map[string]cty.Value), sizes: make(map[string]int), built: s, byID: make(map[string]any), repeats: maxLoadBytes}
 	if m.version != nil {
 		if v, more := m.version.Expr.Value(nil); !more.HasErrors() {
 			s.RequiredVersion = v.AsString()
@@ -167,7 +167,7 @@ func (s *Site) later(known Known) *evaluator {
 	for address, v := range s.module.settled {
 		values[address] = v
 	}
-	return &evaluator{m: s.module, known: known, runtime: true, values: values, sizes: make(map[string]int)}
+	return &evaluator{m: s.module, known: known, runtime: true, values: values, sizes: make(map[string]int), repeats: maxLoadBytes}
 }
 
 // StepInputs evaluates a step's body with what is known now. Unknown values

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -93,7 +94,12 @@ func (m *module) templateFileFunc() function.Function {
 			if diags.HasErrors() {
 				return cty.NilVal, function.NewArgError(0, diags)
 			}
-			ctx := &hcl.EvalContext{Variables: args[1].AsValueMap(), Functions: make(map[string]function.Function)}
+			countExpression(expr, false)
+			variables := maps.Clone(args[1].AsValueMap())
+			if variables == nil {
+				variables = make(map[string]cty.Value)
+			}
+			ctx := withBudget(&hcl.EvalContext{Variables: variables, Functions: make(map[string]function.Function)}, nil)
 			for fn, f := range m.functions {
 				if !strings.Contains(fn, "file") {
 					ctx.Functions[fn] = f

@@ -128,6 +128,7 @@ func parseModule(sources []source, dir string, opts Options) (*module, hcl.Diagn
 		}
 		m.files[src.name] = file
 		if body, ok := file.Body.(*hclsyntax.Body); ok {
+			countBody(body, "")
 			bodies = append(bodies, body)
 		}
 	}
