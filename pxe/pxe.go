@@ -104,7 +104,7 @@ type Client struct {
 // other byte order. PXE 2.1 leaves the order of option 97 to firmware: some
 // send SMBIOS's little-endian fields as stored, some send text order. Who
 // looks a machine up by UUID tries both.
-func (c Client) SwappedUUID() uuid.UUID { return swapUUID(c.UUID) }
+func (c Client) SwappedUUID() uuid.UUID { return inventory.SwapUUID(c.UUID) }
 
 // Stage is the program on the machine that asks.
 type Stage string

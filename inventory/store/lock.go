@@ -36,14 +36,17 @@ type Held struct {
 }
 
 // LockedError says that another owner holds the lock and is not proven dead.
-type LockedError struct{ Held Held }
+type LockedError struct {
+	Site string
+	Held Held
+}
 
 // Error implements error.
 func (e *LockedError) Error() string {
 	h := e.Held
 	return fmt.Sprintf("%s is locked by %s (process %d on %s) since %s, last heard of at %s; wait for it, "+
-		"or if it is gone for good: edge-provision runs unlock %s",
-		h.Address, h.Owner.Purpose, h.Owner.PID, h.Owner.Host, h.Since.Format(time.RFC3339), h.Heartbeat.Format(time.RFC3339), h.Address)
+		"or if it runs on another host and is gone for good: edge-provision runs unlock %s",
+		h.Address, h.Owner.Purpose, h.Owner.PID, h.Owner.Host, h.Since.Format(time.RFC3339), h.Heartbeat.Format(time.RFC3339), e.Site)
 }
 
 // LostLockError says that a lock was taken over: what its former owner still
@@ -139,7 +142,7 @@ func (s *Store) Lock(ctx context.Context, site, address string, owner Owner) (fe
 			return err
 		}
 		if held := heldOf(row); row.Held && !held.Owner.Dead() {
-			return &LockedError{Held: held}
+			return &LockedError{Site: site, Held: held}
 		}
 		fence = row.Fence + 1
 		return tx.Lock.UpdateOne(row).SetHeld(true).SetFence(fence).SetHost(owner.Host).SetBootID(owner.BootID).
