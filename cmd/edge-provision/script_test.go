@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/edge-provision/edge-provision/workflows/site"
+	"github.com/edge-provision/edge-provision/workflows/steps"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"edge-provision": func() {
+			os.Exit(run(context.Background(), make(chan struct{}), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		},
+	})
+}
+
+// TestCommandLine runs the scripts of testdata/script against the program.
+func TestCommandLine(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("XDG_DATA_HOME", filepath.Join(e.WorkDir, "data"))
+			e.Setenv("XDG_CACHE_HOME", filepath.Join(e.WorkDir, "cache"))
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			// exit CODE ARGS… runs the program and wants that exit code.
+			"exit": func(ts *testscript.TestScript, neg bool, args []string) {
+				if neg || len(args) < 2 {
+					ts.Fatalf("usage: exit CODE ARGS…")
+				}
+				err := ts.Exec("sh", append([]string{"-c", `want=$1; shift; edge-provision "$@"; got=$?; test $got -eq $want || { echo "exit code $got, want $want" >&2; exit 1; }`, "sh"}, args...)...)
+				ts.Check(err)
+			},
+			// plain wants that a stream or file has no escape sequence.
+			"plain": func(ts *testscript.TestScript, _ bool, args []string) {
+				for _, name := range args {
+					if strings.Contains(ts.ReadFile(name), "\x1b") {
+						ts.Fatalf("%s has an escape sequence", name)
+					}
+				}
+			},
+			// nest FILE writes 10 MB of brackets.
+			"nest": func(ts *testscript.TestScript, _ bool, args []string) {
+				text := "site \"deep\" {}\nlocals {\n  x = " + strings.Repeat("[", 5<<20) + strings.Repeat("]", 5<<20) + "\n}\n"
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+			},
+		},
+	})
+}
+
+func TestLongFlagsMayHaveOneDash(t *testing.T) {
+	tests := []struct{ args, want string }{
+		{"plan -out f site.hcl", "plan --out f site.hcl"},
+		{"plan -detailed-exitcode", "plan --detailed-exitcode"},
+		{"plan -replace=machine.a", "plan --replace=machine.a"},
+		{"plan --out f", "plan --out f"},
+		{"list -o json", "list -o json"},
+		{"plan -var x=-1 -5 -", "plan --var x=-1 -5 -"},
+		{"plan -- -out", "plan -- -out"},
+		{"", ""},
+	}
+	for _, test := range tests {
+		if got := doubleDashes(strings.Fields(test.args)); !slices.Equal(got, strings.Fields(test.want)) {
+			t.Errorf("doubleDashes(%q) = %q; want %q", test.args, got, test.want)
+		}
+	}
+}
+
+func TestEveryExampleIsValidWithTheRealSteps(t *testing.T) {
+	files, err := filepath.Glob(repository + "/hcl-examples/*.hcl")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("Glob() = %v, %v; want examples", files, err)
+	}
+	for _, f := range files {
+		_, diags := site.Load(f, site.Options{StepTypes: steps.Shapes(), Environ: []string{"EDGE_VAR_bmc_password=correct-horse"}, Version: version})
+		if len(diags) > 0 {
+			t.Errorf("Load(%s) = %v; want no diagnostic", f, diags)
+		}
+	}
+}
