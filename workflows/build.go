@@ -135,6 +135,12 @@ func (b *builder) machine(m *site.Machine) Action {
 		return b.installed(a, m, v)
 	case v.Facts == nil:
 		return b.inspect(a, m, v)
+	case v.Applied != nil && !v.InInstaller:
+		// What is known of its disks is from before we wrote to one of them:
+		// what would be lost is seen only in the installer.
+		a = b.inspect(a, m, v)
+		a.Reason = "to be replaced, as asked; what its disk carries now has to be looked at first"
+		return a
 	}
 	return b.install(a, m, v)
 }

@@ -349,8 +349,14 @@ var planCases = []planCase{
 	{
 		name: "replace", text: node(""), opts: workflows.BuildOptions{Replace: []string{"machine.a"}},
 		see:  was(func(v *workflows.MachineView) { v.Power = workflows.PowerOn }),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindInspect},
+		says: []string{"to be replaced, as asked", "has to be looked at first", "it is ON and will be power-cycled"},
+	},
+	{
+		name: "replace-in-the-installer", text: node(""), opts: workflows.BuildOptions{Replace: []string{"machine.a"}},
+		see:  was(func(v *workflows.MachineView) { v.Power, v.InInstaller = workflows.PowerOn, true }),
 		want: map[string]workflows.Kind{"machine.a": workflows.KindInstall},
-		says: []string{"to be replaced, as asked", "NEEDS CONSENT", "it is ON and will be power-cycled"},
+		says: []string{"to be replaced, as asked", "NEEDS CONSENT"},
 	},
 	{
 		name: "orphan", text: node(""),
