@@ -81,6 +81,11 @@ func (a *app) whyCommand() *cobra.Command {
 	return c
 }
 
+// firewallAge is how long a finding about this host's packet filter is believed:
+// longer than the longest usual boot timeout, shorter than the memory of whoever
+// changed the rules.
+const firewallAge = time.Hour
+
 // diagnose finds out where a declared machine is stuck.
 func (w *world) diagnose(ctx context.Context, address string) ([]timeline.Finding, error) {
 	m, err := w.machine(address)
@@ -98,6 +103,13 @@ func (w *world) diagnose(ctx context.Context, address string) ([]timeline.Findin
 	if err != nil {
 		return nil, err
 	}
+	// What this host's packet filter stops is told of no machine in particular,
+	// and may be put right later: what an earlier service found does not count.
+	blocked, err := w.catalog.Events(ctx, store.EventFilter{Site: w.site.Name, Kinds: []inventory.EventKind{inventory.EventHostFirewall}, Since: time.Now().Add(-firewallAge)})
+	if err != nil {
+		return nil, err
+	}
+	events = append(events, blocked...)
 	in := timeline.Input{
 		Events: events, Now: time.Now(), Declared: true, State: row.State, BMC: string(m.BMC.Driver), BMCAddress: m.BMC.Address,
 	}

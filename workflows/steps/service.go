@@ -214,6 +214,7 @@ func (s *Service) Serve(ctx context.Context) error {
 		})
 	}
 	for _, seg := range s.segments {
+		wg.Go(func() { s.checkFirewall(ctx, seg) })
 		run(seg.network.Address, seg.pxe.Serve)
 		run(seg.network.Address, func(ctx context.Context) error { return s.Dispatch.Serve(ctx, seg.agents) })
 	}
