@@ -111,7 +111,7 @@ func (w *world) lock(ctx context.Context, purpose string) (fence int64, unlock f
 		return 0, nil, err
 	}
 	if fence, err = w.catalog.Lock(ctx, w.site.Name, siteLock, owner); err != nil {
-		return 0, nil, fmt.Errorf("%w; if that process is on another host and gone for good: edge-provision runs unlock %s", err, w.site.Name)
+		return 0, nil, err
 	}
 	beat, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
