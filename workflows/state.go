@@ -18,7 +18,10 @@ var transitions = map[inventory.State][]inventory.State{
 	inventory.StateInspecting: {inventory.StateHeld, inventory.StateFailed},
 	// Held machines are installed, inspected again after a power cut, or let
 	// go when the person says no.
-	inventory.StateHeld: {inventory.StateInstalling, inventory.StateInspecting, inventory.StateDiscovered, inventory.StateDeclared, inventory.StateFailed},
+	inventory.StateHeld: {
+		inventory.StateInstalling, inventory.StateInspecting, inventory.StateDiscovered, inventory.StateDeclared,
+		inventory.StateInstalled, inventory.StateFailed,
+	},
 	// A write ends well, ends badly, or is cut off and its machine comes back.
 	inventory.StateInstalling: {inventory.StateInstalled, inventory.StateFailed, inventory.StateInspecting},
 	// Only an approved replacement leads out of installed.

@@ -22,7 +22,7 @@ var allowed = map[inventory.State]string{
 	inventory.StateDeclared:   "..x....",
 	inventory.StateDiscovered: "x.x....",
 	inventory.StateInspecting: "...x..x",
-	inventory.StateHeld:       "xxx.x.x",
+	inventory.StateHeld:       "xxx.xxx",
 	inventory.StateInstalling: "..x..xx",
 	inventory.StateInstalled:  "..x....",
 	inventory.StateFailed:     "x.x.x..",

@@ -9,10 +9,12 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
 	"entgo.io/ent/dialect"
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver named pgx
 	"modernc.org/sqlite"
+	sqlitelib "modernc.org/sqlite/lib"
 )
 
 // checkLimitBytes is the size up to which a SQLite file is read through at
@@ -74,7 +76,7 @@ func (s *Store) connectSQLite(ctx context.Context) error {
 
 	s.gate = &gate{}
 	// A driver of our own: its functions are not the whole process's.
-	source := connector{dsn: s.sqliteDSN(), driver: &sqlite.Driver{}}
+	source := connector{dsn: s.sqliteDSN(), driver: &sqlite.Driver{}, patience: s.cfg.BusyTimeout}
 	if err := source.driver.RegisterDeterministicScalarFunction("regexp", 2, s.regexp); err != nil {
 		return fmt.Errorf("opening catalog %s: %w", path, err)
 	}
@@ -110,10 +112,32 @@ func (s *Store) sqliteDSN() string {
 type connector struct {
 	dsn    string
 	driver *sqlite.Driver
+	// patience bounds the wait for another program that opens the same file.
+	patience time.Duration
 }
 
-// Connect implements driver.Connector.
-func (c connector) Connect(context.Context) (driver.Conn, error) { return c.driver.Open(c.dsn) }
+// Connect implements driver.Connector. Two programs that switch a new file to WAL
+// at once exclude each other, and SQLite's busy handler is not asked then
+// (sqlite.org/wal.html, "Sometimes Queries Return SQLITE_BUSY In WAL Mode").
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.patience)
+	defer cancel()
+	for {
+		conn, err := c.driver.Open(c.dsn)
+		var lite *sqlite.Error
+		if err == nil || !errors.As(err, &lite) || lite.Code()&0xff != sqlitelib.SQLITE_BUSY {
+			return conn, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(busyPause):
+		}
+	}
+}
+
+// busyPause is the wait between two tries to open a file that is being switched.
+const busyPause = 10 * time.Millisecond
 
 // Driver implements driver.Connector.
 func (c connector) Driver() driver.Driver { return c.driver }

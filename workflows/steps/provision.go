@@ -442,6 +442,9 @@ func (p *Provisioner) release(ctx context.Context, m *site.Machine, wasOff bool)
 	if err != nil {
 		return fmt.Errorf("letting %s go: %w", m.Address, err)
 	}
+	if row.Image != "" {
+		return p.setState(ctx, row.ID, inventory.StateInstalled)
+	}
 	return p.setState(ctx, row.ID, inventory.StateDeclared)
 }
 
