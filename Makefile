@@ -33,7 +33,7 @@ test: ## All tests that need neither root nor emulation (RACE=1: under the race 
 
 .PHONY: e2e
 e2e: setup build ## End-to-end scenarios in emulated machines (root)
-	$(GO) test -tags e2e -count 1 -p 1 -timeout 45m $(E2E_FLAGS) ./rack/scenario
+	$(GO) test -tags e2e -count 1 -p 1 -timeout 45m -v $(E2E_FLAGS) ./rack/scenario
 
 .PHONY: bench
 bench: setup build ## Measure the main job by phases, and the packages against their floors (root)

@@ -73,7 +73,7 @@ func (l *lab) damage(a imagebuilder.Artifact) int {
 	if err := os.Mkdir(fresh, 0o755); err != nil {
 		l.t.Fatal(err)
 	}
-	for _, part := range []string{"images", "builds", "installers"} {
+	for _, part := range []string{"images", "builds", "installers", "locks", "debs"} {
 		if out, err := exec.CommandContext(l.t.Context(), "cp", "-a", filepath.Join(l.cache, part), fresh).CombinedOutput(); err != nil {
 			l.t.Fatalf("copying the cache = %v, %s", err, out)
 		}

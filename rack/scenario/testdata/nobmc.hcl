@@ -56,8 +56,7 @@ machine "stranger" {
     boot_order = ["network", "disk"]
 
     disk {
-      size   = MiB(64)
-      serial = "STRANGERS-DISK"
+      size = MiB(64)
     }
   }
 }
