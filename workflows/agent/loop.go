@@ -182,7 +182,7 @@ func (l *Loop) poll(ctx context.Context) (PollReply, error) {
 		// What the poll may have brought is asked for again: the
 		// controller answers by state, not by event.
 		stop()
-		_ = <-answered // cut off by stop: its error says nothing
+		<-answered // cut off by stop: its error says nothing
 		return PollReply{}, l.conclude(ctx, result)
 	}
 }

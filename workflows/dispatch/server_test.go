@@ -323,7 +323,7 @@ func TestResultThatArrivesWhileNobodyWaitsIsFoundLater(t *testing.T) {
 	}()
 	<-s.started
 	stopFirst()
-	_ = <-died // ended by stopFirst
+	<-died // ended by stopFirst
 	r.kill()
 	s.finish <- agent.Result{Outcome: agent.OutcomeOK, Write: &agent.WriteResult{Bytes: 7}}
 	r.start()
