@@ -112,7 +112,7 @@ func TestWrongNetworkInitRebootStartsOver(t *testing.T) {
 	if err := client.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { cancel(); client.Wait() }()
+	defer func() { cancel(); _ = client.Wait() }()
 	log.await(t, 15*time.Second, "NAK", ofKind(inventory.EventDHCPNak))
 	log.await(t, 15*time.Second, "ACK", eventOf(inventory.EventDHCPAck, "address", "172.22.77.100"))
 }
@@ -181,7 +181,7 @@ func TestPortTakenNamesItsOwner(t *testing.T) {
 		cancel()
 		t.Fatal(err)
 	}
-	defer func() { cancel(); cmd.Wait() }()
+	defer func() { cancel(); _ = cmd.Wait() }()
 	out.await(t, 10*time.Second)
 	_, err := Listen(t.Context(), Config{Mode: ModeServer, Interface: l.name, Prefix: testPrefix, Network: "edge", Booter: declaredOnly(), Leases: &memoryLeases{}})
 	taken, ok := errors.AsType[*PortTakenError](err)
@@ -208,7 +208,7 @@ func TestFirewallOfThisHost(t *testing.T) {
 	if got, err := FirewallCheck(t.Context(), l.name, DefaultHTTPPort); err != nil || len(got) != 0 {
 		t.Fatalf("FirewallCheck() without rules = %v, %v; want none", got, err)
 	}
-	defer run("nft", "flush", "ruleset") // of this test's own network namespace
+	defer func() { _ = run("nft", "flush", "ruleset") }() // of this test's own network namespace
 	rules := "table inet filter { chain input { type filter hook input priority 0; policy drop; iifname \"lo\" accept; ct state established,related accept; " +
 		"iifname \"" + l.name + "\" udp dport { 67, 69 } accept; }\n}\n"
 	nft := exec.Command("nft", "-f", "-")

@@ -171,7 +171,6 @@ type host struct {
 	t   *testing.T
 	cmd *exec.Cmd
 	ns  string
-	out bytes.Buffer
 }
 
 // host starts one that holds its namespace open, with addr ("" for none) and
@@ -184,7 +183,7 @@ func (l *lan) host(mac, addr string) *host {
 	if err := h.cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
-	l.t.Cleanup(func() { h.cmd.Process.Kill(); h.cmd.Wait() })
+	l.t.Cleanup(func() { _ = h.cmd.Process.Kill(); _ = h.cmd.Wait() })
 	h.ns = fmt.Sprintf("--net=/proc/%d/ns/net", h.cmd.Process.Pid)
 	port := fmt.Sprintf("%sv%d", l.name, l.ports)
 	l.ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", fmt.Sprint(h.cmd.Process.Pid))
@@ -234,7 +233,7 @@ func (h *host) dnsmasq(args ...string) {
 	}
 	h.t.Cleanup(func() {
 		cancel()
-		cmd.Wait()
+		_ = cmd.Wait()
 		if h.t.Failed() {
 			h.t.Logf("dnsmasq:\n%s", log.text())
 		}

@@ -110,8 +110,8 @@ func (v vm) start(t *testing.T, want string) *waitWriter {
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
-		cmd.Wait()
-		console.Write([]byte("\nthe emulator has ended\n"))
+		_ = cmd.Wait()
+		_, _ = console.Write([]byte("\nthe emulator has ended\n"))
 		console.once.Do(func() { close(console.found) })
 	}()
 	t.Cleanup(func() {

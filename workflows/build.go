@@ -293,9 +293,11 @@ func (b *builder) install(a Action, m *site.Machine, v MachineView) Action {
 	if at, detail := unmet(m, v); detail != "" {
 		return b.refuse(a, at, "Machine does not meet a requirement", detail)
 	}
-	disk, at, detail := rootDisk(m, v)
+	disk, matches, at, detail := rootDisk(m, v)
 	if detail != "" {
-		return b.refuse(a, at, "No single root disk", detail)
+		a = b.refuse(a, at, "No single root disk", detail)
+		a.Candidates = &Candidates{Matched: matches, Of: len(v.Facts.Disks)}
+		return a
 	}
 	if o := disk.Owner; o != nil && !slices.Contains(b.opts.Replace, m.Address) {
 		return b.refuse(a, m.DeclRange, "Disk carries an installed machine", fmt.Sprintf(

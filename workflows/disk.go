@@ -45,9 +45,9 @@ func document(v MachineView) query.Doc {
 }
 
 // rootDisk chooses the disk that the image is written to: exactly one must
-// match, or the smallest one on request.
-func rootDisk(m *site.Machine, v MachineView) (inventory.Disk, hcl.Range, string) {
-	at := m.DeclRange
+// match, or the smallest one on request. detail says why none can be chosen.
+func rootDisk(m *site.Machine, v MachineView) (disk inventory.Disk, matches int, at hcl.Range, detail string) {
+	at = m.DeclRange
 	if m.RootDisk.DeclRange.Filename != "" {
 		at = m.RootDisk.DeclRange
 	}
@@ -61,7 +61,7 @@ func rootDisk(m *site.Machine, v MachineView) (inventory.Disk, hcl.Range, string
 		at = m.RootDisk.Range("match")
 		result, err := m.RootDisk.Match.Eval(doc.WithDisk(d))
 		if err != nil {
-			return inventory.Disk{}, at, fmt.Sprintf("root_disk could not be evaluated: %v", err)
+			return disk, 0, at, fmt.Sprintf("root_disk could not be evaluated: %v", err)
 		}
 		if result == query.True {
 			matched = append(matched, d)
@@ -69,20 +69,20 @@ func rootDisk(m *site.Machine, v MachineView) (inventory.Disk, hcl.Range, string
 	}
 	switch {
 	case len(v.Facts.Disks) == 0:
-		return inventory.Disk{}, at, "the machine has no disk that an image could be written to; is its controller in RAID mode, or the disk unplugged?"
+		return disk, len(matched), at, "the machine has no disk that an image could be written to; is its controller in RAID mode, or the disk unplugged?"
 	case len(matched) == 0:
-		return inventory.Disk{}, at, fmt.Sprintf("root_disk matches none of its disks: %s", listDisks(v.Facts.Disks))
+		return disk, len(matched), at, fmt.Sprintf("root_disk matches none of its disks: %s", listDisks(v.Facts.Disks))
 	case len(matched) == 1:
-		return matched[0], at, ""
+		return matched[0], 1, at, ""
 	case m.RootDisk.Select != site.SelectSmallest:
-		return inventory.Disk{}, at, fmt.Sprintf("root_disk matches %d disks and must match exactly one: %s. Name one by wwn or serial, or say select = \"smallest\"",
+		return disk, len(matched), at, fmt.Sprintf("root_disk matches %d disks and must match exactly one: %s. Name one by wwn or serial, or say select = \"smallest\"",
 			len(matched), listDisks(matched))
 	}
 	slices.SortStableFunc(matched, func(a, b inventory.Disk) int { return cmp.Compare(a.Bytes, b.Bytes) })
 	if matched[0].Bytes == matched[1].Bytes {
-		return inventory.Disk{}, at, fmt.Sprintf("select = \"smallest\" cannot choose between disks of one size: %s", listDisks(matched[:2]))
+		return disk, len(matched), at, fmt.Sprintf("select = \"smallest\" cannot choose between disks of one size: %s", listDisks(matched[:2]))
 	}
-	return matched[0], at, ""
+	return matched[0], 1, at, ""
 }
 
 // listDisks describes disks so that a person can tell them apart.

@@ -41,6 +41,8 @@ type Action struct {
 	ImageDigest string `json:"image_digest,omitempty"`
 	// Erase is the disk whose content will be lost.
 	Erase *Erase `json:"erase,omitempty"`
+	// Candidates is set when root_disk did not choose one disk.
+	Candidates *Candidates `json:"root_disk_candidates,omitempty"`
 	// Power is what happens to the machine's power on the way.
 	Power PowerChange `json:"power,omitempty"`
 	// DependsOn are the addresses that come first.
@@ -132,6 +134,12 @@ type Erase struct {
 	// Serial is what a person types to consent: the machine's serial, or its
 	// SMBIOS UUID where it has none.
 	Serial string `json:"serial,omitempty"`
+}
+
+// Candidates counts the disks of a machine, and those that root_disk matched.
+type Candidates struct {
+	Matched int `json:"matched"`
+	Of      int `json:"of"`
 }
 
 // Consent says why a disk may be erased.

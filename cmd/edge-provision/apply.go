@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/workflows"
 	"github.com/edge-provision/edge-provision/workflows/journal"
@@ -63,6 +65,7 @@ It can be interrupted at any time; running it again continues.`,
 }
 
 func (a *app) apply(ctx context.Context, path string, f applyFlags) error {
+	a.graceful.Store(true)
 	saved, isPlan, err := readPlan(path)
 	if err != nil {
 		return err
@@ -161,6 +164,7 @@ func (ap *applying) carryOut(ctx context.Context, plan workflows.Plan, refused, 
 		if err := ap.show(plan); err != nil {
 			return err
 		}
+		ap.recordRefusals(plan)
 		if plan.Empty() {
 			return ap.nothing(ctx, plan, refused)
 		}
@@ -186,7 +190,7 @@ func (ap *applying) carryOut(ctx context.Context, plan workflows.Plan, refused, 
 		if !hasKind(stage, workflows.KindInspect) {
 			return ap.result(ctx, plan, refused)
 		}
-		fmt.Fprint(ap.app.stderr, "\nThe machines wait in the installer; nothing was written. With what is known now:\n\n")
+		fmt.Fprint(ap.app.stderr, "\nNothing was written. With what is known now:\n\n")
 		if err := steps.Bind(ctx, ap.site, ap.catalog); err != nil {
 			return err
 		}
@@ -305,7 +309,10 @@ func (ap *applying) run(ctx context.Context, stage workflows.Plan) (failed bool,
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	ap.watchService(ctx, cancel)
-	engine := workflows.Engine{Journal: ap.journal, Clock: workflows.SystemClock{}, Parallelism: ap.flags.parallelism, Watch: ap.screen.Change}
+	engine := workflows.Engine{Journal: ap.journal, Clock: workflows.SystemClock{}, Parallelism: ap.flags.parallelism, Watch: func(c workflows.Change) {
+		ap.record(run.ID, c)
+		ap.screen.Change(c)
+	}}
 	ap.screen.Begin(run.ID, nodes)
 	endings, err := engine.Run(ctx, run.ID, nodes, ap.app.stop)
 	outcome := ap.screen.End(endings)
@@ -320,6 +327,45 @@ func (ap *applying) run(ctx context.Context, stage workflows.Plan) (failed bool,
 		err = errors.Join(err, finishErr)
 	}
 	return outcome != outcomeOK, err
+}
+
+// record keeps what a run did for trace.
+func (ap *applying) record(run uuid.UUID, c workflows.Change) {
+	e := inventory.Event{
+		Time: time.Now(), Site: ap.site.Name, Run: run.String(), Step: c.Address,
+		Kind: inventory.EventStepStarted, Attrs: map[string]string{"attempt": strconv.Itoa(c.Attempt)},
+	}
+	if c.Ended != nil {
+		e.Kind = inventory.EventStepFinished
+		e.Attrs = map[string]string{"outcome": string(c.Ended.Outcome), "duration": c.Ended.Duration.Round(time.Millisecond).String()}
+		if c.Ended.Err != nil {
+			e.Attrs["error"] = c.Ended.Err.Error()
+		}
+	}
+	ap.about(&e, c.Address)
+	ap.catalog.Record(e)
+}
+
+// about joins an event to the machine at an address, if it is one.
+func (ap *applying) about(e *inventory.Event, address string) {
+	if m := ap.site.MachineByAddress(address); m != nil {
+		e.MAC = m.MAC
+	}
+}
+
+// recordRefusals keeps for why which machines a plan has no disk for.
+func (ap *applying) recordRefusals(plan workflows.Plan) {
+	for _, a := range plan.Actions {
+		if a.Candidates == nil {
+			continue
+		}
+		e := inventory.Event{
+			Time: time.Now(), Site: ap.site.Name, Kind: inventory.EventDiskNoMatch, Message: a.Reason,
+			Attrs: map[string]string{"matched": strconv.Itoa(a.Candidates.Matched), "of": strconv.Itoa(a.Candidates.Of)},
+		}
+		ap.about(&e, a.Address)
+		ap.catalog.Record(e)
+	}
 }
 
 // begin closes the books on runs that were cut off, and opens a new one.

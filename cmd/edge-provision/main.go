@@ -26,23 +26,26 @@ const (
 func main() {
 	stop := make(chan struct{})
 	ctx, cancel := context.WithCancelCause(context.Background())
-	go interrupts(stop, cancel)
+	go interrupts(stop, cancel, os.Stderr)
 	os.Exit(run(ctx, stop, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // interrupts turns the first Ctrl-C into a request to stop, and the second one
 // into an order.
-func interrupts(stop chan<- struct{}, cancel context.CancelCauseFunc) {
+func interrupts(stop chan<- struct{}, cancel context.CancelCauseFunc, stderr io.Writer) {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	<-signals
-	fmt.Fprintln(os.Stderr, "\nStopping: nothing new is started, what runs is finished. Press Ctrl-C again to stop at once; a later apply continues.")
+	fmt.Fprintln(stderr, "\nStopping. Press Ctrl-C again to stop at once.")
 	close(stop)
 	<-signals
-	cancel(errors.New("interrupted"))
+	cancel(errInterrupted)
 	<-signals
 	os.Exit(exitError)
 }
+
+// errInterrupted is why a command ended that somebody stopped.
+var errInterrupted = errors.New("interrupted")
 
 // run is the program without its process: arguments and streams in, exit code
 // out.
@@ -53,6 +56,18 @@ func run(ctx context.Context, stop <-chan struct{}, args []string, stdin io.Read
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-stop:
+			// Only a command that says so has something to finish first.
+			if !a.graceful.Load() {
+				cancel(errInterrupted)
+			}
+		}
+	}()
 	err := root.ExecuteContext(ctx)
 	var code exitCode
 	switch {

@@ -81,6 +81,7 @@ func (a *app) superviseCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: superviseName, Hidden: true, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			a.graceful.Store(true)
 			ctx, cancel := context.WithCancel(cmd.Context())
 			defer cancel()
 			// SIGTERM is the supervisor's way to end; there is nothing to

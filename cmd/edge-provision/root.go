@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/spf13/cobra"
@@ -20,6 +21,7 @@ import (
 // app is the program: its streams, its global flags, and nothing else.
 type app struct {
 	stop           <-chan struct{} // closed by the first Ctrl-C
+	graceful       atomic.Bool     // the command ends by itself when stop is closed
 	stdin          io.Reader
 	stdout, stderr io.Writer
 

@@ -25,6 +25,7 @@ disks, and on a network with unknown = "discover" undeclared machines are booted
 into the installer once, recorded with their facts, and sent back to their disk.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			a.graceful.Store(true)
 			ctx := cmd.Context()
 			screen := a.display(false)
 			defer screen.Close()

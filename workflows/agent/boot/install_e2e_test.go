@@ -172,7 +172,7 @@ func install(t *testing.T, bus, serial string, hardware func(dir string) []strin
 		t.Fatal(err)
 	}
 	fileServer := &http.Server{Handler: http.FileServer(http.Dir(image.Dir)), ReadHeaderTimeout: time.Minute}
-	go fileServer.Serve(files)
+	go func() { _ = fileServer.Serve(files) }()
 	defer fileServer.Close()
 	fileURL := fmt.Sprintf("http://10.0.2.2:%d/", files.Addr().(*net.TCPAddr).Port)
 
