@@ -92,7 +92,7 @@ func (d *decoder) builtImage(i *Image) {
 	}
 	for _, line := range i.APTSources {
 		if !strings.HasPrefix(line, "deb ") || strings.Contains(line, "\n") {
-			d.fail("apt_sources", "Invalid package source", "%q is not a line of sources.list such as \"deb http://deb.debian.org/debian bookworm main\".", clip(line))
+			d.fail("apt_sources", "Invalid package source", "%q is not a line of sources.list such as \"deb http://mirror.example/debian bookworm main\".", clip(line))
 		}
 	}
 }

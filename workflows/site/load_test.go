@@ -450,9 +450,20 @@ func TestRequiredVersionIsCheckedFirst(t *testing.T) {
 		version, constraint string
 		want                bool
 	}{
-		{"1.2.3", ">= 1.2", true}, {"v1.2.3", ">= 1.3", false}, {"1.2.3", "~> 1.2", true}, {"2.0.0", "~> 1.2", false},
-		{"1.2.9", "~> 1.2.3", true}, {"1.3.0", "~> 1.2.3", false}, {"1.2.3", ">= 1, < 2", true}, {"2.0", ">= 1, < 2", false},
-		{"1.2.3", "1.2.3", true}, {"1.2.3", "!= 1.2.3", false}, {"dev", ">= 9", true}, {"0.0.0-dev", ">= 9", true}, {"", "= 3", true}, {"1.2.3-rc.1", "= 1.2.3", true},
+		{"1.2.3", ">= 1.2", true},
+		{"v1.2.3", ">= 1.3", false},
+		{"1.2.3", "~> 1.2", true},
+		{"2.0.0", "~> 1.2", false},
+		{"1.2.9", "~> 1.2.3", true},
+		{"1.3.0", "~> 1.2.3", false},
+		{"1.2.3", ">= 1, < 2", true},
+		{"2.0", ">= 1, < 2", false},
+		{"1.2.3", "1.2.3", true},
+		{"1.2.3", "!= 1.2.3", false},
+		{"dev", ">= 9", true},
+		{"0.0.0-dev", ">= 9", true},
+		{"", "= 3", true},
+		{"1.2.3-rc.1", "= 1.2.3", true},
 	}
 	for _, test := range tests {
 		if got, err := satisfies(test.version, test.constraint); got != test.want || err != nil {

@@ -102,8 +102,20 @@ func TestParseDuration(t *testing.T) {
 		in   string
 		want time.Duration // negative: an error
 	}{
-		{"90s", 90 * time.Second}, {"1h30m", 90 * time.Minute}, {"7d", 7 * 24 * time.Hour}, {"1d12h", 36 * time.Hour}, {"0s", 0},
-		{"", -1}, {"5", -1}, {"-5s", -1}, {"d", -1}, {"1d-2h", -1}, {"99999999d", -1}, {"1.5d", -1}, {"9999999h", -1}, {"1d1d", -1},
+		{"90s", 90 * time.Second},
+		{"1h30m", 90 * time.Minute},
+		{"7d", 7 * 24 * time.Hour},
+		{"1d12h", 36 * time.Hour},
+		{"0s", 0},
+		{"", -1},
+		{"5", -1},
+		{"-5s", -1},
+		{"d", -1},
+		{"1d-2h", -1},
+		{"99999999d", -1},
+		{"1.5d", -1},
+		{"9999999h", -1},
+		{"1d1d", -1},
 	}
 	for _, test := range tests {
 		got, err := ParseDuration(test.in)
