@@ -324,7 +324,12 @@ func (p *Provisioner) present(ctx context.Context, m *site.Machine, row inventor
 	}
 	if m.BMC.Driver != site.BMCNone {
 		if controller, err := p.Powers.BMC(m.Address); err == nil {
-			if is, err := controller.PowerState(ctx); err == nil && is == bmc.PowerOff {
+			var refused *bmc.CredentialError
+			switch is, err := controller.PowerState(ctx); {
+			case err == nil && is == bmc.PowerOff:
+				return dispatch.Session{}, false
+			case errors.As(err, &refused):
+				// It was never switched on by us: netboot says why.
 				return dispatch.Session{}, false
 			}
 		}

@@ -68,6 +68,10 @@ func (w *work) do(ctx context.Context, t agent.Task, begin func() error) (agent.
 		return result, fmt.Errorf("%s: the %s task ended as %s without saying why", w.m.Address, t.Kind, result.Outcome)
 	}
 	err = fmt.Errorf("%s: %s: %w", w.m.Address, t.Kind, result.Error)
+	if result.Error.Code == agent.CodeCorrupt {
+		err = fmt.Errorf("%w\nThe stored image is damaged, or the network changes bytes. Check it with `edge-provision image inspect %s`; "+
+			"when it is damaged, remove it from the cache directory and apply builds it again", err, w.in.Record.Image)
+	}
 	// The next attempt is a new one for the agent too.
 	w.in.Attempt++
 	if result.Outcome == agent.OutcomeRefused {
