@@ -79,6 +79,11 @@ func (e *AuthError) Error() string {
 
 func (e *AuthError) Unwrap() error { return e.Err }
 
+// connectTimeout bounds the TCP handshake alone. Who waits for a machine to boot
+// tries again soon after, instead of sitting through the growing pauses of TCP's
+// own retries (RFC 6298 section 5.5).
+const connectTimeout = 4 * time.Second
+
 // Dial connects and verifies the host. Its errors are *UnreachableError,
 // *HostKeyError, *AuthError, or a plain error for a Config that cannot be used.
 func Dial(ctx context.Context, c Config) (*Host, error) {
@@ -93,7 +98,7 @@ func Dial(ctx context.Context, c Config) (*Host, error) {
 		c.Timeout = 15 * time.Second
 	}
 	if c.Dial == nil {
-		c.Dial = (&net.Dialer{}).DialContext
+		c.Dial = (&net.Dialer{Timeout: connectTimeout}).DialContext
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
