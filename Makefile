@@ -35,6 +35,10 @@ test: ## All tests that need neither root nor emulation (RACE=1: under the race 
 e2e: setup build ## End-to-end scenarios in emulated machines (root)
 	$(GO) test -tags e2e -count 1 -p 1 -timeout 45m -v $(E2E_FLAGS) ./rack/scenario
 
+.PHONY: e2e-packages
+e2e-packages: setup build ## The packages' own tests on real firmware, kernels and networks (root; not part of ci)
+	$(GO) test -tags e2e -count 1 -p 1 -timeout 60m ./rack ./pxe ./imagebuilder ./workflows/agent/boot
+
 .PHONY: bench
 bench: setup build ## Measure the main job by phases, and the packages against their floors (root)
 	EDGE_BENCH=1 $(GO) test -tags e2e -count 1 -timeout 30m -run TestMeasure ./rack/scenario -v

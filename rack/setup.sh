@@ -7,10 +7,10 @@ set -eu
 packages="
   make gcc libc6-dev git ca-certificates
   qemu-system-x86 qemu-utils ovmf seabios ipxe-qemu
-  iproute2 iptables nftables dnsmasq-base busybox-static
+  iproute2 iptables nftables dnsmasq-base busybox-static isc-dhcp-client
   openipmi ipmitool openssh-client
   mmdebstrap dosfstools mtools e2fsprogs gdisk zstd cpio kmod xz-utils
-  grub-efi-amd64-bin grub-pc-bin grub-common
+  grub-efi-amd64-bin grub-pc-bin grub-common debian-archive-keyring
   postgresql util-linux procps
 "
 
