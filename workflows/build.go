@@ -133,9 +133,13 @@ func (b *builder) machine(m *site.Machine) Action {
 		return b.resume(a, m, v)
 	case v.Applied != nil && !replace:
 		return b.installed(a, m, v)
+	case v.renamed() && !replace:
+		return b.refuse(a, m.DeclRange, "Machine was installed under another address", fmt.Sprintf(
+			"this catalog installed it (%s) under an address that is not declared any more. Say moved { from = …, to = %s } to keep it, or `-replace='%s'` to erase it",
+			short(v.Machine.Image), a.Address, a.Address))
 	case v.Facts == nil:
 		return b.inspect(a, m, v)
-	case v.Applied != nil && !v.InInstaller:
+	case (v.Applied != nil || v.renamed()) && !v.InInstaller:
 		// What is known of its disks is from before we wrote to one of them:
 		// what would be lost is seen only in the installer.
 		a = b.inspect(a, m, v)
@@ -207,6 +211,9 @@ func (b *builder) resume(a Action, m *site.Machine, v MachineView) Action {
 	a.Kind, a.Reason = KindInstall, "its installation was cut off and will be continued"
 	a.Image, a.ImageDigest = m.Image.Address, v.Unfinished.Image
 	a = withPower(a, m, v)
+	if a.Power == PowerCycle {
+		a.Power = PowerResume
+	}
 	a.Erase = &Erase{Disk: v.Unfinished.Disk, Consent: ConsentUnfinished}
 	a.Inputs = installInputs(m, a)
 	return a

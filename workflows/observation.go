@@ -71,6 +71,12 @@ type MachineView struct {
 	Conflict string
 }
 
+// renamed reports whether this catalog installed the machine, but under another
+// address.
+func (v MachineView) renamed() bool {
+	return v.Applied == nil && v.Machine != nil && v.Machine.Image != ""
+}
+
 // HostIdentity is what /etc/edge-provision/identity.json on a machine says.
 type HostIdentity struct {
 	Catalog string `json:"catalog"`

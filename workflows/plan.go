@@ -97,6 +97,7 @@ const (
 	PowerKept    PowerChange = ""
 	PowerUp      PowerChange = "on"     // it is off and will be switched on
 	PowerCycle   PowerChange = "cycle"  // it is on and will be switched off and on
+	PowerResume  PowerChange = "resume" // it is on: cycled only if its installer is gone
 	PowerUnasked PowerChange = "ask"    // its BMC cannot be asked now
 	PowerPerson  PowerChange = "person" // it has no BMC: somebody has to switch it on
 )

@@ -115,6 +115,7 @@ func (pr *printer) detail(label, text string) {
 var powerText = map[PowerChange]string{
 	PowerUp:      "it is off and will be switched on",
 	PowerCycle:   "it is ON and will be power-cycled: whatever runs on it ends",
+	PowerResume:  "it is on: its installer is asked first, and it is power-cycled only if that is gone",
 	PowerUnasked: "its BMC cannot be asked now; it will be switched on or power-cycled",
 	PowerPerson:  "it has no BMC: you will be asked to switch it on",
 }

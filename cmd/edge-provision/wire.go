@@ -99,6 +99,9 @@ func (w *world) fill(ctx context.Context) error {
 		Site: w.site, Catalog: w.catalog, Keys: w.keys, Hosts: w.hosts, Powers: w.powers,
 		Clock: workflows.SystemClock{}, Tell: w.tell,
 	}
+	if err := steps.Move(ctx, w.site, w.catalog, w.keys); err != nil {
+		return err
+	}
 	for _, m := range w.site.Machines {
 		if m.Match == nil && !m.Adopted() {
 			if _, err := w.catalog.Declare(ctx, w.site.Name, m.Address, m.MAC); err != nil {

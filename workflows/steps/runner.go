@@ -198,7 +198,7 @@ func (r *Runner) make(ctx context.Context, s *site.Step, inputs cty.Value) (Step
 	if err != nil {
 		return nil, env, fmt.Errorf("%s: its inputs cannot be kept: %w", s.Address, err)
 	}
-	env.Inputs = r.Keys.Digest("inputs/"+s.Address, b)
+	env.Inputs = r.Keys.Digest("inputs", b)
 	a, err := r.Catalog.Applied(ctx, r.Site.Name, s.Address)
 	if err == nil {
 		env.Applied = a.Digest

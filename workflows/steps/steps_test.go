@@ -418,3 +418,39 @@ machine "big" {
 		t.Errorf("Bind() = %v; want the ambiguity named", err)
 	}
 }
+
+func TestRenamedActionIsNotRunAgain(t *testing.T) {
+	b := newBench(t, `
+  step "ssh" "s" {
+    hosts   = machine.old
+    command = "echo ran >> DIR/log"
+  }`)
+	b.mustDo()
+	renamed, err := load(t, machine+strings.ReplaceAll(`
+  step "ssh" "renamed" {
+    hosts   = machine.old
+    command = "echo ran >> DIR/log"
+  }
+}
+
+moved {
+  from = workflow.w.step.ssh.s
+  to   = workflow.w.step.ssh.renamed
+}
+`, "DIR", b.dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.site, b.runner.Site = renamed, renamed
+	if v := b.inspect(); v.Presence != workflows.Absent {
+		t.Errorf("the renamed step before the move is %q; want absent", v.Presence)
+	}
+	for range 2 {
+		if err := steps.Move(t.Context(), renamed, b.catalog, b.runner.Keys); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v := b.inspect(); v.Presence != workflows.Present {
+		t.Errorf("the renamed step after the move is %q; want present", v.Presence)
+	}
+}
