@@ -65,9 +65,15 @@ func newWipe(inputs cty.Value, env Env) (Step, error) {
 	return s, nil
 }
 
-// key names one wipe of one disk, in the catalog and on the machine.
-func (s *wipeStep) key(disk string) string {
-	parts := []string{"wipe", s.machine, disk}
+// key names one wipe of one disk in the catalog.
+func (s *wipeStep) key(disk string) string { return s.digest("wipe", s.machine, disk) }
+
+// fileKey names it on the machine, where it holds under any address.
+func (s *wipeStep) fileKey(disk string) string {
+	return strings.ReplaceAll(s.digest("wipe", disk), ":", "-")
+}
+
+func (s *wipeStep) digest(parts ...string) string {
 	for _, k := range slices.Sorted(maps.Keys(s.triggers)) {
 		parts = append(parts, k+"="+s.triggers[k])
 	}
@@ -90,8 +96,6 @@ func (s *wipeStep) wiped(ctx context.Context, h *remote.Host, disk string) (bool
 	}
 	return err == nil, err
 }
-
-func (s *wipeStep) fileKey(disk string) string { return strings.ReplaceAll(s.key(disk), ":", "-") }
 
 // Inspect implements Step.
 func (s *wipeStep) Inspect(ctx context.Context) (Finding, error) {
