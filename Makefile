@@ -41,7 +41,8 @@ e2e-packages: setup build ## The packages' own tests on real firmware, kernels a
 
 .PHONY: bench
 bench: setup build ## Measure the main job by phases, and the packages against their floors (root)
-	EDGE_BENCH=1 $(GO) test -tags e2e -count 1 -timeout 30m -run TestMeasure ./rack/scenario -v
+	EDGE_BENCH=$(CURDIR)/bin/bench.txt $(GO) test -tags e2e -count 1 -timeout 30m -run TestMeasure ./rack/scenario
+	cat bin/bench.txt
 	$(GO) test -run '^$$' -bench . ./imagebuilder/... ./pxe/... ./inventory/...
 
 .PHONY: fuzz

@@ -22,20 +22,26 @@ import (
 // TestMeasureTheMainJob prints where the time of one machine goes, from
 // powered off to SSH, for each kind of firmware alone, against floors taken on
 // the same machine in the same run; how long an unchanged image takes to be
-// found; and the sizes of what is shipped. It asserts nothing
+// found; and the sizes of what is shipped. The report goes to the file that
+// EDGE_BENCH names. It asserts nothing
 // about time: `make bench` runs it.
 func TestMeasureTheMainJob(t *testing.T) {
 	if os.Getenv("EDGE_BENCH") == "" {
 		t.Skip("a measurement, not a test: run by make bench")
 	}
+	report, err := os.Create(os.Getenv("EDGE_BENCH"))
+	if err != nil {
+		t.Fatalf("making the report = %v", err)
+	}
+	defer report.Close()
 	l := newLab(t, "pair.hcl")
 	image := l.image("image.edge-os")
 	began := time.Now()
 	l.image("image.edge-os")
-	fmt.Printf("\nunchanged image build and installer    %6.1f s\n", time.Since(began).Seconds())
+	fmt.Fprintf(report, "\nunchanged image build and installer    %6.1f s\n", time.Since(began).Seconds())
 	l.raw(image) // the second disks of the site start with it
 	for _, p := range []string{"edge-provision", "edge-agent"} {
-		fmt.Printf("%-38s %s\n", p, workflows.FormatBytes(l.size(filepath.Join(filepath.Dir(l.bin), p))))
+		fmt.Fprintf(report, "%-38s %s\n", p, workflows.FormatBytes(l.size(filepath.Join(filepath.Dir(l.bin), p))))
 	}
 	l.raise(l.site)
 	nodes := map[string]string{"uefi": "172.22.0.11", "bios": "172.22.0.12"}
@@ -47,19 +53,19 @@ func TestMeasureTheMainJob(t *testing.T) {
 			t.Fatalf("reading the trace of %s = %v", address, err)
 		}
 		last := trace.Attempts[len(trace.Attempts)-1]
-		fmt.Printf("\n%s, one machine, %s image:\n", key, workflows.FormatBytes(image.Manifest.RawBytes))
+		fmt.Fprintf(report, "\n%s, one machine, %s image:\n", key, workflows.FormatBytes(image.Manifest.RawBytes))
 		took := map[timeline.Name]time.Duration{}
 		for _, p := range last.Phases {
 			took[p.Name] = p.Duration()
-			fmt.Printf("  %-12s %6.1f s   %6.1f s since power-on\n", p.Name, p.Duration().Seconds(), p.Ended.Sub(last.Began).Seconds())
+			fmt.Fprintf(report, "  %-12s %6.1f s   %6.1f s since power-on\n", p.Name, p.Duration().Seconds(), p.Ended.Sub(last.Began).Seconds())
 		}
 		ip := nodes[key] + ":22"
 		write := l.floorOfWrite(ip, image.FramesPath)
 		boot := l.floorOfBoot(address, ip)
 		ours := took[timeline.PhaseReboot] + took[timeline.PhaseSSH]
-		fmt.Printf("  write is %.2f × of fetch | zstd -d | dd oflag=direct conv=sparse on the same machine (%.1f s)\n",
+		fmt.Fprintf(report, "  write is %.2f × of fetch | zstd -d | dd oflag=direct conv=sparse on the same machine (%.1f s)\n",
 			took[timeline.PhaseWrite].Seconds()/write.Seconds(), write.Seconds())
-		fmt.Printf("  reboot to SSH is %.2f × of power-on to SSH from the disk alone (%.1f s)\n", ours.Seconds()/boot.Seconds(), boot.Seconds())
+		fmt.Fprintf(report, "  reboot to SSH is %.2f × of power-on to SSH from the disk alone (%.1f s)\n", ours.Seconds()/boot.Seconds(), boot.Seconds())
 		l.power(address, rack.PowerOff)
 	}
 }
