@@ -418,6 +418,7 @@ func (ap *applying) serve(ctx context.Context, stage workflows.Plan) error {
 	if err != nil {
 		return err
 	}
+	began := time.Now()
 	ap.screen.Tell(steps.Progress{Address: "installer", Phase: "build", Message: "preparing kernel and initramfs"})
 	installer, err := ap.installer(ctx, ap.flags.agent)
 	if err == nil {
@@ -426,6 +427,9 @@ func (ap *applying) serve(ctx context.Context, stage workflows.Plan) error {
 	if err != nil {
 		return errors.Join(err, service.Close())
 	}
+	ap.screen.Change(workflows.Change{Address: "installer", Ended: &workflows.Ending{
+		Address: "installer", Outcome: workflows.OutcomeOK, Duration: time.Since(began),
+	}})
 	// The services outlive a first Ctrl-C, and end with this apply.
 	serving, end := context.WithCancel(context.WithoutCancel(ctx))
 	ap.service, ap.end, ap.served = service, end, make(chan struct{})
