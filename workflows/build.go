@@ -123,8 +123,6 @@ func (b *builder) machine(m *site.Machine) Action {
 	switch {
 	case m.Adopted():
 		return b.adopted(a, m, v)
-	case v.Conflict != "":
-		return b.refuse(a, m.DeclRange, "Machine identity is in conflict", v.Conflict)
 	case m.Image == nil && v.Facts != nil:
 		return b.none(a, "discovered; no image is declared")
 	case m.Image == nil:

@@ -67,8 +67,6 @@ type MachineView struct {
 	Unanswered bool
 	// InInstaller says that an agent of this machine talks to us now.
 	InInstaller bool
-	// Conflict is why the machine's identity is not clear.
-	Conflict string
 }
 
 // renamed reports whether this catalog installed the machine, but under another

@@ -211,7 +211,9 @@ func (d *jsonDisplay) write(l jsonLine) {
 
 func (d *jsonDisplay) Plan(p workflows.Plan) error {
 	d.write(jsonLine{Type: "plan", Plan: &p})
-	return nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.err // of any line so far: nothing is carried out that nobody can follow
 }
 
 func (d *jsonDisplay) Begin(run uuid.UUID, _ []workflows.Node) {

@@ -74,7 +74,7 @@ type Progress struct {
 	Bytes, Total int64
 }
 
-// errWrongDisk and its like end a run for one machine: repeating cannot help.
+// errGone ends a run for its machine: repeating cannot help.
 var errGone = errors.New("the disk that was approved is not in the machine")
 
 // reconnect is how long an agent may take to find a controller that was

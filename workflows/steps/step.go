@@ -92,12 +92,6 @@ type Marks interface {
 	Mark(ctx context.Context, key string) error
 }
 
-// Machine is a machine as a step's inputs refer to it.
-type Machine struct {
-	Address string
-	Wipe    bool
-}
-
 // machines reads an input that is a machine, or a list, set, tuple or map of
 // them.
 func machines(v cty.Value) ([]string, error) {
