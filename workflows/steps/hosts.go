@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
+	"slices"
 	"strconv"
 
 	"golang.org/x/crypto/ssh"
@@ -18,7 +20,7 @@ import (
 )
 
 // SSH reaches the machines of a site with the controller's key. It implements
-// Hosts.
+// Hosts and Machines.
 type SSH struct {
 	Site    *site.Site
 	Catalog *store.Store
@@ -83,6 +85,40 @@ func (s *SSH) address(ctx context.Context, m *site.Machine, record *workflows.In
 		Host: m.Address, Address: "(unknown)",
 		Err: errors.New("it has no declared address and no lease from us; declare `address` for it"),
 	}
+}
+
+// Machine implements Machines.
+func (s *SSH) Machine(ctx context.Context, address string) (MachineInfo, error) {
+	i := slices.IndexFunc(s.Site.Machines, func(m *site.Machine) bool { return m.Address == address })
+	if i < 0 {
+		return MachineInfo{}, workflows.GiveUp(fmt.Errorf("%s is not declared in this site", address))
+	}
+	m := s.Site.Machines[i]
+	info := MachineInfo{Hostname: m.Hostname, IP: m.IP}
+	if m.Adopted() {
+		// A name instead of an address stays unknown here: it is for whoever
+		// connects to resolve it.
+		info.IP, _ = netip.ParseAddr(m.SSH.Host)
+	}
+	record, err := loadRecord(ctx, s.Catalog, s.Site.Name, address)
+	if err != nil {
+		return info, err
+	}
+	if record != nil && !m.Adopted() {
+		info.RootDisk = &record.Disk
+		if ip, err := s.address(ctx, m, record); err == nil {
+			info.IP, _ = netip.ParseAddr(ip)
+		}
+	}
+	row, err := s.Catalog.MachineByAddress(ctx, s.Site.Name, address)
+	if errors.Is(err, fs.ErrNotExist) {
+		return info, nil
+	}
+	if err != nil {
+		return info, err
+	}
+	info.Facts, err = KnownFacts(ctx, s.Catalog, row.ID)
+	return info, err
 }
 
 // loadRecord returns what was last installed at an address; nil for nothing.

@@ -33,8 +33,11 @@ type Runner struct {
 	Keys    Sealer
 	Hosts   Hosts
 	Powers  Powers
-	Clock   workflows.Clock
-	Tell    func(Progress)
+	// Machines and Artifacts are handed on to each step.
+	Machines  Machines
+	Artifacts Artifacts
+	Clock     workflows.Clock
+	Tell      func(Progress)
 
 	mu   sync.Mutex
 	done map[string][]Step // by address, one for each attempt, for Undo
@@ -187,7 +190,7 @@ func (r *Runner) make(ctx context.Context, s *site.Step, inputs cty.Value) (Step
 		return nil, Env{}, fmt.Errorf("%s: step type %q is not known", s.Address, s.Type)
 	}
 	env := Env{
-		Address: s.Address, Hosts: r.Hosts, Power: r.Powers, Clock: r.Clock,
+		Address: s.Address, Hosts: r.Hosts, Power: r.Powers, Machines: r.Machines, Artifacts: r.Artifacts, Clock: r.Clock,
 		Marks: marks{r.Catalog.Settings()},
 		Say: func(format string, args ...any) {
 			r.Tell(Progress{Address: s.Address, Phase: "run", Message: fmt.Sprintf(format, args...)})

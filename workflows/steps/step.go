@@ -8,6 +8,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"os"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
@@ -15,7 +17,9 @@ import (
 	"github.com/zclconf/go-cty/cty"
 
 	"github.com/edge-provision/edge-provision/bmc"
+	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/artifact"
 	"github.com/edge-provision/edge-provision/workflows/remote"
 	"github.com/edge-provision/edge-provision/workflows/site"
 )
@@ -48,6 +52,17 @@ type Undoer interface {
 	Undo(ctx context.Context) error
 }
 
+// Remover is a Step that `destroy` can take away.
+type Remover interface {
+	// Loss lists, a line each, the data that Remove would destroy and that
+	// nothing brings back; empty when only what a new run creates again goes.
+	Loss(ctx context.Context) ([]string, error)
+	// Remove takes away what the step brought, and nothing else. It may begin
+	// anywhere; what is gone already is no error. Data that Loss names is kept
+	// unless data is true, which somebody has typed.
+	Remove(ctx context.Context, data bool) error
+}
+
 // Finding is the answer of an inspection.
 type Finding struct {
 	Presence workflows.Presence
@@ -63,7 +78,11 @@ type Env struct {
 	Address string
 	Hosts   Hosts
 	Power   Powers
-	Clock   workflows.Clock
+	// Machines tells what is known of the machines that the step names.
+	Machines Machines
+	// Artifacts hands out the files that the step brings to machines.
+	Artifacts Artifacts
+	Clock     workflows.Clock
 	// Inputs is the digest of the step's inputs, keyed because they may hold
 	// secrets; Applied is the one of the last time the step succeeded.
 	Inputs, Applied string
@@ -79,6 +98,31 @@ type Env struct {
 // installed. The caller closes the host.
 type Hosts interface {
 	Host(ctx context.Context, machine string) (*remote.Host, error)
+}
+
+// Machines tells what the catalog knows of a machine by its address in site.hcl.
+type Machines interface {
+	Machine(ctx context.Context, machine string) (MachineInfo, error)
+}
+
+// MachineInfo is one machine as a step needs it.
+type MachineInfo struct {
+	// Hostname is its name on the network and in a cluster.
+	Hostname string
+	// IP is where it is reached; invalid while that is not known.
+	IP netip.Addr
+	// Facts is what was observed of it; nil when nothing was.
+	Facts *inventory.Facts
+	// RootDisk is the disk its image was written to; nil for an adopted
+	// machine, whose disks tell by their mount points.
+	RootDisk *workflows.DiskName
+}
+
+// Artifacts hands out verified files. The caller closes the file; its content
+// has the digest of the reference, or there is an error that says what is wrong
+// and where the file was looked for.
+type Artifacts interface {
+	Open(ctx context.Context, ref artifact.Ref) (*os.File, error)
 }
 
 // Powers gives the BMC of a machine.
