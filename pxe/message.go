@@ -1,7 +1,6 @@
 package pxe
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -143,12 +142,13 @@ func userClass(b []byte) string {
 	return clipClass(b)
 }
 
-// clientUUID reads option 97: a type byte (0) and 16 bytes.
+// clientUUID reads option 97; one that identifies no machine is none.
 func clientUUID(b []byte) uuid.UUID {
-	if len(b) != 17 || b[0] != 0 || bytes.Equal(b[1:], bytes.Repeat([]byte{0xff}, 16)) {
-		return uuid.UUID{}
+	u, ok := inventory.Option97UUID(b)
+	if !ok || inventory.JunkUUID(u) {
+		return uuid.Nil
 	}
-	return uuid.UUID(b[1:])
+	return u
 }
 
 // Sub-options of option 175, and the features among them.

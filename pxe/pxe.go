@@ -82,9 +82,9 @@ type Client struct {
 	HasArch bool
 	// Stage is the program that asks.
 	Stage Stage
-	// UUID is the SMBIOS system UUID of option 97 in RFC 9562 text order,
-	// whichever order the firmware sent is not known: see SwappedUUID. Zero
-	// when absent, all zeroes or all ones.
+	// UUID is the SMBIOS system UUID of option 97 as inventory.Option97UUID
+	// reads it; firmware does not agree on its byte order, so compare with
+	// inventory.SameUUID. Zero when absent or junk.
 	UUID uuid.UUID
 	// Address is the address that is leased or about to be leased to the
 	// MAC, or the one it asks from; zero while unknown (proxy mode).
@@ -99,12 +99,6 @@ type Client struct {
 	// the one leased to the MAC.
 	WantsScript bool
 }
-
-// SwappedUUID returns the client's UUID with its first three fields in the
-// other byte order. PXE 2.1 leaves the order of option 97 to firmware: some
-// send SMBIOS's little-endian fields as stored, some send text order. Who
-// looks a machine up by UUID tries both.
-func (c Client) SwappedUUID() uuid.UUID { return inventory.SwapUUID(c.UUID) }
 
 // Stage is the program on the machine that asks.
 type Stage string

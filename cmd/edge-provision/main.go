@@ -11,6 +11,9 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // version is set by the linker.
@@ -52,7 +55,7 @@ var errInterrupted = errors.New("interrupted")
 func run(ctx context.Context, stop <-chan struct{}, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{stop: stop, stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.root()
-	root.SetArgs(doubleDashes(args))
+	root.SetArgs(doubleDashes(root, args))
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -86,19 +89,31 @@ type exitCode int
 func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
 // doubleDashes lets users of Terraform write long flags with one dash: -out
-// becomes --out. One-letter flags, negative numbers and everything after "--"
-// stay as they are.
-func doubleDashes(args []string) []string {
+// becomes --out. One-letter flags, also with their value attached (-ojson),
+// negative numbers and everything after "--" stay as they are.
+func doubleDashes(root *cobra.Command, args []string) []string {
+	long, short := map[string]bool{"help": true, "version": true}, map[string]bool{}
+	collectFlags(root, long, short)
 	out := make([]string, 0, len(args))
 	for i, arg := range args {
 		if arg == "--" {
 			return append(out, args[i:]...)
 		}
 		name, _, _ := strings.Cut(arg, "=")
-		if len(name) > 2 && name[0] == '-' && name[1] >= 'a' && name[1] <= 'z' {
+		if len(name) > 2 && name[0] == '-' && name[1] >= 'a' && name[1] <= 'z' && (long[name[1:]] || !short[name[1:2]]) {
 			arg = "-" + arg
 		}
 		out = append(out, arg)
 	}
 	return out
+}
+
+// collectFlags notes the names of all flags of a command and those below it.
+func collectFlags(c *cobra.Command, long, short map[string]bool) {
+	note := func(f *pflag.Flag) { long[f.Name], short[f.Shorthand] = true, true }
+	c.Flags().VisitAll(note)
+	c.PersistentFlags().VisitAll(note)
+	for _, below := range c.Commands() {
+		collectFlags(below, long, short)
+	}
 }

@@ -64,12 +64,17 @@ func TestLongFlagsMayHaveOneDash(t *testing.T) {
 		{"plan -replace=machine.a", "plan --replace=machine.a"},
 		{"plan --out f", "plan --out f"},
 		{"list -o json", "list -o json"},
+		{"list -ojson", "list -ojson"},
+		{"list -o=json", "list -o=json"},
+		{"list -help", "list --help"},
+		{"list -unknown", "list --unknown"},
 		{"plan -var x=-1 -5 -", "plan --var x=-1 -5 -"},
 		{"plan -- -out", "plan -- -out"},
 		{"", ""},
 	}
+	root := (&app{}).root()
 	for _, test := range tests {
-		if got := doubleDashes(strings.Fields(test.args)); !slices.Equal(got, strings.Fields(test.want)) {
+		if got := doubleDashes(root, strings.Fields(test.args)); !slices.Equal(got, strings.Fields(test.want)) {
 			t.Errorf("doubleDashes(%q) = %q; want %q", test.args, got, test.want)
 		}
 	}
