@@ -3,6 +3,7 @@
 package ent
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -25,6 +26,14 @@ type Applied struct {
 	Digest string `json:"digest,omitempty"`
 	// sealed by the caller
 	Outputs []byte `json:"outputs,omitempty"`
+	// step type, or machine; empty in records of older programs
+	Kind string `json:"kind,omitempty"`
+	// of the last success, sealed by the caller
+	Inputs []byte `json:"inputs,omitempty"`
+	// inputs of work that began and did not end well, sealed by the caller
+	Attempt []byte `json:"attempt,omitempty"`
+	// DependsOn holds the value of the "depends_on" field.
+	DependsOn []string `json:"depends_on,omitempty"`
 	// SchemaVersion holds the value of the "schema_version" field.
 	SchemaVersion int `json:"schema_version,omitempty"`
 	// Run holds the value of the "run" field.
@@ -39,11 +48,11 @@ func (*Applied) scanValues(columns []string) ([]any, error) {
 	values := make([]any, len(columns))
 	for i := range columns {
 		switch columns[i] {
-		case applied.FieldOutputs:
+		case applied.FieldOutputs, applied.FieldInputs, applied.FieldAttempt, applied.FieldDependsOn:
 			values[i] = new([]byte)
 		case applied.FieldID, applied.FieldSchemaVersion:
 			values[i] = new(sql.NullInt64)
-		case applied.FieldSite, applied.FieldAddress, applied.FieldDigest, applied.FieldRun:
+		case applied.FieldSite, applied.FieldAddress, applied.FieldDigest, applied.FieldKind, applied.FieldRun:
 			values[i] = new(sql.NullString)
 		case applied.FieldTime:
 			values[i] = new(sql.NullTime)
@@ -91,6 +100,32 @@ func (_m *Applied) assignValues(columns []string, values []any) error {
 				return fmt.Errorf("unexpected type %T for field outputs", values[i])
 			} else if value != nil {
 				_m.Outputs = *value
+			}
+		case applied.FieldKind:
+			if value, ok := values[i].(*sql.NullString); !ok {
+				return fmt.Errorf("unexpected type %T for field kind", values[i])
+			} else if value.Valid {
+				_m.Kind = value.String
+			}
+		case applied.FieldInputs:
+			if value, ok := values[i].(*[]byte); !ok {
+				return fmt.Errorf("unexpected type %T for field inputs", values[i])
+			} else if value != nil {
+				_m.Inputs = *value
+			}
+		case applied.FieldAttempt:
+			if value, ok := values[i].(*[]byte); !ok {
+				return fmt.Errorf("unexpected type %T for field attempt", values[i])
+			} else if value != nil {
+				_m.Attempt = *value
+			}
+		case applied.FieldDependsOn:
+			if value, ok := values[i].(*[]byte); !ok {
+				return fmt.Errorf("unexpected type %T for field depends_on", values[i])
+			} else if value != nil && len(*value) > 0 {
+				if err := json.Unmarshal(*value, &_m.DependsOn); err != nil {
+					return fmt.Errorf("unmarshal field depends_on: %w", err)
+				}
 			}
 		case applied.FieldSchemaVersion:
 			if value, ok := values[i].(*sql.NullInt64); !ok {
@@ -157,6 +192,18 @@ func (_m *Applied) String() string {
 	builder.WriteString(", ")
 	builder.WriteString("outputs=")
 	builder.WriteString(fmt.Sprintf("%v", _m.Outputs))
+	builder.WriteString(", ")
+	builder.WriteString("kind=")
+	builder.WriteString(_m.Kind)
+	builder.WriteString(", ")
+	builder.WriteString("inputs=")
+	builder.WriteString(fmt.Sprintf("%v", _m.Inputs))
+	builder.WriteString(", ")
+	builder.WriteString("attempt=")
+	builder.WriteString(fmt.Sprintf("%v", _m.Attempt))
+	builder.WriteString(", ")
+	builder.WriteString("depends_on=")
+	builder.WriteString(fmt.Sprintf("%v", _m.DependsOn))
 	builder.WriteString(", ")
 	builder.WriteString("schema_version=")
 	builder.WriteString(fmt.Sprintf("%v", _m.SchemaVersion))

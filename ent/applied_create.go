@@ -46,6 +46,38 @@ func (_c *AppliedCreate) SetOutputs(v []byte) *AppliedCreate {
 	return _c
 }
 
+// SetKind sets the "kind" field.
+func (_c *AppliedCreate) SetKind(v string) *AppliedCreate {
+	_c.mutation.SetKind(v)
+	return _c
+}
+
+// SetNillableKind sets the "kind" field if the given value is not nil.
+func (_c *AppliedCreate) SetNillableKind(v *string) *AppliedCreate {
+	if v != nil {
+		_c.SetKind(*v)
+	}
+	return _c
+}
+
+// SetInputs sets the "inputs" field.
+func (_c *AppliedCreate) SetInputs(v []byte) *AppliedCreate {
+	_c.mutation.SetInputs(v)
+	return _c
+}
+
+// SetAttempt sets the "attempt" field.
+func (_c *AppliedCreate) SetAttempt(v []byte) *AppliedCreate {
+	_c.mutation.SetAttempt(v)
+	return _c
+}
+
+// SetDependsOn sets the "depends_on" field.
+func (_c *AppliedCreate) SetDependsOn(v []string) *AppliedCreate {
+	_c.mutation.SetDependsOn(v)
+	return _c
+}
+
 // SetSchemaVersion sets the "schema_version" field.
 func (_c *AppliedCreate) SetSchemaVersion(v int) *AppliedCreate {
 	_c.mutation.SetSchemaVersion(v)
@@ -159,6 +191,22 @@ func (_c *AppliedCreate) createSpec() (*Applied, *sqlgraph.CreateSpec) {
 		_spec.SetField(applied.FieldOutputs, field.TypeBytes, value)
 		_node.Outputs = value
 	}
+	if value, ok := _c.mutation.Kind(); ok {
+		_spec.SetField(applied.FieldKind, field.TypeString, value)
+		_node.Kind = value
+	}
+	if value, ok := _c.mutation.Inputs(); ok {
+		_spec.SetField(applied.FieldInputs, field.TypeBytes, value)
+		_node.Inputs = value
+	}
+	if value, ok := _c.mutation.Attempt(); ok {
+		_spec.SetField(applied.FieldAttempt, field.TypeBytes, value)
+		_node.Attempt = value
+	}
+	if value, ok := _c.mutation.DependsOn(); ok {
+		_spec.SetField(applied.FieldDependsOn, field.TypeJSON, value)
+		_node.DependsOn = value
+	}
 	if value, ok := _c.mutation.SchemaVersion(); ok {
 		_spec.SetField(applied.FieldSchemaVersion, field.TypeInt, value)
 		_node.SchemaVersion = value
@@ -262,6 +310,78 @@ func (u *AppliedUpsert) UpdateOutputs() *AppliedUpsert {
 // ClearOutputs clears the value of the "outputs" field.
 func (u *AppliedUpsert) ClearOutputs() *AppliedUpsert {
 	u.SetNull(applied.FieldOutputs)
+	return u
+}
+
+// SetKind sets the "kind" field.
+func (u *AppliedUpsert) SetKind(v string) *AppliedUpsert {
+	u.Set(applied.FieldKind, v)
+	return u
+}
+
+// UpdateKind sets the "kind" field to the value that was provided on create.
+func (u *AppliedUpsert) UpdateKind() *AppliedUpsert {
+	u.SetExcluded(applied.FieldKind)
+	return u
+}
+
+// ClearKind clears the value of the "kind" field.
+func (u *AppliedUpsert) ClearKind() *AppliedUpsert {
+	u.SetNull(applied.FieldKind)
+	return u
+}
+
+// SetInputs sets the "inputs" field.
+func (u *AppliedUpsert) SetInputs(v []byte) *AppliedUpsert {
+	u.Set(applied.FieldInputs, v)
+	return u
+}
+
+// UpdateInputs sets the "inputs" field to the value that was provided on create.
+func (u *AppliedUpsert) UpdateInputs() *AppliedUpsert {
+	u.SetExcluded(applied.FieldInputs)
+	return u
+}
+
+// ClearInputs clears the value of the "inputs" field.
+func (u *AppliedUpsert) ClearInputs() *AppliedUpsert {
+	u.SetNull(applied.FieldInputs)
+	return u
+}
+
+// SetAttempt sets the "attempt" field.
+func (u *AppliedUpsert) SetAttempt(v []byte) *AppliedUpsert {
+	u.Set(applied.FieldAttempt, v)
+	return u
+}
+
+// UpdateAttempt sets the "attempt" field to the value that was provided on create.
+func (u *AppliedUpsert) UpdateAttempt() *AppliedUpsert {
+	u.SetExcluded(applied.FieldAttempt)
+	return u
+}
+
+// ClearAttempt clears the value of the "attempt" field.
+func (u *AppliedUpsert) ClearAttempt() *AppliedUpsert {
+	u.SetNull(applied.FieldAttempt)
+	return u
+}
+
+// SetDependsOn sets the "depends_on" field.
+func (u *AppliedUpsert) SetDependsOn(v []string) *AppliedUpsert {
+	u.Set(applied.FieldDependsOn, v)
+	return u
+}
+
+// UpdateDependsOn sets the "depends_on" field to the value that was provided on create.
+func (u *AppliedUpsert) UpdateDependsOn() *AppliedUpsert {
+	u.SetExcluded(applied.FieldDependsOn)
+	return u
+}
+
+// ClearDependsOn clears the value of the "depends_on" field.
+func (u *AppliedUpsert) ClearDependsOn() *AppliedUpsert {
+	u.SetNull(applied.FieldDependsOn)
 	return u
 }
 
@@ -398,6 +518,90 @@ func (u *AppliedUpsertOne) UpdateOutputs() *AppliedUpsertOne {
 func (u *AppliedUpsertOne) ClearOutputs() *AppliedUpsertOne {
 	return u.Update(func(s *AppliedUpsert) {
 		s.ClearOutputs()
+	})
+}
+
+// SetKind sets the "kind" field.
+func (u *AppliedUpsertOne) SetKind(v string) *AppliedUpsertOne {
+	return u.Update(func(s *AppliedUpsert) {
+		s.SetKind(v)
+	})
+}
+
+// UpdateKind sets the "kind" field to the value that was provided on create.
+func (u *AppliedUpsertOne) UpdateKind() *AppliedUpsertOne {
+	return u.Update(func(s *AppliedUpsert) {
+		s.UpdateKind()
+	})
+}
+
+// ClearKind clears the value of the "kind" field.
+func (u *AppliedUpsertOne) ClearKind() *AppliedUpsertOne {
+	return u.Update(func(s *AppliedUpsert) {
+		s.ClearKind()
+	})
+}
+
+// SetInputs sets the "inputs" field.
+func (u *AppliedUpsertOne) SetInputs(v []byte) *AppliedUpsertOne {
+	return u.Update(func(s *AppliedUpsert) {
+		s.SetInputs(v)
+	})
+}
+
+// UpdateInputs sets the "inputs" field to the value that was provided on create.
+func (u *AppliedUpsertOne) UpdateInputs() *AppliedUpsertOne {
+	return u.Update(func(s *AppliedUpsert) {
+		s.UpdateInputs()
+	})
+}
+
+// ClearInputs clears the value of the "inputs" field.
+func (u *AppliedUpsertOne) ClearInputs() *AppliedUpsertOne {
+	return u.Update(func(s *AppliedUpsert) {
+		s.ClearInputs()
+	})
+}
+
+// SetAttempt sets the "attempt" field.
+func (u *AppliedUpsertOne) SetAttempt(v []byte) *AppliedUpsertOne {
+	return u.Update(func(s *AppliedUpsert) {
+		s.SetAttempt(v)
+	})
+}
+
+// UpdateAttempt sets the "attempt" field to the value that was provided on create.
+func (u *AppliedUpsertOne) UpdateAttempt() *AppliedUpsertOne {
+	return u.Update(func(s *AppliedUpsert) {
+		s.UpdateAttempt()
+	})
+}
+
+// ClearAttempt clears the value of the "attempt" field.
+func (u *AppliedUpsertOne) ClearAttempt() *AppliedUpsertOne {
+	return u.Update(func(s *AppliedUpsert) {
+		s.ClearAttempt()
+	})
+}
+
+// SetDependsOn sets the "depends_on" field.
+func (u *AppliedUpsertOne) SetDependsOn(v []string) *AppliedUpsertOne {
+	return u.Update(func(s *AppliedUpsert) {
+		s.SetDependsOn(v)
+	})
+}
+
+// UpdateDependsOn sets the "depends_on" field to the value that was provided on create.
+func (u *AppliedUpsertOne) UpdateDependsOn() *AppliedUpsertOne {
+	return u.Update(func(s *AppliedUpsert) {
+		s.UpdateDependsOn()
+	})
+}
+
+// ClearDependsOn clears the value of the "depends_on" field.
+func (u *AppliedUpsertOne) ClearDependsOn() *AppliedUpsertOne {
+	return u.Update(func(s *AppliedUpsert) {
+		s.ClearDependsOn()
 	})
 }
 
@@ -706,6 +910,90 @@ func (u *AppliedUpsertBulk) UpdateOutputs() *AppliedUpsertBulk {
 func (u *AppliedUpsertBulk) ClearOutputs() *AppliedUpsertBulk {
 	return u.Update(func(s *AppliedUpsert) {
 		s.ClearOutputs()
+	})
+}
+
+// SetKind sets the "kind" field.
+func (u *AppliedUpsertBulk) SetKind(v string) *AppliedUpsertBulk {
+	return u.Update(func(s *AppliedUpsert) {
+		s.SetKind(v)
+	})
+}
+
+// UpdateKind sets the "kind" field to the value that was provided on create.
+func (u *AppliedUpsertBulk) UpdateKind() *AppliedUpsertBulk {
+	return u.Update(func(s *AppliedUpsert) {
+		s.UpdateKind()
+	})
+}
+
+// ClearKind clears the value of the "kind" field.
+func (u *AppliedUpsertBulk) ClearKind() *AppliedUpsertBulk {
+	return u.Update(func(s *AppliedUpsert) {
+		s.ClearKind()
+	})
+}
+
+// SetInputs sets the "inputs" field.
+func (u *AppliedUpsertBulk) SetInputs(v []byte) *AppliedUpsertBulk {
+	return u.Update(func(s *AppliedUpsert) {
+		s.SetInputs(v)
+	})
+}
+
+// UpdateInputs sets the "inputs" field to the value that was provided on create.
+func (u *AppliedUpsertBulk) UpdateInputs() *AppliedUpsertBulk {
+	return u.Update(func(s *AppliedUpsert) {
+		s.UpdateInputs()
+	})
+}
+
+// ClearInputs clears the value of the "inputs" field.
+func (u *AppliedUpsertBulk) ClearInputs() *AppliedUpsertBulk {
+	return u.Update(func(s *AppliedUpsert) {
+		s.ClearInputs()
+	})
+}
+
+// SetAttempt sets the "attempt" field.
+func (u *AppliedUpsertBulk) SetAttempt(v []byte) *AppliedUpsertBulk {
+	return u.Update(func(s *AppliedUpsert) {
+		s.SetAttempt(v)
+	})
+}
+
+// UpdateAttempt sets the "attempt" field to the value that was provided on create.
+func (u *AppliedUpsertBulk) UpdateAttempt() *AppliedUpsertBulk {
+	return u.Update(func(s *AppliedUpsert) {
+		s.UpdateAttempt()
+	})
+}
+
+// ClearAttempt clears the value of the "attempt" field.
+func (u *AppliedUpsertBulk) ClearAttempt() *AppliedUpsertBulk {
+	return u.Update(func(s *AppliedUpsert) {
+		s.ClearAttempt()
+	})
+}
+
+// SetDependsOn sets the "depends_on" field.
+func (u *AppliedUpsertBulk) SetDependsOn(v []string) *AppliedUpsertBulk {
+	return u.Update(func(s *AppliedUpsert) {
+		s.SetDependsOn(v)
+	})
+}
+
+// UpdateDependsOn sets the "depends_on" field to the value that was provided on create.
+func (u *AppliedUpsertBulk) UpdateDependsOn() *AppliedUpsertBulk {
+	return u.Update(func(s *AppliedUpsert) {
+		s.UpdateDependsOn()
+	})
+}
+
+// ClearDependsOn clears the value of the "depends_on" field.
+func (u *AppliedUpsertBulk) ClearDependsOn() *AppliedUpsertBulk {
+	return u.Update(func(s *AppliedUpsert) {
+		s.ClearDependsOn()
 	})
 }
 

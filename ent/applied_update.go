@@ -10,6 +10,7 @@ import (
 
 	"entgo.io/ent/dialect/sql"
 	"entgo.io/ent/dialect/sql/sqlgraph"
+	"entgo.io/ent/dialect/sql/sqljson"
 	"entgo.io/ent/schema/field"
 	"github.com/edge-provision/edge-provision/ent/applied"
 	"github.com/edge-provision/edge-provision/ent/predicate"
@@ -65,6 +66,68 @@ func (_u *AppliedUpdate) SetOutputs(v []byte) *AppliedUpdate {
 // ClearOutputs clears the value of the "outputs" field.
 func (_u *AppliedUpdate) ClearOutputs() *AppliedUpdate {
 	_u.mutation.ClearOutputs()
+	return _u
+}
+
+// SetKind sets the "kind" field.
+func (_u *AppliedUpdate) SetKind(v string) *AppliedUpdate {
+	_u.mutation.SetKind(v)
+	return _u
+}
+
+// SetNillableKind sets the "kind" field if the given value is not nil.
+func (_u *AppliedUpdate) SetNillableKind(v *string) *AppliedUpdate {
+	if v != nil {
+		_u.SetKind(*v)
+	}
+	return _u
+}
+
+// ClearKind clears the value of the "kind" field.
+func (_u *AppliedUpdate) ClearKind() *AppliedUpdate {
+	_u.mutation.ClearKind()
+	return _u
+}
+
+// SetInputs sets the "inputs" field.
+func (_u *AppliedUpdate) SetInputs(v []byte) *AppliedUpdate {
+	_u.mutation.SetInputs(v)
+	return _u
+}
+
+// ClearInputs clears the value of the "inputs" field.
+func (_u *AppliedUpdate) ClearInputs() *AppliedUpdate {
+	_u.mutation.ClearInputs()
+	return _u
+}
+
+// SetAttempt sets the "attempt" field.
+func (_u *AppliedUpdate) SetAttempt(v []byte) *AppliedUpdate {
+	_u.mutation.SetAttempt(v)
+	return _u
+}
+
+// ClearAttempt clears the value of the "attempt" field.
+func (_u *AppliedUpdate) ClearAttempt() *AppliedUpdate {
+	_u.mutation.ClearAttempt()
+	return _u
+}
+
+// SetDependsOn sets the "depends_on" field.
+func (_u *AppliedUpdate) SetDependsOn(v []string) *AppliedUpdate {
+	_u.mutation.SetDependsOn(v)
+	return _u
+}
+
+// AppendDependsOn appends value to the "depends_on" field.
+func (_u *AppliedUpdate) AppendDependsOn(v []string) *AppliedUpdate {
+	_u.mutation.AppendDependsOn(v)
+	return _u
+}
+
+// ClearDependsOn clears the value of the "depends_on" field.
+func (_u *AppliedUpdate) ClearDependsOn() *AppliedUpdate {
+	_u.mutation.ClearDependsOn()
 	return _u
 }
 
@@ -170,6 +233,35 @@ func (_u *AppliedUpdate) sqlSave(ctx context.Context) (_node int, err error) {
 	if _u.mutation.OutputsCleared() {
 		_spec.ClearField(applied.FieldOutputs, field.TypeBytes)
 	}
+	if value, ok := _u.mutation.Kind(); ok {
+		_spec.SetField(applied.FieldKind, field.TypeString, value)
+	}
+	if _u.mutation.KindCleared() {
+		_spec.ClearField(applied.FieldKind, field.TypeString)
+	}
+	if value, ok := _u.mutation.Inputs(); ok {
+		_spec.SetField(applied.FieldInputs, field.TypeBytes, value)
+	}
+	if _u.mutation.InputsCleared() {
+		_spec.ClearField(applied.FieldInputs, field.TypeBytes)
+	}
+	if value, ok := _u.mutation.Attempt(); ok {
+		_spec.SetField(applied.FieldAttempt, field.TypeBytes, value)
+	}
+	if _u.mutation.AttemptCleared() {
+		_spec.ClearField(applied.FieldAttempt, field.TypeBytes)
+	}
+	if value, ok := _u.mutation.DependsOn(); ok {
+		_spec.SetField(applied.FieldDependsOn, field.TypeJSON, value)
+	}
+	if value, ok := _u.mutation.AppendedDependsOn(); ok {
+		_spec.AddModifier(func(u *sql.UpdateBuilder) {
+			sqljson.Append(u, applied.FieldDependsOn, value)
+		})
+	}
+	if _u.mutation.DependsOnCleared() {
+		_spec.ClearField(applied.FieldDependsOn, field.TypeJSON)
+	}
 	if value, ok := _u.mutation.SchemaVersion(); ok {
 		_spec.SetField(applied.FieldSchemaVersion, field.TypeInt, value)
 	}
@@ -239,6 +331,68 @@ func (_u *AppliedUpdateOne) SetOutputs(v []byte) *AppliedUpdateOne {
 // ClearOutputs clears the value of the "outputs" field.
 func (_u *AppliedUpdateOne) ClearOutputs() *AppliedUpdateOne {
 	_u.mutation.ClearOutputs()
+	return _u
+}
+
+// SetKind sets the "kind" field.
+func (_u *AppliedUpdateOne) SetKind(v string) *AppliedUpdateOne {
+	_u.mutation.SetKind(v)
+	return _u
+}
+
+// SetNillableKind sets the "kind" field if the given value is not nil.
+func (_u *AppliedUpdateOne) SetNillableKind(v *string) *AppliedUpdateOne {
+	if v != nil {
+		_u.SetKind(*v)
+	}
+	return _u
+}
+
+// ClearKind clears the value of the "kind" field.
+func (_u *AppliedUpdateOne) ClearKind() *AppliedUpdateOne {
+	_u.mutation.ClearKind()
+	return _u
+}
+
+// SetInputs sets the "inputs" field.
+func (_u *AppliedUpdateOne) SetInputs(v []byte) *AppliedUpdateOne {
+	_u.mutation.SetInputs(v)
+	return _u
+}
+
+// ClearInputs clears the value of the "inputs" field.
+func (_u *AppliedUpdateOne) ClearInputs() *AppliedUpdateOne {
+	_u.mutation.ClearInputs()
+	return _u
+}
+
+// SetAttempt sets the "attempt" field.
+func (_u *AppliedUpdateOne) SetAttempt(v []byte) *AppliedUpdateOne {
+	_u.mutation.SetAttempt(v)
+	return _u
+}
+
+// ClearAttempt clears the value of the "attempt" field.
+func (_u *AppliedUpdateOne) ClearAttempt() *AppliedUpdateOne {
+	_u.mutation.ClearAttempt()
+	return _u
+}
+
+// SetDependsOn sets the "depends_on" field.
+func (_u *AppliedUpdateOne) SetDependsOn(v []string) *AppliedUpdateOne {
+	_u.mutation.SetDependsOn(v)
+	return _u
+}
+
+// AppendDependsOn appends value to the "depends_on" field.
+func (_u *AppliedUpdateOne) AppendDependsOn(v []string) *AppliedUpdateOne {
+	_u.mutation.AppendDependsOn(v)
+	return _u
+}
+
+// ClearDependsOn clears the value of the "depends_on" field.
+func (_u *AppliedUpdateOne) ClearDependsOn() *AppliedUpdateOne {
+	_u.mutation.ClearDependsOn()
 	return _u
 }
 
@@ -373,6 +527,35 @@ func (_u *AppliedUpdateOne) sqlSave(ctx context.Context) (_node *Applied, err er
 	}
 	if _u.mutation.OutputsCleared() {
 		_spec.ClearField(applied.FieldOutputs, field.TypeBytes)
+	}
+	if value, ok := _u.mutation.Kind(); ok {
+		_spec.SetField(applied.FieldKind, field.TypeString, value)
+	}
+	if _u.mutation.KindCleared() {
+		_spec.ClearField(applied.FieldKind, field.TypeString)
+	}
+	if value, ok := _u.mutation.Inputs(); ok {
+		_spec.SetField(applied.FieldInputs, field.TypeBytes, value)
+	}
+	if _u.mutation.InputsCleared() {
+		_spec.ClearField(applied.FieldInputs, field.TypeBytes)
+	}
+	if value, ok := _u.mutation.Attempt(); ok {
+		_spec.SetField(applied.FieldAttempt, field.TypeBytes, value)
+	}
+	if _u.mutation.AttemptCleared() {
+		_spec.ClearField(applied.FieldAttempt, field.TypeBytes)
+	}
+	if value, ok := _u.mutation.DependsOn(); ok {
+		_spec.SetField(applied.FieldDependsOn, field.TypeJSON, value)
+	}
+	if value, ok := _u.mutation.AppendedDependsOn(); ok {
+		_spec.AddModifier(func(u *sql.UpdateBuilder) {
+			sqljson.Append(u, applied.FieldDependsOn, value)
+		})
+	}
+	if _u.mutation.DependsOnCleared() {
+		_spec.ClearField(applied.FieldDependsOn, field.TypeJSON)
 	}
 	if value, ok := _u.mutation.SchemaVersion(); ok {
 		_spec.SetField(applied.FieldSchemaVersion, field.TypeInt, value)

@@ -77,6 +77,11 @@ type AppliedMutation struct {
 	address           *string
 	digest            *string
 	outputs           *[]byte
+	kind              *string
+	inputs            *[]byte
+	attempt           *[]byte
+	depends_on        *[]string
+	appenddepends_on  []string
 	schema_version    *int
 	addschema_version *int
 	run               *string
@@ -342,6 +347,218 @@ func (m *AppliedMutation) ResetOutputs() {
 	delete(m.clearedFields, applied.FieldOutputs)
 }
 
+// SetKind sets the "kind" field.
+func (m *AppliedMutation) SetKind(s string) {
+	m.kind = &s
+}
+
+// Kind returns the value of the "kind" field in the mutation.
+func (m *AppliedMutation) Kind() (r string, exists bool) {
+	v := m.kind
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldKind returns the old "kind" field's value of the Applied entity.
+// If the Applied object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *AppliedMutation) OldKind(ctx context.Context) (v string, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldKind is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldKind requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldKind: %w", err)
+	}
+	return oldValue.Kind, nil
+}
+
+// ClearKind clears the value of the "kind" field.
+func (m *AppliedMutation) ClearKind() {
+	m.kind = nil
+	m.clearedFields[applied.FieldKind] = struct{}{}
+}
+
+// KindCleared returns if the "kind" field was cleared in this mutation.
+func (m *AppliedMutation) KindCleared() bool {
+	_, ok := m.clearedFields[applied.FieldKind]
+	return ok
+}
+
+// ResetKind resets all changes to the "kind" field.
+func (m *AppliedMutation) ResetKind() {
+	m.kind = nil
+	delete(m.clearedFields, applied.FieldKind)
+}
+
+// SetInputs sets the "inputs" field.
+func (m *AppliedMutation) SetInputs(b []byte) {
+	m.inputs = &b
+}
+
+// Inputs returns the value of the "inputs" field in the mutation.
+func (m *AppliedMutation) Inputs() (r []byte, exists bool) {
+	v := m.inputs
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldInputs returns the old "inputs" field's value of the Applied entity.
+// If the Applied object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *AppliedMutation) OldInputs(ctx context.Context) (v []byte, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldInputs is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldInputs requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldInputs: %w", err)
+	}
+	return oldValue.Inputs, nil
+}
+
+// ClearInputs clears the value of the "inputs" field.
+func (m *AppliedMutation) ClearInputs() {
+	m.inputs = nil
+	m.clearedFields[applied.FieldInputs] = struct{}{}
+}
+
+// InputsCleared returns if the "inputs" field was cleared in this mutation.
+func (m *AppliedMutation) InputsCleared() bool {
+	_, ok := m.clearedFields[applied.FieldInputs]
+	return ok
+}
+
+// ResetInputs resets all changes to the "inputs" field.
+func (m *AppliedMutation) ResetInputs() {
+	m.inputs = nil
+	delete(m.clearedFields, applied.FieldInputs)
+}
+
+// SetAttempt sets the "attempt" field.
+func (m *AppliedMutation) SetAttempt(b []byte) {
+	m.attempt = &b
+}
+
+// Attempt returns the value of the "attempt" field in the mutation.
+func (m *AppliedMutation) Attempt() (r []byte, exists bool) {
+	v := m.attempt
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldAttempt returns the old "attempt" field's value of the Applied entity.
+// If the Applied object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *AppliedMutation) OldAttempt(ctx context.Context) (v []byte, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldAttempt is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldAttempt requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldAttempt: %w", err)
+	}
+	return oldValue.Attempt, nil
+}
+
+// ClearAttempt clears the value of the "attempt" field.
+func (m *AppliedMutation) ClearAttempt() {
+	m.attempt = nil
+	m.clearedFields[applied.FieldAttempt] = struct{}{}
+}
+
+// AttemptCleared returns if the "attempt" field was cleared in this mutation.
+func (m *AppliedMutation) AttemptCleared() bool {
+	_, ok := m.clearedFields[applied.FieldAttempt]
+	return ok
+}
+
+// ResetAttempt resets all changes to the "attempt" field.
+func (m *AppliedMutation) ResetAttempt() {
+	m.attempt = nil
+	delete(m.clearedFields, applied.FieldAttempt)
+}
+
+// SetDependsOn sets the "depends_on" field.
+func (m *AppliedMutation) SetDependsOn(s []string) {
+	m.depends_on = &s
+	m.appenddepends_on = nil
+}
+
+// DependsOn returns the value of the "depends_on" field in the mutation.
+func (m *AppliedMutation) DependsOn() (r []string, exists bool) {
+	v := m.depends_on
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldDependsOn returns the old "depends_on" field's value of the Applied entity.
+// If the Applied object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *AppliedMutation) OldDependsOn(ctx context.Context) (v []string, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldDependsOn is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldDependsOn requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldDependsOn: %w", err)
+	}
+	return oldValue.DependsOn, nil
+}
+
+// AppendDependsOn adds s to the "depends_on" field.
+func (m *AppliedMutation) AppendDependsOn(s []string) {
+	m.appenddepends_on = append(m.appenddepends_on, s...)
+}
+
+// AppendedDependsOn returns the list of values that were appended to the "depends_on" field in this mutation.
+func (m *AppliedMutation) AppendedDependsOn() ([]string, bool) {
+	if len(m.appenddepends_on) == 0 {
+		return nil, false
+	}
+	return m.appenddepends_on, true
+}
+
+// ClearDependsOn clears the value of the "depends_on" field.
+func (m *AppliedMutation) ClearDependsOn() {
+	m.depends_on = nil
+	m.appenddepends_on = nil
+	m.clearedFields[applied.FieldDependsOn] = struct{}{}
+}
+
+// DependsOnCleared returns if the "depends_on" field was cleared in this mutation.
+func (m *AppliedMutation) DependsOnCleared() bool {
+	_, ok := m.clearedFields[applied.FieldDependsOn]
+	return ok
+}
+
+// ResetDependsOn resets all changes to the "depends_on" field.
+func (m *AppliedMutation) ResetDependsOn() {
+	m.depends_on = nil
+	m.appenddepends_on = nil
+	delete(m.clearedFields, applied.FieldDependsOn)
+}
+
 // SetSchemaVersion sets the "schema_version" field.
 func (m *AppliedMutation) SetSchemaVersion(i int) {
 	m.schema_version = &i
@@ -504,7 +721,7 @@ func (m *AppliedMutation) Type() string {
 // order to get all numeric fields that were incremented/decremented, call
 // AddedFields().
 func (m *AppliedMutation) Fields() []string {
-	fields := make([]string, 0, 7)
+	fields := make([]string, 0, 11)
 	if m.site != nil {
 		fields = append(fields, applied.FieldSite)
 	}
@@ -516,6 +733,18 @@ func (m *AppliedMutation) Fields() []string {
 	}
 	if m.outputs != nil {
 		fields = append(fields, applied.FieldOutputs)
+	}
+	if m.kind != nil {
+		fields = append(fields, applied.FieldKind)
+	}
+	if m.inputs != nil {
+		fields = append(fields, applied.FieldInputs)
+	}
+	if m.attempt != nil {
+		fields = append(fields, applied.FieldAttempt)
+	}
+	if m.depends_on != nil {
+		fields = append(fields, applied.FieldDependsOn)
 	}
 	if m.schema_version != nil {
 		fields = append(fields, applied.FieldSchemaVersion)
@@ -542,6 +771,14 @@ func (m *AppliedMutation) Field(name string) (ent.Value, bool) {
 		return m.Digest()
 	case applied.FieldOutputs:
 		return m.Outputs()
+	case applied.FieldKind:
+		return m.Kind()
+	case applied.FieldInputs:
+		return m.Inputs()
+	case applied.FieldAttempt:
+		return m.Attempt()
+	case applied.FieldDependsOn:
+		return m.DependsOn()
 	case applied.FieldSchemaVersion:
 		return m.SchemaVersion()
 	case applied.FieldRun:
@@ -565,6 +802,14 @@ func (m *AppliedMutation) OldField(ctx context.Context, name string) (ent.Value,
 		return m.OldDigest(ctx)
 	case applied.FieldOutputs:
 		return m.OldOutputs(ctx)
+	case applied.FieldKind:
+		return m.OldKind(ctx)
+	case applied.FieldInputs:
+		return m.OldInputs(ctx)
+	case applied.FieldAttempt:
+		return m.OldAttempt(ctx)
+	case applied.FieldDependsOn:
+		return m.OldDependsOn(ctx)
 	case applied.FieldSchemaVersion:
 		return m.OldSchemaVersion(ctx)
 	case applied.FieldRun:
@@ -607,6 +852,34 @@ func (m *AppliedMutation) SetField(name string, value ent.Value) error {
 			return fmt.Errorf("unexpected type %T for field %s", value, name)
 		}
 		m.SetOutputs(v)
+		return nil
+	case applied.FieldKind:
+		v, ok := value.(string)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetKind(v)
+		return nil
+	case applied.FieldInputs:
+		v, ok := value.([]byte)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetInputs(v)
+		return nil
+	case applied.FieldAttempt:
+		v, ok := value.([]byte)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetAttempt(v)
+		return nil
+	case applied.FieldDependsOn:
+		v, ok := value.([]string)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetDependsOn(v)
 		return nil
 	case applied.FieldSchemaVersion:
 		v, ok := value.(int)
@@ -677,6 +950,18 @@ func (m *AppliedMutation) ClearedFields() []string {
 	if m.FieldCleared(applied.FieldOutputs) {
 		fields = append(fields, applied.FieldOutputs)
 	}
+	if m.FieldCleared(applied.FieldKind) {
+		fields = append(fields, applied.FieldKind)
+	}
+	if m.FieldCleared(applied.FieldInputs) {
+		fields = append(fields, applied.FieldInputs)
+	}
+	if m.FieldCleared(applied.FieldAttempt) {
+		fields = append(fields, applied.FieldAttempt)
+	}
+	if m.FieldCleared(applied.FieldDependsOn) {
+		fields = append(fields, applied.FieldDependsOn)
+	}
 	return fields
 }
 
@@ -693,6 +978,18 @@ func (m *AppliedMutation) ClearField(name string) error {
 	switch name {
 	case applied.FieldOutputs:
 		m.ClearOutputs()
+		return nil
+	case applied.FieldKind:
+		m.ClearKind()
+		return nil
+	case applied.FieldInputs:
+		m.ClearInputs()
+		return nil
+	case applied.FieldAttempt:
+		m.ClearAttempt()
+		return nil
+	case applied.FieldDependsOn:
+		m.ClearDependsOn()
 		return nil
 	}
 	return fmt.Errorf("unknown Applied nullable field %s", name)
@@ -713,6 +1010,18 @@ func (m *AppliedMutation) ResetField(name string) error {
 		return nil
 	case applied.FieldOutputs:
 		m.ResetOutputs()
+		return nil
+	case applied.FieldKind:
+		m.ResetKind()
+		return nil
+	case applied.FieldInputs:
+		m.ResetInputs()
+		return nil
+	case applied.FieldAttempt:
+		m.ResetAttempt()
+		return nil
+	case applied.FieldDependsOn:
+		m.ResetDependsOn()
 		return nil
 	case applied.FieldSchemaVersion:
 		m.ResetSchemaVersion()

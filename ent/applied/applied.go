@@ -19,6 +19,14 @@ const (
 	FieldDigest = "digest"
 	// FieldOutputs holds the string denoting the outputs field in the database.
 	FieldOutputs = "outputs"
+	// FieldKind holds the string denoting the kind field in the database.
+	FieldKind = "kind"
+	// FieldInputs holds the string denoting the inputs field in the database.
+	FieldInputs = "inputs"
+	// FieldAttempt holds the string denoting the attempt field in the database.
+	FieldAttempt = "attempt"
+	// FieldDependsOn holds the string denoting the depends_on field in the database.
+	FieldDependsOn = "depends_on"
 	// FieldSchemaVersion holds the string denoting the schema_version field in the database.
 	FieldSchemaVersion = "schema_version"
 	// FieldRun holds the string denoting the run field in the database.
@@ -36,6 +44,10 @@ var Columns = []string{
 	FieldAddress,
 	FieldDigest,
 	FieldOutputs,
+	FieldKind,
+	FieldInputs,
+	FieldAttempt,
+	FieldDependsOn,
 	FieldSchemaVersion,
 	FieldRun,
 	FieldTime,
@@ -72,6 +84,11 @@ func ByAddress(opts ...sql.OrderTermOption) OrderOption {
 // ByDigest orders the results by the digest field.
 func ByDigest(opts ...sql.OrderTermOption) OrderOption {
 	return sql.OrderByField(FieldDigest, opts...).ToFunc()
+}
+
+// ByKind orders the results by the kind field.
+func ByKind(opts ...sql.OrderTermOption) OrderOption {
+	return sql.OrderByField(FieldKind, opts...).ToFunc()
 }
 
 // BySchemaVersion orders the results by the schema_version field.

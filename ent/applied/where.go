@@ -74,6 +74,21 @@ func Outputs(v []byte) predicate.Applied {
 	return predicate.Applied(sql.FieldEQ(FieldOutputs, v))
 }
 
+// Kind applies equality check predicate on the "kind" field. It's identical to KindEQ.
+func Kind(v string) predicate.Applied {
+	return predicate.Applied(sql.FieldEQ(FieldKind, v))
+}
+
+// Inputs applies equality check predicate on the "inputs" field. It's identical to InputsEQ.
+func Inputs(v []byte) predicate.Applied {
+	return predicate.Applied(sql.FieldEQ(FieldInputs, v))
+}
+
+// Attempt applies equality check predicate on the "attempt" field. It's identical to AttemptEQ.
+func Attempt(v []byte) predicate.Applied {
+	return predicate.Applied(sql.FieldEQ(FieldAttempt, v))
+}
+
 // SchemaVersion applies equality check predicate on the "schema_version" field. It's identical to SchemaVersionEQ.
 func SchemaVersion(v int) predicate.Applied {
 	return predicate.Applied(sql.FieldEQ(FieldSchemaVersion, v))
@@ -332,6 +347,191 @@ func OutputsIsNil() predicate.Applied {
 // OutputsNotNil applies the NotNil predicate on the "outputs" field.
 func OutputsNotNil() predicate.Applied {
 	return predicate.Applied(sql.FieldNotNull(FieldOutputs))
+}
+
+// KindEQ applies the EQ predicate on the "kind" field.
+func KindEQ(v string) predicate.Applied {
+	return predicate.Applied(sql.FieldEQ(FieldKind, v))
+}
+
+// KindNEQ applies the NEQ predicate on the "kind" field.
+func KindNEQ(v string) predicate.Applied {
+	return predicate.Applied(sql.FieldNEQ(FieldKind, v))
+}
+
+// KindIn applies the In predicate on the "kind" field.
+func KindIn(vs ...string) predicate.Applied {
+	return predicate.Applied(sql.FieldIn(FieldKind, vs...))
+}
+
+// KindNotIn applies the NotIn predicate on the "kind" field.
+func KindNotIn(vs ...string) predicate.Applied {
+	return predicate.Applied(sql.FieldNotIn(FieldKind, vs...))
+}
+
+// KindGT applies the GT predicate on the "kind" field.
+func KindGT(v string) predicate.Applied {
+	return predicate.Applied(sql.FieldGT(FieldKind, v))
+}
+
+// KindGTE applies the GTE predicate on the "kind" field.
+func KindGTE(v string) predicate.Applied {
+	return predicate.Applied(sql.FieldGTE(FieldKind, v))
+}
+
+// KindLT applies the LT predicate on the "kind" field.
+func KindLT(v string) predicate.Applied {
+	return predicate.Applied(sql.FieldLT(FieldKind, v))
+}
+
+// KindLTE applies the LTE predicate on the "kind" field.
+func KindLTE(v string) predicate.Applied {
+	return predicate.Applied(sql.FieldLTE(FieldKind, v))
+}
+
+// KindContains applies the Contains predicate on the "kind" field.
+func KindContains(v string) predicate.Applied {
+	return predicate.Applied(sql.FieldContains(FieldKind, v))
+}
+
+// KindHasPrefix applies the HasPrefix predicate on the "kind" field.
+func KindHasPrefix(v string) predicate.Applied {
+	return predicate.Applied(sql.FieldHasPrefix(FieldKind, v))
+}
+
+// KindHasSuffix applies the HasSuffix predicate on the "kind" field.
+func KindHasSuffix(v string) predicate.Applied {
+	return predicate.Applied(sql.FieldHasSuffix(FieldKind, v))
+}
+
+// KindIsNil applies the IsNil predicate on the "kind" field.
+func KindIsNil() predicate.Applied {
+	return predicate.Applied(sql.FieldIsNull(FieldKind))
+}
+
+// KindNotNil applies the NotNil predicate on the "kind" field.
+func KindNotNil() predicate.Applied {
+	return predicate.Applied(sql.FieldNotNull(FieldKind))
+}
+
+// KindEqualFold applies the EqualFold predicate on the "kind" field.
+func KindEqualFold(v string) predicate.Applied {
+	return predicate.Applied(sql.FieldEqualFold(FieldKind, v))
+}
+
+// KindContainsFold applies the ContainsFold predicate on the "kind" field.
+func KindContainsFold(v string) predicate.Applied {
+	return predicate.Applied(sql.FieldContainsFold(FieldKind, v))
+}
+
+// InputsEQ applies the EQ predicate on the "inputs" field.
+func InputsEQ(v []byte) predicate.Applied {
+	return predicate.Applied(sql.FieldEQ(FieldInputs, v))
+}
+
+// InputsNEQ applies the NEQ predicate on the "inputs" field.
+func InputsNEQ(v []byte) predicate.Applied {
+	return predicate.Applied(sql.FieldNEQ(FieldInputs, v))
+}
+
+// InputsIn applies the In predicate on the "inputs" field.
+func InputsIn(vs ...[]byte) predicate.Applied {
+	return predicate.Applied(sql.FieldIn(FieldInputs, vs...))
+}
+
+// InputsNotIn applies the NotIn predicate on the "inputs" field.
+func InputsNotIn(vs ...[]byte) predicate.Applied {
+	return predicate.Applied(sql.FieldNotIn(FieldInputs, vs...))
+}
+
+// InputsGT applies the GT predicate on the "inputs" field.
+func InputsGT(v []byte) predicate.Applied {
+	return predicate.Applied(sql.FieldGT(FieldInputs, v))
+}
+
+// InputsGTE applies the GTE predicate on the "inputs" field.
+func InputsGTE(v []byte) predicate.Applied {
+	return predicate.Applied(sql.FieldGTE(FieldInputs, v))
+}
+
+// InputsLT applies the LT predicate on the "inputs" field.
+func InputsLT(v []byte) predicate.Applied {
+	return predicate.Applied(sql.FieldLT(FieldInputs, v))
+}
+
+// InputsLTE applies the LTE predicate on the "inputs" field.
+func InputsLTE(v []byte) predicate.Applied {
+	return predicate.Applied(sql.FieldLTE(FieldInputs, v))
+}
+
+// InputsIsNil applies the IsNil predicate on the "inputs" field.
+func InputsIsNil() predicate.Applied {
+	return predicate.Applied(sql.FieldIsNull(FieldInputs))
+}
+
+// InputsNotNil applies the NotNil predicate on the "inputs" field.
+func InputsNotNil() predicate.Applied {
+	return predicate.Applied(sql.FieldNotNull(FieldInputs))
+}
+
+// AttemptEQ applies the EQ predicate on the "attempt" field.
+func AttemptEQ(v []byte) predicate.Applied {
+	return predicate.Applied(sql.FieldEQ(FieldAttempt, v))
+}
+
+// AttemptNEQ applies the NEQ predicate on the "attempt" field.
+func AttemptNEQ(v []byte) predicate.Applied {
+	return predicate.Applied(sql.FieldNEQ(FieldAttempt, v))
+}
+
+// AttemptIn applies the In predicate on the "attempt" field.
+func AttemptIn(vs ...[]byte) predicate.Applied {
+	return predicate.Applied(sql.FieldIn(FieldAttempt, vs...))
+}
+
+// AttemptNotIn applies the NotIn predicate on the "attempt" field.
+func AttemptNotIn(vs ...[]byte) predicate.Applied {
+	return predicate.Applied(sql.FieldNotIn(FieldAttempt, vs...))
+}
+
+// AttemptGT applies the GT predicate on the "attempt" field.
+func AttemptGT(v []byte) predicate.Applied {
+	return predicate.Applied(sql.FieldGT(FieldAttempt, v))
+}
+
+// AttemptGTE applies the GTE predicate on the "attempt" field.
+func AttemptGTE(v []byte) predicate.Applied {
+	return predicate.Applied(sql.FieldGTE(FieldAttempt, v))
+}
+
+// AttemptLT applies the LT predicate on the "attempt" field.
+func AttemptLT(v []byte) predicate.Applied {
+	return predicate.Applied(sql.FieldLT(FieldAttempt, v))
+}
+
+// AttemptLTE applies the LTE predicate on the "attempt" field.
+func AttemptLTE(v []byte) predicate.Applied {
+	return predicate.Applied(sql.FieldLTE(FieldAttempt, v))
+}
+
+// AttemptIsNil applies the IsNil predicate on the "attempt" field.
+func AttemptIsNil() predicate.Applied {
+	return predicate.Applied(sql.FieldIsNull(FieldAttempt))
+}
+
+// AttemptNotNil applies the NotNil predicate on the "attempt" field.
+func AttemptNotNil() predicate.Applied {
+	return predicate.Applied(sql.FieldNotNull(FieldAttempt))
+}
+
+// DependsOnIsNil applies the IsNil predicate on the "depends_on" field.
+func DependsOnIsNil() predicate.Applied {
+	return predicate.Applied(sql.FieldIsNull(FieldDependsOn))
+}
+
+// DependsOnNotNil applies the NotNil predicate on the "depends_on" field.
+func DependsOnNotNil() predicate.Applied {
+	return predicate.Applied(sql.FieldNotNull(FieldDependsOn))
 }
 
 // SchemaVersionEQ applies the EQ predicate on the "schema_version" field.

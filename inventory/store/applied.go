@@ -18,6 +18,15 @@ type Applied struct {
 	Digest string
 	// Outputs are sealed by the caller.
 	Outputs []byte
+	// Kind is the step's type, or "machine"; empty in a record that a program
+	// wrote which did not keep inputs yet.
+	Kind string
+	// Inputs are those of the last success, and Attempt those of work that
+	// began and did not end well; nil where there are none. Both are sealed by
+	// the caller. With an empty Digest there was no success yet.
+	Inputs, Attempt []byte
+	// DependsOn are the addresses that the work needed.
+	DependsOn []string
 	// SchemaVersion is that of the step's outputs.
 	SchemaVersion int
 	// Run is the id of the run that applied it.
@@ -55,8 +64,20 @@ func (s *Store) PutApplied(ctx context.Context, a Applied) error {
 	}
 	return s.write(ctx, "recording what was applied at "+a.Address, func(tx *ent.Tx) error {
 		return tx.Applied.Create().SetSite(a.Site).SetAddress(a.Address).SetDigest(a.Digest).SetOutputs(a.Outputs).
+			SetKind(a.Kind).SetInputs(a.Inputs).SetAttempt(a.Attempt).SetDependsOn(a.DependsOn).
 			SetSchemaVersion(a.SchemaVersion).SetRun(a.Run).SetTime(stamp(a.Time)).
 			OnConflictColumns(applied.FieldSite, applied.FieldAddress).UpdateNewValues().Exec(ctx)
+	})
+}
+
+// BeginApplied records that work with a.Attempt begins at a.Address, before it
+// does. What a success before it left in the record stays.
+func (s *Store) BeginApplied(ctx context.Context, a Applied) error {
+	return s.write(ctx, "recording what begins at "+a.Address, func(tx *ent.Tx) error {
+		return tx.Applied.Create().SetSite(a.Site).SetAddress(a.Address).SetDigest("").SetSchemaVersion(a.SchemaVersion).
+			SetKind(a.Kind).SetAttempt(a.Attempt).SetDependsOn(a.DependsOn).SetRun(a.Run).SetTime(stamp(s.now())).
+			OnConflictColumns(applied.FieldSite, applied.FieldAddress).
+			Update(func(u *ent.AppliedUpsert) { u.UpdateKind().UpdateAttempt().UpdateDependsOn() }).Exec(ctx)
 	})
 }
 
@@ -91,6 +112,7 @@ func (s *Store) DeleteApplied(ctx context.Context, site, address string) error {
 func appliedOf(r *ent.Applied) Applied {
 	return Applied{
 		Site: r.Site, Address: r.Address, Digest: r.Digest, Outputs: r.Outputs,
+		Kind: r.Kind, Inputs: r.Inputs, Attempt: r.Attempt, DependsOn: r.DependsOn,
 		SchemaVersion: r.SchemaVersion, Run: r.Run, Time: r.Time.UTC(),
 	}
 }

@@ -119,8 +119,12 @@ func TestOlderCatalogIsUpgraded(t *testing.T) {
 				if slices.Sort(states); strings.Join(states, " ") != "active declined released" {
 					t.Errorf("leases = %+v; want an active, a declined and a released one", leases)
 				}
-				if a := must[store.Applied](t)(s.Applied(ctx, site, nodeA)); string(a.Outputs) != "\x00sealed'\xff" || !a.Time.Equal(noon) {
-					t.Errorf("applied record = %+v; want its outputs and time as they were", a)
+				if a := must[store.Applied](t)(s.Applied(ctx, site, nodeA)); string(a.Outputs) != "\x00sealed'\xff" || !a.Time.Equal(noon) || a.Kind != "" || a.Inputs != nil || a.Attempt != nil || a.DependsOn != nil {
+					t.Errorf("applied record = %+v; want its outputs and time as they were, and that nothing is known of its inputs", a)
+				}
+				other := do(s.MachineByAddress(ctx, site, `machine.node["b"]`))
+				if want := version >= "20261121121453"; (other.HostKey != "") != want {
+					t.Errorf("host key of node b = %q; want one: %v", other.HostKey, want)
 				}
 				runs := must[[]journal.Run](t)(journal.New(s, nil).Unfinished(ctx, site))
 				if len(runs) != 1 || runs[0].ID != uuid.MustParse("019aa5c2-7c00-7000-8000-000000000001") || len(runs[0].InFlight()) != 1 || len(runs[0].Notes) != 1 || len(runs[0].Steps) != 2 {

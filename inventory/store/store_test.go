@@ -273,6 +273,22 @@ func TestAppliedRecords(t *testing.T) {
 		if got.Digest != "two" || string(got.Outputs) != "\x00\x01" || got.SchemaVersion != 2 || got.Run != "r1" || got.Time.IsZero() {
 			t.Errorf("Applied(a) = %+v; want the record put last", got)
 		}
+		began := store.Applied{Site: site, Address: a, Kind: "file", Attempt: []byte{9}, DependsOn: []string{"machine.x"}, Run: "r2"}
+		ok(t, s.BeginApplied(ctx, began))
+		got = must[store.Applied](t)(s.Applied(ctx, site, a))
+		if got.Digest != "two" || string(got.Outputs) != "\x00\x01" || got.Run != "r1" || got.Kind != "file" || string(got.Attempt) != "\x09" || got.DependsOn[0] != "machine.x" {
+			t.Errorf("Applied(a) after BeginApplied = %+v; want the success as it was, and the attempt", got)
+		}
+		rec.Inputs, rec.Kind = []byte{9}, "file"
+		ok(t, s.PutApplied(ctx, rec))
+		if got = must[store.Applied](t)(s.Applied(ctx, site, a)); len(got.Attempt) != 0 || string(got.Inputs) != "\x09" || len(got.DependsOn) != 0 {
+			t.Errorf("Applied(a) after its success = %+v; want no attempt any more", got)
+		}
+		ok(t, s.BeginApplied(ctx, store.Applied{Site: site, Address: "machine.new", Kind: "file", Attempt: []byte{1}}))
+		if got = must[store.Applied](t)(s.Applied(ctx, site, "machine.new")); got.Digest != "" || got.Time.IsZero() {
+			t.Errorf("Applied(only begun) = %+v; want no digest", got)
+		}
+		ok(t, s.DeleteApplied(ctx, site, "machine.new"))
 		ok(t, s.MoveApplied(ctx, site, a, b))
 		if _, err := s.Applied(ctx, site, a); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("Applied(moved away) = %v; want ErrNotFound", err)
