@@ -27,6 +27,10 @@ build: ## Build bin/edge-provision and bin/edge-agent, static and without cgo
 	$(GO) build -trimpath -ldflags '$(CONTROLLER_LDFLAGS)' -o bin/edge-provision ./cmd/edge-provision
 	GOOS=linux $(GO) build -trimpath -ldflags '$(AGENT_LDFLAGS)' -o bin/edge-agent ./cmd/edge-agent
 
+.PHONY: kubernetes
+kubernetes: ## Build the real Kubernetes, etcd and the stand-in for K3s that tests run, into the cache
+	GO='$(GO)' rack/standin/build.sh
+
 .PHONY: test
 test: ## All tests that need neither root nor emulation (RACE=1: under the race detector)
 	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(if $(RACE),-race) ./...

@@ -26,7 +26,7 @@ mkdir -p "$out"
 build() {
   echo "kubernetes: building $1 $2 (the first time takes about 5 minutes on two cores)" >&2
   base=k8s.io/component-base/version
-  CGO_ENABLED=0 nice $GO build -trimpath -ldflags "-s -w -X $base.gitVersion=$2 -X $base.gitMajor=1 -X $base.gitMinor=$(echo "$2" | cut -d. -f2)" -o "$out/$1.new" "$3"
+  CGO_ENABLED=0 nice $GO build -trimpath -ldflags "-s -w -X $base.gitVersion=$2 -X $base.gitCommit=standin -X $base.gitMajor=1 -X $base.gitMinor=$(echo "$2" | cut -d. -f2)" -o "$out/$1.new" "$3"
   mv -f "$out/$1.new" "$out/$1"
 }
 
