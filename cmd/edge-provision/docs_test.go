@@ -159,7 +159,7 @@ func parseCommand(args []string) (string, error) {
 	root := (&app{}).root()
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
-	c, rest, err := root.Find(doubleDashes(args))
+	c, rest, err := root.Find(doubleDashes(root, args))
 	if err != nil {
 		return "", err
 	}
