@@ -1,0 +1,138 @@
+package kube
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/json"
+	"sigs.k8s.io/yaml"
+)
+
+const (
+	// maxManifestBytes bounds one step's manifests; the largest upstream file
+	// that we know, Calico's definitions, has 3 MB.
+	maxManifestBytes = 32 << 20
+	// maxDocuments bounds the objects of one step, also those inside of lists.
+	maxDocuments = 5000
+	// maxDepth bounds nesting, far beyond any real schema; the recursive
+	// comparisons here and in the libraries follow it.
+	maxDepth = 200
+)
+
+// Parse reads manifests: YAML or JSON documents, separated by lines of "---",
+// each an object or a List of them. Empty documents are skipped, duplicate keys
+// are refused. Name says in errors where the text comes from.
+func Parse(name string, manifest []byte) ([]Object, error) {
+	if len(manifest) > maxManifestBytes {
+		return nil, fmt.Errorf("%s: it has %d bytes; the limit is %d", name, len(manifest), maxManifestBytes)
+	}
+	var out []Object
+	for n, document := range split(manifest) {
+		o, err := parseDocument(document)
+		if err == nil {
+			out, err = expand(out, o)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: document %d: %w", name, n+1, err)
+		}
+	}
+	return out, nil
+}
+
+var errTooMany = fmt.Errorf("there are more than %d objects in one manifest", maxDocuments)
+
+// parseDocument reads one document; nil when there is nothing in it.
+func parseDocument(document []byte) (map[string]any, error) {
+	if len(bytes.TrimSpace(document)) == 0 {
+		return nil, nil
+	}
+	asJSON, err := yaml.YAMLToJSONStrict(document)
+	if err != nil {
+		return nil, err
+	}
+	if bytes.Equal(bytes.TrimSpace(asJSON), []byte("null")) {
+		return nil, nil
+	}
+	if depth(asJSON) > maxDepth {
+		return nil, fmt.Errorf("it is nested deeper than %d levels", maxDepth)
+	}
+	var m map[string]any
+	if err := json.Unmarshal(asJSON, &m); err != nil {
+		return nil, errors.New("it is not an object: a manifest has apiVersion, kind and metadata")
+	}
+	return m, nil
+}
+
+// expand appends m to out, or its items when it is a List.
+func expand(out []Object, m map[string]any) ([]Object, error) {
+	if m == nil {
+		return out, nil
+	}
+	o := &unstructured.Unstructured{Object: m}
+	kind, _ := m["kind"].(string)
+	items, listed := m["items"].([]any)
+	if kind == "List" || listed && strings.HasSuffix(kind, "List") {
+		for i, item := range items {
+			object, ok := item.(map[string]any)
+			if !ok {
+				return nil, fmt.Errorf("items[%d] is not an object", i)
+			}
+			var err error
+			if out, err = expand(out, object); err != nil {
+				return nil, fmt.Errorf("items[%d]: %w", i, err)
+			}
+		}
+		return out, nil
+	}
+	if err := wellFormed(o); err != nil {
+		return nil, err
+	}
+	if len(out) == maxDocuments {
+		return nil, errTooMany
+	}
+	return append(out, o), nil
+}
+
+// split cuts a manifest at the lines of three dashes (YAML 1.2.2, section 9.1.4).
+// What follows the dashes on the same line belongs to the next document.
+func split(manifest []byte) [][]byte {
+	var out [][]byte
+	begin := 0
+	for at := 0; at < len(manifest); {
+		end := bytes.IndexByte(manifest[at:], '\n')
+		next := at + end + 1
+		if end < 0 {
+			next = len(manifest)
+		}
+		line := manifest[at:next]
+		if bytes.HasPrefix(line, []byte("---")) && (len(line) == 3 || strings.IndexByte(" \t\r\n", line[3]) >= 0) {
+			out = append(out, manifest[begin:at])
+			begin = at + 3
+		}
+		at = next
+	}
+	return append(out, manifest[begin:])
+}
+
+// depth is how many brackets of a JSON text are open at once at most.
+func depth(text []byte) int {
+	open, most, quoted := 0, 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			open++
+			most = max(most, open)
+		case c == '}' || c == ']':
+			open--
+		}
+	}
+	return most
+}
