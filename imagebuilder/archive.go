@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/edge-provision/edge-provision/imagebuilder/chunk"
+	"github.com/edge-provision/edge-provision/imagebuilder/fetch"
 )
 
 // archive asks a package archive through APT, with state of its own: neither the machine's installed packages nor its
@@ -151,7 +152,7 @@ func parseURIs(out []byte) ([]LockedPackage, error) {
 		if err != nil {
 			return nil, fmt.Errorf("resolving packages: file name %.200q: %w", words[1], err)
 		}
-		p := LockedPackage{Name: name, Version: version, URI: redactURL(strings.Trim(words[0], "'"))}
+		p := LockedPackage{Name: name, Version: version, URI: fetch.Redact(strings.Trim(words[0], "'"))}
 		if p.Bytes, err = strconv.ParseInt(words[2], 10, 64); err != nil {
 			return nil, fmt.Errorf("resolving packages: size of %s: %w", name, err)
 		}

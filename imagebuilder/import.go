@@ -2,9 +2,11 @@ package imagebuilder
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"net/http"
 	"os"
@@ -15,6 +17,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/edge-provision/edge-provision/imagebuilder/chunk"
+	"github.com/edge-provision/edge-provision/imagebuilder/fetch"
 	"github.com/edge-provision/edge-provision/imagebuilder/gpt"
 )
 
@@ -42,10 +45,10 @@ func (s ImportSpec) validate() error {
 		return errors.New("no path and no URL is given")
 	}
 	if scheme, _, ok := strings.Cut(s.Source, "://"); ok && scheme != "http" && scheme != "https" {
-		return fmt.Errorf("source %.80q is neither a path nor an http or https URL", redactURL(s.Source))
+		return fmt.Errorf("source %.80q is neither a path nor an http or https URL", fetch.Redact(s.Source))
 	}
 	if s.Digest == "" && s.remote() {
-		return fmt.Errorf("source %.200q is a URL and has no digest: give digest = \"sha256:…\" of the file, from its publisher", redactURL(s.Source))
+		return fmt.Errorf("source %.200q is a URL and has no digest: give digest = \"sha256:…\" of the file, from its publisher", fetch.Redact(s.Source))
 	}
 	if s.Digest != "" {
 		if _, err := digestDir("", s.Digest); err != nil {
@@ -112,13 +115,13 @@ func (b *Builder) importImage(ctx context.Context, spec ImportSpec) (_ Artifact,
 	raw := filepath.Join(dir, "disk.raw")
 	b.progress("convert", 0, 0)
 	if err := convert(ctx, file, raw, spec.Format); err != nil {
-		return Artifact{}, fmt.Errorf("%s: %w", redactURL(spec.Source), err)
+		return Artifact{}, fmt.Errorf("%s: %w", fetch.Redact(spec.Source), err)
 	}
 	o, err := recognize(raw, spec)
 	if err != nil {
-		return Artifact{}, fmt.Errorf("%s: %w", redactURL(spec.Source), err)
+		return Artifact{}, fmt.Errorf("%s: %w", fetch.Redact(spec.Source), err)
 	}
-	a, err := b.store(ctx, dir, raw, o, Source{Kind: "import", Location: redactURL(spec.Source), SourceDigest: spec.Digest})
+	a, err := b.store(ctx, dir, raw, o, Source{Kind: "import", Location: fetch.Redact(spec.Source), SourceDigest: spec.Digest})
 	if err != nil {
 		return Artifact{}, err
 	}
@@ -139,11 +142,11 @@ func (b *Builder) obtain(ctx context.Context, spec ImportSpec, dir string) (stri
 		return "", err
 	}
 	if spec.remote() {
-		d := download{
-			client: spec.HTTP, url: spec.Source, want: want, path: filepath.Join(b.cacheDir(), "downloads", want.String()), log: b.log(),
-			progress: func(done, total int64) { b.progress("fetch", done, total) },
+		f := fetch.File{
+			Client: spec.HTTP, URL: spec.Source, SHA256: want, Path: filepath.Join(b.cacheDir(), "downloads", want.String()),
+			MaxBytes: maxImportBytes, Log: b.log(), Progress: func(done, total int64) { b.progress("fetch", done, total) },
 		}
-		return d.path, d.run(ctx)
+		return f.Path, f.Run(ctx)
 	}
 	// The copy is what gets hashed and converted: the original may change under our hands.
 	target := filepath.Join(dir, "source")
@@ -385,4 +388,33 @@ func copyHashed(ctx context.Context, name, target string) (sum chunk.SHA256, err
 		return sum, fmt.Errorf("reading %s: %w", name, err)
 	}
 	return h.sum(), nil
+}
+
+// hashReader digests what passes through it.
+type hashReader struct {
+	r io.Reader
+	h hash.Hash
+}
+
+func newHashReader(r io.Reader) *hashReader { return &hashReader{r: r, h: sha256.New()} }
+
+func (h *hashReader) Read(p []byte) (int, error) {
+	n, err := h.r.Read(p)
+	h.h.Write(p[:n])
+	return n, err
+}
+
+func (h *hashReader) sum() chunk.SHA256 { return chunk.SHA256(h.h.Sum(nil)) }
+
+// contextReader ends when its context does.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
 }

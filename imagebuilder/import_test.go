@@ -2,11 +2,7 @@ package imagebuilder
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
-	"errors"
-	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,8 +15,6 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
-
-	"github.com/edge-provision/edge-provision/imagebuilder/chunk"
 )
 
 func zst(t testing.TB, p []byte) []byte {
@@ -139,117 +133,11 @@ func TestImportKnowsA4KnDisk(t *testing.T) {
 	}
 }
 
-// flaky serves content and breaks the first connections after some bytes.
-type flaky struct {
-	content []byte
-	breaks  atomic.Int64
-	asked   atomic.Int64
-	noRange bool
-}
-
-func (f *flaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	f.asked.Add(1)
-	if f.noRange {
-		r.Header.Del("Range")
-	}
-	if f.breaks.Add(-1) >= 0 {
-		var start int
-		if _, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &start); err == nil {
-			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", start, len(f.content)-1, len(f.content)))
-			w.Header().Set("Content-Length", fmt.Sprint(len(f.content)-start))
-			w.WriteHeader(http.StatusPartialContent)
-		} else {
-			w.Header().Set("Content-Length", fmt.Sprint(len(f.content)))
-		}
-		if _, err := w.Write(f.content[start:min(start+5000, len(f.content))]); err != nil {
-			panic(err)
-		}
-		panic(http.ErrAbortHandler)
-	}
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(f.content))
-}
-
-func testDownload(t *testing.T, content []byte, url string) *download {
-	t.Helper()
-	var want chunk.SHA256
-	if err := want.UnmarshalText([]byte(sha(content)[7:])); err != nil {
-		t.Fatal(err)
-	}
-	return &download{url: url, want: want, path: filepath.Join(t.TempDir(), "file"), log: slog.New(slog.DiscardHandler), progress: func(int64, int64) {}, pause: time.Millisecond}
-}
-
-func TestDownloadContinuesAfterEveryCut(t *testing.T) {
-	content := bytes.Repeat([]byte("0123456789abcdef"), 4000)
-	for _, noRange := range []bool{false, true} {
-		f := &flaky{content: content, noRange: noRange}
-		f.breaks.Store(4)
-		server := httptest.NewServer(f)
-		defer server.Close()
-		d := testDownload(t, content, server.URL)
-		if err := d.run(t.Context()); err != nil {
-			t.Fatalf("noRange %v: %v", noRange, err)
-		}
-		if got, err := os.ReadFile(d.path); err != nil || !bytes.Equal(got, content) || f.asked.Load() != 5 {
-			t.Errorf("noRange %v: %d bytes after %d requests, %v; want the file after 5", noRange, len(got), f.asked.Load(), err)
-		}
-		if err := d.run(t.Context()); err != nil || f.asked.Load() != 5 {
-			t.Errorf("a finished download was asked for again (%v)", err)
-		}
-	}
-}
-
-func TestDownloadStartsAgainWhenTheKeptPartIsBad(t *testing.T) {
-	content := bytes.Repeat([]byte("0123456789abcdef"), 400)
-	server := httptest.NewServer(&flaky{content: content})
-	defer server.Close()
-	d := testDownload(t, content, server.URL)
-	if err := os.WriteFile(d.path+".part", []byte("rotten"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.run(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestDownloadRefusals(t *testing.T) {
-	content := []byte(strings.Repeat("x", 20000))
-	for _, c := range []struct {
-		name, want string
-		handler    http.Handler
-	}{
-		{"missing", "404", http.NotFoundHandler()},
-		{"down", "503", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })},
-		{"another file", "another one", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "other") })},
-		{"always cut at once", "after 5 tries", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Length", "20000")
-			w.WriteHeader(200)
-			panic(http.ErrAbortHandler)
-		})},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			server := httptest.NewServer(c.handler)
-			defer server.Close()
-			d := testDownload(t, content, server.URL)
-			if err := d.run(t.Context()); err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("run = %v; want an error with %q", err, c.want)
-			}
-			if _, err := os.Stat(d.path); err == nil {
-				t.Error("a failed download has a finished file")
-			}
-		})
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := testDownload(t, content, "http://127.0.0.1:1/").run(ctx); !errors.Is(err, context.Canceled) {
-		t.Errorf("run after cancel = %v", err)
-	}
-}
-
 func TestImportFromURLLeavesOnlyTheImage(t *testing.T) {
 	packed := zst(t, testDisk(t))
-	f := &flaky{content: packed}
-	f.breaks.Store(1)
-	server := httptest.NewServer(f)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(packed))
+	}))
 	defer server.Close()
 	var mu sync.Mutex
 	phases := map[string]bool{}

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/edge-provision/edge-provision/imagebuilder/fetch"
 )
 
 // machineSources returns, as deb822 paragraphs, those of the machine's own APT sources that offer a release: its suite
@@ -186,24 +188,11 @@ func withoutCredentials(sources string) string {
 			}
 			words := strings.Fields(f.value)
 			for k, word := range words {
-				words[k] = redactURL(word)
+				words[k] = fetch.Redact(word)
 			}
 			p[j].value = strings.Join(words, " ")
 		}
 		texts[i] = p.String()
 	}
 	return strings.Join(texts, "\n")
-}
-
-// redactURL removes user and password from an address.
-func redactURL(address string) string {
-	scheme, rest, ok := strings.Cut(address, "://")
-	if !ok {
-		return address
-	}
-	host, _, _ := strings.Cut(rest, "/")
-	if at := strings.LastIndex(host, "@"); at >= 0 {
-		return scheme + "://" + host[at+1:] + strings.TrimPrefix(rest, host)
-	}
-	return address
 }

@@ -31,6 +31,11 @@ type Type struct {
 	Shape site.StepType
 	// New makes the step from its inputs, which are wholly known.
 	New func(inputs cty.Value, env Env) (Step, error)
+	// Needs lists the files and container images that the step brings to
+	// machines, for bundles; nil: none. Inputs that are secret or not known
+	// before the site is there are unknown in it: what depends on them is left
+	// out, since it is rendered on site.
+	Needs func(inputs cty.Value) (artifact.Needs, error)
 }
 
 // Step is one declared step whose inputs are known. Every method may be called
@@ -123,6 +128,9 @@ type MachineInfo struct {
 // and where the file was looked for.
 type Artifacts interface {
 	Open(ctx context.Context, ref artifact.Ref) (*os.File, error)
+	// ImageArchive hands out a container image as a tar file that containerd
+	// imports, equal bytes for an equal image.
+	ImageArchive(ctx context.Context, image artifact.Image) (*os.File, error)
 }
 
 // Powers gives the BMC of a machine.
