@@ -76,9 +76,9 @@ func TestEveryOlderSchemaHasADump(t *testing.T) {
 func TestOlderCatalogIsUpgraded(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
 		ctx := t.Context()
-		dialect := "sqlite3"
+		dialect, fresh := "sqlite3", storetest.SQLite
 		if cfg.DSN != "" {
-			dialect = "postgres"
+			dialect, fresh = "postgres", storetest.PostgreSQL
 		}
 		all := dumps(t, dialect)
 		if len(all) == 0 {
@@ -86,10 +86,11 @@ func TestOlderCatalogIsUpgraded(t *testing.T) {
 		}
 		for version, dump := range all {
 			t.Run(version, func(t *testing.T) {
-				bare := must[*store.Store](t)(store.OpenBare(ctx, cfg))
+				own := fresh(t)
+				bare := must[*store.Store](t)(store.OpenBare(ctx, own))
 				err := bare.Load(ctx, dump)
 				ok(t, errors.Join(err, bare.Disconnect()))
-				s := storetest.Open(t, cfg)
+				s := storetest.Open(t, own)
 				do := must[inventory.Machine](t)
 				m := do(s.MachineByAddress(ctx, site, nodeA))
 				if m.Serial != "7XK2Q93" || m.SMBIOSUUID != uuidA || len(m.MACs) != 2 || m.State != inventory.StateInstalled || !strings.HasPrefix(m.Image, "sha256:5f70") || m.HostKey != "" {
