@@ -1,13 +1,17 @@
 package steps
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/edge-provision/edge-provision/bmc"
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/workflows"
 	"github.com/edge-provision/edge-provision/workflows/site"
 )
@@ -15,16 +19,18 @@ import (
 // Controllers opens the BMC of each machine at its first use and keeps it, so
 // that one process speaks to a BMC with one voice. It implements Powers.
 type Controllers struct {
-	site *site.Site
-	deps bmc.Deps
+	site    *site.Site
+	catalog *store.Store
+	deps    bmc.Deps
 
 	mu   sync.Mutex
 	open map[string]*bmc.Controller
 }
 
-// NewControllers returns the BMCs of a site; deps are given to each.
-func NewControllers(s *site.Site, deps bmc.Deps) *Controllers {
-	return &Controllers{site: s, deps: deps, open: map[string]*bmc.Controller{}}
+// NewControllers returns the BMCs of a site; deps are given to each. Events
+// carry the id that the catalog knows the machine by.
+func NewControllers(s *site.Site, catalog *store.Store, deps bmc.Deps) *Controllers {
+	return &Controllers{site: s, catalog: catalog, deps: deps, open: map[string]*bmc.Controller{}}
 }
 
 // BMC implements Powers.
@@ -38,7 +44,11 @@ func (c *Controllers) BMC(address string) (*bmc.Controller, error) {
 		if m.Address != address {
 			continue
 		}
-		open, err := bmc.Open(BMCConfig(c.site, m, uuid.Nil), c.deps)
+		deps := c.deps
+		if deps.Recorder != nil {
+			deps.Recorder = &identified{to: deps.Recorder, catalog: c.catalog, site: c.site.Name, address: address}
+		}
+		open, err := bmc.Open(BMCConfig(c.site, m), deps)
 		if err != nil {
 			return nil, fmt.Errorf("%s (%s): %w", address, m.BMC.DeclRange, err)
 		}
@@ -58,12 +68,43 @@ func (c *Controllers) Close() {
 	}
 }
 
+// identified gives the events of one BMC the id of its machine. A machine that is
+// declared by what it is gets its id in the middle of a run, and has no MAC that
+// its events could be joined by before.
+type identified struct {
+	to            bmc.Recorder
+	catalog       *store.Store
+	site, address string
+
+	mu sync.Mutex
+	id uuid.UUID
+}
+
+// lookupTimeout bounds the one look into the catalog that an event may wait for.
+const lookupTimeout = 2 * time.Second
+
+// Record implements bmc.Recorder.
+func (r *identified) Record(e inventory.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.id == uuid.Nil {
+		ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+		defer cancel()
+		// Not known yet, or not to be learned now: the event is kept all the same.
+		if m, err := r.catalog.MachineByAddress(ctx, r.site, r.address); err == nil {
+			r.id = m.ID
+		}
+	}
+	e.Machine = r.id
+	r.to.Record(e)
+}
+
 // BMCConfig is a declared BMC as its driver wants it.
-func BMCConfig(s *site.Site, m *site.Machine, id uuid.UUID) bmc.Config {
+func BMCConfig(s *site.Site, m *site.Machine) bmc.Config {
 	c := bmc.Config{
 		Driver: bmc.Driver(m.BMC.Driver), Address: m.BMC.Address,
 		Username: m.BMC.Username, Password: bmc.Secret(m.BMC.Password.Reveal()),
-		CA: []byte(m.BMC.CACert), Machine: m.Address, Site: s.Name, MAC: m.MAC, MachineID: id,
+		CA: []byte(m.BMC.CACert), Machine: m.Address, Site: s.Name, MAC: m.MAC,
 	}
 	if f := m.BMC.Fingerprint; f != "" {
 		c.Fingerprint = "sha256:" + strings.TrimPrefix(f, "sha256:")

@@ -33,6 +33,9 @@ type ServiceConfig struct {
 	HTTPPort, AgentPort uint16
 	Log                 *slog.Logger
 	Now                 func() time.Time
+	// Sockets replaces the sockets that would be bound on a network's
+	// interface, and our address there; for tests. Nil: they are bound.
+	Sockets func(*site.Network) (*pxe.Sockets, netip.Addr)
 }
 
 // Default ports of a controller.
@@ -114,7 +117,7 @@ func Listen(ctx context.Context, c ServiceConfig) (*Service, error) {
 
 func (s *Service) listen(ctx context.Context, n *site.Network) (*segment, error) {
 	mode := pxe.Mode(n.DHCP.Mode)
-	if mode == pxe.ModeServer {
+	if mode == pxe.ModeServer && s.cfg.Sockets == nil {
 		foreign, err := pxe.Probe(ctx, n.Interface)
 		if err != nil {
 			return nil, fmt.Errorf("%s: looking for another DHCP server on %s: %w", n.Address, n.Interface, err)
@@ -132,6 +135,9 @@ func (s *Service) listen(ctx context.Context, n *site.Network) (*segment, error)
 	}
 	if n.DHCP.First.IsValid() {
 		config.Range = []pxe.Range{{First: n.DHCP.First, Last: n.DHCP.Last}}
+	}
+	if s.cfg.Sockets != nil {
+		config.Sockets, config.Address = s.cfg.Sockets(n)
 	}
 	var err error
 	if seg.pxe, err = pxe.Listen(ctx, config); err != nil {
@@ -214,7 +220,9 @@ func (s *Service) Serve(ctx context.Context) error {
 		})
 	}
 	for _, seg := range s.segments {
-		wg.Go(func() { s.checkFirewall(ctx, seg) })
+		if s.cfg.Sockets == nil {
+			wg.Go(func() { s.checkFirewall(ctx, seg) })
+		}
 		run(seg.network.Address, seg.pxe.Serve)
 		run(seg.network.Address, func(ctx context.Context) error { return s.Dispatch.Serve(ctx, seg.agents) })
 	}
