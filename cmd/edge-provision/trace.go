@@ -11,6 +11,7 @@ import (
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/inventory/timeline"
+	"github.com/edge-provision/edge-provision/workflows/dispatch"
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
 
@@ -110,8 +111,12 @@ func (w *world) diagnose(ctx context.Context, address string) ([]timeline.Findin
 		return nil, err
 	}
 	events = append(events, blocked...)
+	heard, err := dispatch.Heard(ctx, w.catalog.Settings(), row.ID)
+	if err != nil {
+		return nil, err
+	}
 	in := timeline.Input{
-		Events: events, Now: time.Now(), Declared: true, State: row.State, BMC: string(m.BMC.Driver), BMCAddress: m.BMC.Address,
+		Events: events, Now: time.Now(), Heard: heard, Declared: true, State: row.State, BMC: string(m.BMC.Driver), BMCAddress: m.BMC.Address,
 	}
 	if m.Network != nil {
 		in.Mode, in.Interface = string(m.Network.DHCP.Mode), m.Network.Interface

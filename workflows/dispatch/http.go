@@ -426,6 +426,7 @@ func (s *Server) serveProgress(ctx context.Context, m *machine, session sessionR
 	if p.Bytes < 0 || p.Total < 0 || p.FetchedBytes < 0 {
 		return nil, refuse(http.StatusBadRequest, agent.RefusalInvalid, "progress counts are not negative")
 	}
+	s.heard(ctx, m)
 	m.mu.Lock()
 	o := m.want
 	if o == nil || o.task.Ref() != p.Task {

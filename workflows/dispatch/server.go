@@ -134,7 +134,8 @@ type machine struct {
 	gone    string
 	want    *order
 	cancel  *agent.TaskRef
-	phase   string // last phase recorded as an event
+	phase   string    // last phase recorded as an event
+	heard   time.Time // last sign of life that was kept
 	changed chan struct{}
 	rate    map[string]*bucket
 }
