@@ -67,16 +67,21 @@ func gather(each []eachValue, values []cty.Value) cty.Value {
 // alone. A block without them has one instance.
 func (e *evaluator) expand(block *hclsyntax.Block, sc scope) ([]eachValue, bool) {
 	forEach, count := block.Body.Attributes["for_each"], block.Body.Attributes["count"]
+	each, ok := []eachValue{{}}, true
 	switch {
 	case forEach != nil && count != nil:
 		e.add(failure("Both for_each and count", count.NameRange.Ptr(), "A block has for_each or count, not both."))
 		return nil, false
 	case forEach != nil:
-		return e.expandForEach(forEach, sc)
+		each, ok = e.expandForEach(forEach, sc)
 	case count != nil:
-		return e.expandCount(count, sc)
+		each, ok = e.expandCount(count, sc)
 	}
-	return []eachValue{{}}, true
+	if e.instances += len(each); e.instances > maxAllInstances {
+		e.add(failure("Too many instances", block.DefRange().Ptr(), "The blocks of the site and its modules have more than %d instances together.", maxAllInstances))
+		return nil, false
+	}
+	return each, ok
 }
 
 // settled evaluates an expression that must be known and not sensitive.

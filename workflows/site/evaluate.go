@@ -16,23 +16,37 @@ const (
 	maxValueBytes    = 4 << 20  // of one local
 	maxReferredBytes = 64 << 20 // that the references of one block stand for together
 	maxInstances     = 4096     // of one block
+	maxAllInstances  = 1 << 14  // of all blocks of a site and its modules
 )
 
 // evaluator evaluates blocks on demand: a reference to a block that has no value
 // yet evaluates that block first, so that declarations can come in any order,
 // and one that is being evaluated already is a cycle.
 type evaluator struct {
-	m       *module
-	known   Known
-	runtime bool // after Load: machines are not decoded again
-	values  map[string]cty.Value
-	sizes   map[string]int
-	repeats int // bytes that for expressions may still make
-	stack   []visit
-	diags   hcl.Diagnostics
-	built   *Site // what is decoded on the way, at load time
-	byID    map[string]any
+	*session
+	m *module
 }
+
+// session is what the evaluators of a site and of its modules share during one
+// evaluation. Values are by full address.
+type session struct {
+	known     Known
+	runtime   bool // after Load: machines are not decoded again
+	values    map[string]cty.Value
+	sizes     map[string]int
+	repeats   int // bytes that for expressions may still make
+	instances int // of all blocks so far
+	stack     []visit
+	diags     hcl.Diagnostics
+	built     *Site // what is decoded on the way, at load time
+	byID      map[string]any
+}
+
+// of is the evaluator of another module.
+func (e *evaluator) of(m *module) *evaluator { return &evaluator{e.session, m} }
+
+// root is the evaluator of the site itself.
+func (e *evaluator) root() *evaluator { return e.of(e.m.tree.all[0]) }
 
 // visit is a block under evaluation.
 type visit struct {
@@ -47,10 +61,10 @@ type scope struct {
 	query    bool // facts, machine and disk belong to the query language
 }
 
-func (e *evaluator) add(diags hcl.Diagnostics) { e.diags = append(e.diags, diags...) }
+func (e *session) add(diags hcl.Diagnostics) { e.diags = append(e.diags, diags...) }
 
 // node gives the value at an address, evaluating it the first time.
-func (e *evaluator) node(address string, rng hcl.Range, evaluate func() cty.Value) cty.Value {
+func (e *session) node(address string, rng hcl.Range, evaluate func() cty.Value) cty.Value {
 	if v, ok := e.values[address]; ok {
 		return v
 	}
@@ -103,6 +117,7 @@ func (e *evaluator) context(traversals []hcl.Traversal, sc scope) *hcl.EvalConte
 	variables := make(map[string]cty.Value)
 	steps := make(map[string]map[string]cty.Value)
 	workflows := make(map[string]cty.Value)
+	modules := make(map[string]*moduleView)
 	referred := 0
 	for _, traversal := range traversals {
 		root := traversal.RootName()
@@ -119,13 +134,21 @@ func (e *evaluator) context(traversals []hcl.Traversal, sc scope) *hcl.EvalConte
 				continue
 			}
 			roots[root][name] = e.named(root, name, rng)
-			referred += e.size(root+"."+name, roots[root][name])
+			referred += e.size(e.m.path+root+"."+name, roots[root][name])
 			if referred > maxReferredBytes {
-				e.add(failure("Value too large", &rng, "The references up to this one stand for more than %d MiB together.", maxReferredBytes>>20))
-				return &hcl.EvalContext{Variables: map[string]cty.Value{}, Functions: e.m.functions}
+				return e.tooLarge(rng)
+			}
+		case "module":
+			for _, view := range e.moduleViews(traversal, modules) {
+				for name, v := range view.outputs {
+					referred += e.size(view.address(e.m)+"."+name, v)
+				}
+			}
+			if referred > maxReferredBytes {
+				return e.tooLarge(traversal.SourceRange())
 			}
 		case "site":
-			variables["site"] = e.siteValue(traversal.SourceRange())
+			variables["site"] = e.root().siteValue(traversal.SourceRange())
 		case kindStep:
 			if sc.workflow == "" {
 				rng := traversal.SourceRange()
@@ -159,11 +182,24 @@ func (e *evaluator) context(traversals []hcl.Traversal, sc scope) *hcl.EvalConte
 			variables[kindStep] = cty.ObjectVal(types)
 		}
 	}
+	if len(modules) > 0 {
+		values := make(map[string]cty.Value)
+		for name, view := range modules {
+			values[name] = view.value()
+		}
+		variables["module"] = cty.ObjectVal(values)
+	}
 	if len(workflows) > 0 {
 		variables["workflow"] = cty.ObjectVal(workflows)
 	}
 	sc.each.variables(variables)
 	return withBudget(&hcl.EvalContext{Variables: variables, Functions: e.m.functions}, &e.repeats)
+}
+
+// tooLarge refuses a block that refers to too much.
+func (e *evaluator) tooLarge(rng hcl.Range) *hcl.EvalContext {
+	e.add(failure("Value too large", &rng, "The references up to this one stand for more than %d MiB together.", maxReferredBytes>>20))
+	return &hcl.EvalContext{Variables: map[string]cty.Value{}, Functions: e.m.functions}
 }
 
 // secondStep is the name after the root, or false when all are meant.
@@ -193,6 +229,10 @@ func (e *evaluator) names(root string) []string {
 		for n := range e.m.locals {
 			names = append(names, n)
 		}
+	case "module":
+		for _, c := range e.m.calls {
+			names = append(names, c.name)
+		}
 	default:
 		for n := range e.m.things[root] {
 			names = append(names, n)
@@ -206,7 +246,7 @@ func (e *evaluator) named(root, name string, rng hcl.Range) cty.Value {
 	switch root {
 	case "var":
 		if v := e.m.variables[name]; v != nil {
-			return v.value
+			return e.variable(v, rng)
 		}
 	case "local":
 		if attr := e.m.locals[name]; attr != nil {
@@ -217,7 +257,9 @@ func (e *evaluator) named(root, name string, rng hcl.Range) cty.Value {
 			return e.thing(t, rng)
 		}
 	}
-	e.add(failure("Unknown reference", &rng, "There is no %s %q.%s", kindText(root), clip(name), offer(name, e.names(root))))
+	if !e.m.leftOut(kindText(root), name) {
+		e.add(failure("Unknown reference", &rng, "There is no %s %q.%s", kindText(root), clip(name), offer(name, e.names(root))))
+	}
 	return cty.DynamicVal
 }
 
@@ -230,23 +272,26 @@ func kindText(root string) string {
 
 // local evaluates one local value.
 func (e *evaluator) local(attr *hclsyntax.Attribute, rng hcl.Range) cty.Value {
-	address := "local." + attr.Name
-	return e.node(address, rng, func() cty.Value {
-		v, diags := attr.Expr.Value(e.context(attr.Expr.Variables(), scope{}))
-		e.add(improve(diags))
-		if diags.HasErrors() {
-			return cty.DynamicVal
-		}
-		if e.size(address, v) > maxValueBytes {
-			e.add(failure("Value too large", attr.Expr.Range().Ptr(), "%s has more than %d MiB.", address, maxValueBytes>>20))
-			return cty.DynamicVal
-		}
-		return v
-	})
+	address := e.m.path + "local." + attr.Name
+	return e.node(address, rng, func() cty.Value { return e.bounded(address, attr.Expr, scope{}) })
+}
+
+// bounded evaluates an expression that others will refer to by an address.
+func (e *evaluator) bounded(address string, expr hclsyntax.Expression, sc scope) cty.Value {
+	v, diags := expr.Value(e.context(expr.Variables(), sc))
+	e.add(improve(diags))
+	if diags.HasErrors() {
+		return cty.DynamicVal
+	}
+	if e.size(address, v) > maxValueBytes {
+		e.add(failure("Value too large", expr.Range().Ptr(), "%s has more than %d MiB.", address, maxValueBytes>>20))
+		return cty.DynamicVal
+	}
+	return v
 }
 
 // size measures a value once per address.
-func (e *evaluator) size(address string, v cty.Value) int {
+func (e *session) size(address string, v cty.Value) int {
 	if n, ok := e.sizes[address]; ok {
 		return n
 	}
@@ -297,6 +342,8 @@ func (e *evaluator) thing(t *thing, rng hcl.Range) cty.Value {
 		}
 		each, ok := e.expand(t.block, scope{})
 		if !ok {
+			skip := map[string]bool{queryAttributes[t.kind]: true, "for_each": true, "count": true}
+			e.look(t.block.Body, scope{}, skip)
 			return cty.DynamicVal
 		}
 		t.each = each
@@ -313,6 +360,19 @@ func (e *evaluator) thing(t *thing, rng hcl.Range) cty.Value {
 		}
 		return gather(each, values)
 	})
+}
+
+// look reports the unknown references of a body that cannot be decoded.
+func (e *evaluator) look(body *hclsyntax.Body, sc scope, skip map[string]bool) {
+	unknown := eachValue{key: cty.DynamicVal, value: cty.DynamicVal}
+	switch {
+	case body.Attributes["for_each"] != nil:
+		unknown.mode = eachForEach
+	case body.Attributes["count"] != nil:
+		unknown.mode = eachCount
+	}
+	sc.each = unknown
+	e.context(bodyTraversals(body, skip), sc)
 }
 
 // runtimeMachine gives a machine block's value with what is known by now.
@@ -355,15 +415,18 @@ func (e *evaluator) stepContext(traversal hcl.Traversal, workflow string, steps 
 		add(s)
 		return
 	}
+	if steps[typ] == nil {
+		steps[typ] = make(map[string]cty.Value)
+	}
+	steps[typ][name] = cty.DynamicVal
+	if e.m.leftOut("workflow", workflow) {
+		return
+	}
 	var names []string
 	for _, s := range w.steps {
 		names = append(names, s.typ+"."+s.name)
 	}
 	e.add(failure("Unknown reference", &rng, "The workflow %q has no step \"%s.%s\".%s", workflow, clip(typ), clip(name), offer(typ+"."+name, names)))
-	if steps[typ] == nil {
-		steps[typ] = make(map[string]cty.Value)
-	}
-	steps[typ][name] = cty.DynamicVal
 }
 
 // stepName is a traversal step that names something.
@@ -388,7 +451,9 @@ func (e *evaluator) workflowContext(traversal hcl.Traversal, workflows map[strin
 		for _, w := range e.m.workflows {
 			names = append(names, w.name)
 		}
-		e.add(failure("Unknown reference", &rng, "There is no workflow %q.%s", clip(name), offer(name, names)))
+		if !e.m.leftOut("workflow", name) {
+			e.add(failure("Unknown reference", &rng, "There is no workflow %q.%s", clip(name), offer(name, names)))
+		}
 		workflows[name] = cty.DynamicVal
 		return
 	}
@@ -420,7 +485,7 @@ func (m *module) workflow(name string) *workflowBlock {
 // form a cycle is found in the graph.
 func (e *evaluator) stepValue(s *stepBlock, rng hcl.Range) cty.Value {
 	each, ok := e.stepInstances(s, rng)
-	if !ok {
+	if !ok || s.broken {
 		return cty.DynamicVal
 	}
 	var values []cty.Value

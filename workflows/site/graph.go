@@ -2,6 +2,7 @@ package site
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -48,11 +49,15 @@ func (s *Site) Graph() Graph {
 	return g
 }
 
-// linker finds what expressions refer to, through locals.
+// linker finds what expressions refer to, through locals, and through the
+// variables and outputs of modules.
 type linker struct {
-	e      *evaluator
-	locals map[string][]target // what a local refers to in the end
-	edges  map[[2]string]Edge
+	e     *evaluator
+	named map[string][]target // what a local, variable or output refers to in the end
+	edges map[[2]string]Edge
+	// What a step can wait for: machines and steps.
+	awaitable map[string]bool
+	inside    map[string][]string // module path → awaitable things in it
 }
 
 // target is a reference to something with an address.
@@ -63,49 +68,80 @@ type target struct {
 
 // link computes all edges, the DependsOn of every step, and reports cycles
 // among steps.
-func (s *Site) link(e *evaluator) {
-	l := &linker{e: e, locals: make(map[string][]target), edges: make(map[[2]string]Edge)}
-	for _, t := range s.module.order {
-		for i, one := range t.each {
-			from := instanceAddress(t.address(), one)
-			for _, to := range l.body(t.block.Body, scope{each: one}, map[string]bool{"for_each": one.mode != eachNone, "match": t.kind == kindMachine}) {
-				l.add(from, to, false)
-			}
-			l.value(from, one, t.block.Body.Attributes["for_each"])
-			if t.kind == kindMachine && i < len(t.machines) {
-				m := t.machines[i]
-				if m.Network != nil {
-					l.add(from, target{m.Network.Address, m.Range("network")}, false)
-				}
-				if m.Image != nil {
-					l.add(from, target{m.Image.Address, m.Range("image")}, false)
-				}
-			}
+func (s *Site) link(root *evaluator) {
+	l := &linker{
+		e: root, named: make(map[string][]target), edges: make(map[[2]string]Edge),
+		awaitable: make(map[string]bool), inside: make(map[string][]string),
+	}
+	for _, m := range s.module.tree.all {
+		for _, t := range m.order {
+			l.thing(root.of(m), t)
 		}
 	}
 	var steps []*Step
 	for _, w := range s.Workflows {
 		steps = append(steps, w.Steps...)
 	}
+	for _, m := range s.Machines {
+		l.awaitable[m.Address] = true
+	}
 	for _, step := range steps {
-		body := step.block.block.Body
-		sc := scope{workflow: step.Workflow, each: step.each}
-		for _, to := range l.body(body, sc, map[string]bool{"for_each": true, "count": true, "depends_on": true}) {
-			l.add(step.Address, to, false)
-		}
-		l.value(step.Address, step.each, body.Attributes["for_each"])
-		if attr := body.Attributes["depends_on"]; attr != nil {
-			for _, to := range l.dependsOn(attr, sc) {
-				l.add(step.Address, to, true)
-			}
-		}
+		l.awaitable[step.Address] = true
+	}
+	for _, step := range steps {
+		l.step(root.of(step.block.module), step)
 	}
 	s.module.edges = l.sorted()
 	l.cycles(steps)
+	below := make(map[string][]string)
+	for _, edge := range s.module.edges {
+		if l.awaitable[edge.To] {
+			below[edge.From] = append(below[edge.From], edge.To)
+		}
+	}
 	for _, step := range steps {
-		for _, edge := range s.module.edges {
-			if edge.From == step.Address && (strings.HasPrefix(edge.To, "workflow.") || strings.HasPrefix(edge.To, "machine.")) {
-				step.DependsOn = append(step.DependsOn, edge.To)
+		step.DependsOn = below[step.Address]
+	}
+}
+
+// thing links one network, image or machine block.
+func (l *linker) thing(e *evaluator, t *thing) {
+	for i, one := range t.each {
+		from := instanceAddress(t.address(), one)
+		for _, to := range l.body(e, t.block.Body, scope{each: one}, map[string]bool{"for_each": one.mode != eachNone, "match": t.kind == kindMachine}) {
+			l.add(from, to, false)
+		}
+		l.value(from, one, t.block.Body.Attributes["for_each"])
+		if t.kind == kindMachine && i < len(t.machines) {
+			m := t.machines[i]
+			if m.Network != nil {
+				l.add(from, target{m.Network.Address, m.Range("network")}, false)
+			}
+			if m.Image != nil {
+				l.add(from, target{m.Image.Address, m.Range("image")}, false)
+			}
+		}
+	}
+}
+
+// step links one instance of a step. A module's depends_on is one of each of its
+// steps.
+func (l *linker) step(e *evaluator, step *Step) {
+	body := step.block.block.Body
+	sc := scope{workflow: step.Workflow, each: step.each}
+	for _, to := range l.body(e, body, sc, map[string]bool{"for_each": true, "count": true, "depends_on": true}) {
+		l.add(step.Address, to, false)
+	}
+	l.value(step.Address, step.each, body.Attributes["for_each"])
+	if attr := body.Attributes["depends_on"]; attr != nil {
+		for _, to := range l.dependsOn(e, attr, sc) {
+			l.add(step.Address, to, true)
+		}
+	}
+	for m := e.m; m.call != nil; m = m.parent {
+		if attr := m.call.block.Body.Attributes["depends_on"]; attr != nil {
+			for _, to := range l.dependsOn(e.of(m.parent), attr, scope{each: m.each}) {
+				l.add(step.Address, to, true)
 			}
 		}
 	}
@@ -149,15 +185,15 @@ func (l *linker) sorted() []Edge {
 }
 
 // body lists what a body refers to, without the attributes of skip.
-func (l *linker) body(body *hclsyntax.Body, sc scope, skip map[string]bool) []target {
+func (l *linker) body(e *evaluator, body *hclsyntax.Body, sc scope, skip map[string]bool) []target {
 	var out []target
 	for _, attr := range sortedAttributes(body) {
 		if !skip[attr.Name] {
-			out = append(out, l.expression(attr.Expr, sc)...)
+			out = append(out, l.expression(e, attr.Expr, sc)...)
 		}
 	}
 	for _, block := range body.Blocks {
-		out = append(out, l.body(block.Body, sc, map[string]bool{queryAttributes[block.Type]: true})...)
+		out = append(out, l.body(e, block.Body, sc, map[string]bool{queryAttributes[block.Type]: true})...)
 	}
 	return out
 }
@@ -165,7 +201,7 @@ func (l *linker) body(body *hclsyntax.Body, sc scope, skip map[string]bool) []ta
 // expression lists what an expression refers to. A reference with a computed
 // key, such as machine.node[each.key], is to one instance if the key is known
 // here, and else to all.
-func (l *linker) expression(expr hclsyntax.Expression, sc scope) []target {
+func (l *linker) expression(e *evaluator, expr hclsyntax.Expression, sc scope) []target {
 	keyed := make(map[hcl.Range]cty.Value)
 	_ = hclsyntax.VisitAll(expr, func(node hclsyntax.Node) hcl.Diagnostics {
 		index, ok := node.(*hclsyntax.IndexExpr)
@@ -176,9 +212,9 @@ func (l *linker) expression(expr hclsyntax.Expression, sc scope) []target {
 		if !ok {
 			return nil
 		}
-		quiet := *l.e
-		quiet.diags = nil
-		key, diags := index.Key.Value(quiet.context(index.Key.Variables(), sc))
+		said := len(e.diags)
+		key, diags := index.Key.Value(e.context(index.Key.Variables(), sc))
+		e.diags = e.diags[:said] // evaluation has complained before
 		if key, _ = key.Unmark(); !diags.HasErrors() && key.IsKnown() && !key.IsNull() && key.Type().IsPrimitiveType() {
 			keyed[collection.Range()] = key
 		}
@@ -189,40 +225,50 @@ func (l *linker) expression(expr hclsyntax.Expression, sc scope) []target {
 		if key, ok := keyed[traversal.SourceRange()]; ok {
 			traversal = append(traversal[:len(traversal):len(traversal)], hcl.TraverseIndex{Key: key, SrcRange: traversal.SourceRange()})
 		}
-		out = append(out, l.traversal(traversal, sc)...)
+		out = append(out, l.traversal(e, traversal, sc)...)
 	}
 	return out
 }
 
 // traversal lists the addresses that a reference stands for.
-func (l *linker) traversal(traversal hcl.Traversal, sc scope) []target {
+func (l *linker) traversal(e *evaluator, traversal hcl.Traversal, sc scope) []target {
 	rng := traversal.SourceRange()
 	root := traversal.RootName()
 	name, _, single := secondStep(traversal)
 	switch root {
-	case "local":
+	case "local", "var":
+		names := []string{name}
 		if !single {
-			var out []target
-			for _, n := range l.e.names("local") {
-				out = append(out, l.local(n, rng)...)
-			}
-			return out
+			names = e.names(root)
 		}
-		return l.local(name, rng)
+		var out []target
+		for _, n := range names {
+			out = append(out, l.name(e, root, n, rng)...)
+		}
+		return out
+	case "each":
+		// What an argument of a module passes on of its for_each.
+		var out []target
+		if sc.each.mode == eachForEach {
+			for _, address := range References(sc.each.value) {
+				out = append(out, target{address, rng})
+			}
+		}
+		return out
 	case kindNetwork, kindImage, kindMachine:
 		var out []target
-		for _, t := range l.e.m.order {
+		for _, t := range e.m.order {
 			if t.kind == root && (!single || t.name == name) {
 				out = append(out, instances(t.address(), t.each, traversal, 2, rng)...)
 			}
 		}
 		return out
 	case kindStep:
-		if w := l.e.m.workflow(sc.workflow); w != nil {
+		if w := e.m.workflow(sc.workflow); w != nil {
 			return stepTargets(w, traversal, rng)
 		}
 	case "workflow":
-		w := l.e.m.workflow(name)
+		w := e.m.workflow(name)
 		if w == nil {
 			return nil
 		}
@@ -230,8 +276,42 @@ func (l *linker) traversal(traversal hcl.Traversal, sc scope) []target {
 			return stepTargets(w, nil, rng)
 		}
 		return stepTargets(w, traversal[2:], rng)
+	case "module":
+		return l.modules(e, traversal, rng)
 	}
 	return nil
+}
+
+// modules lists what the outputs stand for that a reference to a module names.
+func (l *linker) modules(e *evaluator, traversal hcl.Traversal, rng hcl.Range) []target {
+	name, _, single := secondStep(traversal)
+	var out []target
+	for _, c := range e.m.calls {
+		if single && c.name != name {
+			continue
+		}
+		output, all := namedOutput(c, traversal)
+		for _, m := range chosen(c, traversal) {
+			for _, o := range m.outputs {
+				if all || o.Labels[0] == output {
+					out = append(out, l.name(e.of(m), "output", o.Labels[0], rng)...)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// chosen are the instances of a module block that a traversal is about.
+func chosen(c *moduleCall, traversal hcl.Traversal) []*module {
+	keyed := instances("", c.each, traversal, 2, hcl.Range{})
+	var out []*module
+	for i, one := range c.each {
+		if slices.ContainsFunc(keyed, func(t target) bool { return t.address == instanceAddress("", one) }) {
+			out = append(out, c.instances[i])
+		}
+	}
+	return out
 }
 
 // stepTargets lists the steps that step.TYPE.NAME[KEY] stands for; a shorter
@@ -283,16 +363,31 @@ func instances(address string, each []eachValue, traversal hcl.Traversal, at int
 	return out
 }
 
-// local lists what a local refers to, through other locals; evaluation has
-// refused cycles and long chains before.
-func (l *linker) local(name string, rng hcl.Range) []target {
-	found, ok := l.locals[name]
+// name lists what a local, a variable or an output refers to, through others;
+// evaluation has refused cycles and long chains before.
+func (l *linker) name(e *evaluator, root, name string, rng hcl.Range) []target {
+	key := e.m.path + root + "." + name
+	found, ok := l.named[key]
 	if !ok {
-		l.locals[name] = nil
-		if attr := l.e.m.locals[name]; attr != nil {
-			l.locals[name] = unique(l.expression(attr.Expr, scope{}))
+		l.named[key] = nil
+		switch root {
+		case "local":
+			if attr := e.m.locals[name]; attr != nil {
+				found = l.expression(e, attr.Expr, scope{})
+			}
+		case "var":
+			if e.m.call != nil && !moduleMeta[name] {
+				if attr := e.m.call.block.Body.Attributes[name]; attr != nil {
+					found = l.expression(e.of(e.m.parent), attr.Expr, scope{each: e.m.each})
+				}
+			}
+		default:
+			if o := e.m.outputOf(name); o != nil && o.Body.Attributes["value"] != nil {
+				found = l.expression(e, o.Body.Attributes["value"].Expr, scope{})
+			}
 		}
-		found = l.locals[name]
+		found = unique(found)
+		l.named[key] = found
 	}
 	out := make([]target, len(found))
 	for i, t := range found {
@@ -315,7 +410,7 @@ func unique(targets []target) []target {
 }
 
 // dependsOn reads the references of depends_on, which are not evaluated.
-func (l *linker) dependsOn(attr *hclsyntax.Attribute, sc scope) []target {
+func (l *linker) dependsOn(e *evaluator, attr *hclsyntax.Attribute, sc scope) []target {
 	const form = "depends_on is a list of references: [step.ssh.setup, machine.node]."
 	exprs, diags := hcl.ExprList(attr.Expr)
 	if diags.HasErrors() {
@@ -331,19 +426,55 @@ func (l *linker) dependsOn(attr *hclsyntax.Attribute, sc scope) []target {
 		}
 		switch traversal.RootName() {
 		case kindMachine, kindStep, "workflow":
+		case "module":
+			if found := l.insideOf(e, traversal, expr.Range()); len(found) > 0 {
+				out = append(out, found...)
+				continue
+			}
 		default:
-			l.e.add(failure("Invalid depends_on", expr.Range().Ptr(), "A step can depend on machines, steps and workflows, and not on %s. %s", traversalText(traversal), form))
+			l.e.add(failure("Invalid depends_on", expr.Range().Ptr(), "A step can depend on machines, steps, workflows and modules, and not on %s. %s", traversalText(traversal), form))
 			continue
 		}
-		found := l.traversal(traversal, sc)
+		found := l.traversal(e, traversal, sc)
 		if len(found) == 0 {
-			before := len(l.e.diags)
-			l.e.context([]hcl.Traversal{traversal}, sc)
-			if len(l.e.diags) == before {
+			before := len(e.diags)
+			if v, diags := traversal.TraverseAbs(e.context([]hcl.Traversal{traversal}, sc)); !diags.HasErrors() && !v.IsKnown() {
+				continue // it was left out, and that was said
+			}
+			if len(e.diags) == before {
 				l.e.add(failure("Unknown reference", expr.Range().Ptr(), "%s has no instance, so nothing can depend on it.", traversalText(traversal)))
 			}
 		}
 		out = append(out, found...)
+	}
+	return out
+}
+
+// insideOf lists the machines and steps of a module, and of those it calls, that
+// is named as a whole.
+func (l *linker) insideOf(e *evaluator, traversal hcl.Traversal, rng hcl.Range) []target {
+	name, _, _ := secondStep(traversal)
+	c := e.m.callOf(name)
+	if c == nil {
+		return nil
+	}
+	if _, whole := namedOutput(c, traversal); !whole {
+		return nil
+	}
+	var out []target
+	for _, m := range chosen(c, traversal) {
+		found, done := l.inside[m.path]
+		if !done {
+			for _, node := range l.e.built.Select(strings.TrimSuffix(m.path, ".")) {
+				if l.awaitable[node] {
+					found = append(found, node)
+				}
+			}
+			l.inside[m.path] = found
+		}
+		for _, node := range found {
+			out = append(out, target{node, rng})
+		}
 	}
 	return out
 }

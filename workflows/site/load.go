@@ -84,80 +84,58 @@ func Load(path string, opts Options) (*Site, hcl.Diagnostics) {
 
 // load is Load of sources that are read already.
 func load(sources []source, dir string, opts Options) (*Site, hcl.Diagnostics) {
-	m, diags := parseModule(sources, dir, opts)
-	if m.site == nil {
-		return &Site{Dir: dir, Files: m.files, module: &module{}}, diags
+	m, diags := parseSite(sources, dir, opts)
+	s := &Site{Dir: dir, Files: m.files, module: m}
+	if diags.HasErrors() && len(m.order)+len(m.workflows)+len(m.variables)+len(m.locals)+len(m.calls)+len(m.outputs) == 0 {
+		return s, diags
 	}
 	diags = append(diags, m.setVariables()...)
-	s := &Site{Dir: dir, Files: m.files, module: m}
-	e := &evaluator{m: m, values: make(map[string]cty.Value), sizes: make(map[string]int), built: s, byID: make(map[string]any), repeats: maxLoadBytes}
+	e := &evaluator{&session{values: make(map[string]cty.Value), sizes: make(map[string]int), built: s, byID: make(map[string]any), repeats: maxLoadBytes}, m}
 	if m.version != nil {
 		if v, more := m.version.Expr.Value(nil); !more.HasErrors() {
 			s.RequiredVersion = v.AsString()
 		}
 	}
-	e.siteValue(m.site.DefRange())
-	for _, t := range m.order {
-		e.thing(t, t.block.DefRange())
-	}
-	for _, w := range m.workflows {
-		e.decodeWorkflow(w)
-	}
-	for _, name := range e.names("local") {
-		e.local(m.locals[name], m.locals[name].NameRange)
-	}
-	for _, block := range m.outputs {
-		s.Outputs = append(s.Outputs, e.decodeOutput(block))
-	}
-	for _, block := range m.moved {
-		s.Moved = append(s.Moved, e.decodeMoved(block))
-	}
+	e.siteValue(m.siteRange())
+	e.decode()
 	s.inFileOrder()
-	diags = append(diags, m.withoutNoise(e.diags)...)
-	e.diags = nil
+	s.expandMoved()
 	s.link(e)
-	diags = append(diags, m.withoutNoise(e.diags)...)
+	diags = append(diags, e.diags...)
 	diags = append(diags, s.validate()...)
 	m.settled = map[string]cty.Value{"site": e.values["site"]}
-	for _, t := range m.order {
-		if t.kind != kindMachine {
-			m.settled[t.address()] = e.values[t.address()]
+	for _, m := range m.tree.all {
+		for _, t := range m.order {
+			if t.kind != kindMachine {
+				s.module.settled[t.address()] = e.values[t.address()]
+			}
 		}
 	}
 	return s, diags
 }
 
-// withoutNoise drops complaints about references when a block was left out
-// because of its own error: what refers to it is right, for all we know.
-func (m *module) withoutNoise(diags hcl.Diagnostics) hcl.Diagnostics {
-	if !m.dropped {
-		return diags
+// siteRange is the header of the site block, or nowhere.
+func (m *module) siteRange() hcl.Range {
+	if m.site == nil {
+		return hcl.Range{}
 	}
-	var out hcl.Diagnostics
-	for _, d := range diags {
-		if d.Summary != "Unknown reference" {
-			out = append(out, d)
-		}
-	}
-	return out
+	return m.site.DefRange()
 }
 
 // inFileOrder sorts what was decoded in the order of its references back into
-// the order of its declarations.
+// the order of its declarations, those of the site before those of its modules.
 func (s *Site) inFileOrder() {
 	position := make(map[string]int)
-	for i, t := range s.module.order {
-		position[t.address()] = i
+	for _, m := range s.module.tree.all {
+		for _, t := range m.order {
+			for _, one := range t.each {
+				position[instanceAddress(t.address(), one)] = len(position)
+			}
+		}
 	}
-	sort.SliceStable(s.Networks, func(i, j int) bool {
-		return position["network."+s.Networks[i].Name] < position["network."+s.Networks[j].Name]
-	})
-	sort.SliceStable(s.Images, func(i, j int) bool {
-		return position["image."+s.Images[i].Name] < position["image."+s.Images[j].Name]
-	})
-	sort.SliceStable(s.Machines, func(i, j int) bool {
-		return position["machine."+s.Machines[i].Name] < position["machine."+s.Machines[j].Name]
-	})
+	sort.SliceStable(s.Networks, func(i, j int) bool { return position[s.Networks[i].Address] < position[s.Networks[j].Address] })
+	sort.SliceStable(s.Images, func(i, j int) bool { return position[s.Images[i].Address] < position[s.Images[j].Address] })
+	sort.SliceStable(s.Machines, func(i, j int) bool { return position[s.Machines[i].Address] < position[s.Machines[j].Address] })
 }
 
 // later gives an evaluator for what is known now. It shares nothing that
@@ -167,14 +145,14 @@ func (s *Site) later(known Known) *evaluator {
 	for address, v := range s.module.settled {
 		values[address] = v
 	}
-	return &evaluator{m: s.module, known: known, runtime: true, values: values, sizes: make(map[string]int), repeats: maxLoadBytes}
+	return &evaluator{&session{known: known, runtime: true, values: values, sizes: make(map[string]int), repeats: maxLoadBytes}, s.module}
 }
 
 // StepInputs evaluates a step's body with what is known now. Unknown values
 // that remain are marked with what they wait for. It is safe for concurrent
 // use.
 func (s *Site) StepInputs(step *Step, known Known) (cty.Value, hcl.Diagnostics) {
-	e := s.later(known)
+	e := s.later(known).of(step.block.module)
 	v, ok := e.inputs(step.block, e.stepContextOf(step))
 	if ok && step.block.spec.Check != nil {
 		e.add(step.block.spec.Check(v, step.Ranges))
@@ -185,7 +163,7 @@ func (s *Site) StepInputs(step *Step, known Known) (cty.Value, hcl.Diagnostics) 
 // StepWhen evaluates a step's condition with what is known now: true, false, or
 // unknown. It is safe for concurrent use.
 func (s *Site) StepWhen(step *Step, known Known) (cty.Value, hcl.Diagnostics) {
-	e := s.later(known)
+	e := s.later(known).of(step.block.module)
 	v := e.when(step.block, e.stepContextOf(step))
 	return v, tidy(e.diags)
 }

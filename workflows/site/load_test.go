@@ -480,18 +480,12 @@ func TestRequiredVersionIsCheckedFirst(t *testing.T) {
 }
 
 func FuzzLoad(f *testing.F) {
-	for _, pattern := range []string{"../../hcl-examples/*.hcl", "testdata/error-files/*.hcl"} {
-		files, err := filepath.Glob(pattern)
+	for _, path := range glob(f, append([]string{"testdata/error-files/*.hcl"}, exampleSites...)...) {
+		b, err := os.ReadFile(path)
 		if err != nil {
 			f.Fatal(err)
 		}
-		for _, path := range files {
-			b, err := os.ReadFile(path)
-			if err != nil {
-				f.Fatal(err)
-			}
-			f.Add(b)
-		}
+		f.Add(b)
 	}
 	f.Add([]byte(runtimeSite))
 	opts := testOptions()

@@ -48,7 +48,7 @@ func (e *evaluator) decodeMachine(t *thing, each eachValue) cty.Value {
 	}
 	m.Network, _ = d.reference("network", kindNetwork).(*Network)
 	m.Image, _ = d.reference("image", kindImage).(*Image)
-	e.siteValue(d.decl.DeclRange)
+	e.root().siteValue(d.decl.DeclRange)
 	m.Users = d.users(e.built.Users)
 	for _, block := range d.content.Blocks {
 		switch block.Type {

@@ -32,6 +32,9 @@ var (
 // site.* refers to.
 func (e *evaluator) decodeSite() cty.Value {
 	block := e.m.site
+	if block == nil {
+		return cty.DynamicVal // said where it was looked for
+	}
 	d := e.open(block, scope{}, siteShape)
 	s := e.built
 	s.Decl = d.decl

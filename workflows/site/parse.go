@@ -12,12 +12,19 @@ import (
 	"github.com/zclconf/go-cty/cty/function"
 )
 
-// module is a parsed site: its blocks sorted by kind and name. After Load it is
-// never changed again, so that steps can be evaluated from many goroutines.
+// module is a parsed site, or one instance of a module that it calls: blocks
+// sorted by kind and name. After Load it is never changed again, so that steps
+// can be evaluated from many goroutines.
 type module struct {
+	tree      *tree
 	opts      Options
 	dir       string
 	files     map[string]*hcl.File
+	path      string // module.M["k"]. and so on; empty for the site itself
+	parent    *module
+	call      *moduleCall // in parent; nil for the site itself
+	each      eachValue   // of this instance of the call
+	calls     []*moduleCall
 	functions map[string]function.Function
 	variables map[string]*variable
 	locals    map[string]*hclsyntax.Attribute
@@ -30,8 +37,17 @@ type module struct {
 	moved     []*hclsyntax.Block
 	version   *hclsyntax.Attribute
 	edges     []Edge
-	dropped   bool                 // a block was wrong and left out
+	broken    map[string]bool      // kind.name, or kind.*, of blocks that were wrong and left out
 	settled   map[string]cty.Value // values that cannot change after Load
+}
+
+// leaveOut remembers that a block is there and wrong, so that nobody complains
+// about references to it. A name that cannot be told is "*".
+func (m *module) leaveOut(kind, name string) { m.broken[kind+"."+name] = true }
+
+// leftOut reports whether a reference may be to a block that was left out.
+func (m *module) leftOut(kind, name string) bool {
+	return m.broken[kind+"."+name] || m.broken[kind+".*"]
 }
 
 // Kinds of blocks that have instances and can be referred to.
@@ -44,13 +60,14 @@ const (
 
 // thing is one network, image or machine block.
 type thing struct {
+	path       string // of its module
 	kind, name string
 	block      *hclsyntax.Block
 	each       []eachValue
 	machines   []*Machine // of a machine block, beside each
 }
 
-func (t *thing) address() string { return t.kind + "." + t.name }
+func (t *thing) address() string { return t.path + t.kind + "." + t.name }
 
 // workflowBlock is one workflow block with its steps.
 type workflowBlock struct {
@@ -70,14 +87,20 @@ func (w *workflowBlock) step(typ, name string) *stepBlock {
 
 // stepBlock is one step block; its instances share it.
 type stepBlock struct {
+	module              *module
 	workflow, typ, name string
 	block               *hclsyntax.Block
 	spec                StepType
+	broken              bool // there is no such type
 	each                []eachValue
 }
 
-func (s *stepBlock) address() string { return "workflow." + s.workflow + "." + s.local() }
-func (s *stepBlock) local() string   { return "step." + s.typ + "." + s.name }
+func (s *stepBlock) address() string {
+	return s.module.path + "workflow." + s.workflow + ".step." + s.typ + "." + s.name
+}
+
+// local names the step within its workflow, for people.
+func (s *stepBlock) local() string { return s.module.path + "step." + s.typ + "." + s.name }
 
 // topLevel gives the label names of each block that a site may have.
 var topLevel = map[string][]string{
@@ -89,13 +112,13 @@ var topLevel = map[string][]string{
 	"image":    {"name"},
 	"machine":  {"name"},
 	"workflow": {"name"},
+	"module":   {"name"},
 	"moved":    nil,
 }
 
 // notYet are blocks of the language that this version refuses, with what to do
 // instead.
 var notYet = map[string]string{
-	"module":   "Put the shared blocks into a file of the site's directory instead.",
 	"removed":  "What vanishes from the site is left alone; use destroy --target to remove it.",
 	"import":   "A machine that runs already is adopted with an ssh block.",
 	"provider": "There are no providers; a BMC's driver is chosen in the machine's bmc block.",
@@ -103,54 +126,76 @@ var notYet = map[string]string{
 	"data":     "Facts are read with machine.NAME.facts.",
 }
 
-// parseModule parses the sources and sorts their blocks.
-func parseModule(sources []source, dir string, opts Options) (*module, hcl.Diagnostics) {
+// newModule gives a module without blocks.
+func newModule(t *tree, dir string, opts Options) *module {
 	m := &module{
-		opts: opts, dir: dir,
-		files:     make(map[string]*hcl.File),
+		tree: t, opts: opts, dir: dir, files: t.files,
 		variables: make(map[string]*variable),
 		locals:    make(map[string]*hclsyntax.Attribute),
 		things:    map[string]map[string]*thing{kindNetwork: {}, kindImage: {}, kindMachine: {}},
+		broken:    make(map[string]bool),
 	}
 	m.functions = functions(m)
-	var diags hcl.Diagnostics
-	var bodies []*hclsyntax.Body
+	return m
+}
+
+// parseSite parses the sources of a site and sorts their blocks. The site's
+// block may be missing, with an error that says so.
+func parseSite(sources []source, dir string, opts Options) (*module, hcl.Diagnostics) {
+	t := &tree{files: make(map[string]*hcl.File), parsed: make(map[string]*parsed)}
+	m := newModule(t, dir, opts)
+	t.all = append(t.all, m)
+	diags := m.sort(t.parse(sources))
+	if m.site == nil && !diags.HasErrors() {
+		diags = append(diags, failure("Missing site block", nil,
+			"No file has a site block. Every site has one, which names it: site \"store-0421\" {}. A module, which has none, is checked through a site that calls it.")...)
+	}
+	return m, diags
+}
+
+// parse reads sources into bodies.
+func (t *tree) parse(sources []source) *parsed {
+	p := &parsed{}
 	for _, src := range sources {
-		m.files[src.name] = &hcl.File{Bytes: src.bytes}
+		p.bytes += len(src.bytes)
+		t.files[src.name] = &hcl.File{Bytes: src.bytes}
 		if more := checkSource(src); more.HasErrors() {
-			diags = append(diags, more...)
+			p.diags = append(p.diags, more...)
 			continue
 		}
 		file, more := hclsyntax.ParseConfig(src.bytes, src.name, hcl.InitialPos)
-		diags = append(diags, more...)
+		p.diags = append(p.diags, more...)
 		if file == nil {
 			continue
 		}
-		m.files[src.name] = file
+		t.files[src.name] = file
 		if body, ok := file.Body.(*hclsyntax.Body); ok {
 			countBody(body, "")
-			bodies = append(bodies, body)
+			p.bodies = append(p.bodies, body)
 		}
 	}
+	return p
+}
+
+// sort files the blocks of what was parsed, unless it is for another version of
+// this program or is no HCL; then the module has no blocks.
+func (m *module) sort(p *parsed) hcl.Diagnostics {
+	diags := append(hcl.Diagnostics(nil), p.diags...)
 	// A site for another version may have another syntax, so its version is
 	// compared before anything else is said about it.
-	for _, body := range bodies {
+	for _, body := range p.bodies {
 		diags = append(diags, m.findVersion(body)...)
 	}
 	if more := m.checkVersion(); more.HasErrors() {
-		return m, more
+		return more
 	}
 	if diags.HasErrors() {
-		return m, diags
+		return diags
 	}
-	for _, body := range bodies {
+	for _, body := range p.bodies {
 		diags = append(diags, m.sortBody(body)...)
 	}
-	if m.site == nil && !m.dropped {
-		diags = append(diags, failure("Missing site block", nil,
-			"No file has a site block. Every site has one, which names it: site \"store-0421\" {}.")...)
-	}
-	return m, diags
+	return diags
 }
 
 // findVersion finds required_version at the top or in the site block.
@@ -185,9 +230,7 @@ func (m *module) sortBody(body *hclsyntax.Body) hcl.Diagnostics {
 		}
 	}
 	for _, block := range body.Blocks {
-		more := m.sortBlock(block)
-		m.dropped = m.dropped || more.HasErrors() && block.Type != "variable"
-		diags = append(diags, more...)
+		diags = append(diags, m.sortBlock(block)...)
 	}
 	return diags
 }
@@ -206,14 +249,20 @@ func (m *module) sortBlock(block *hclsyntax.Block) hcl.Diagnostics {
 		detail := suggest(block.Type, names)
 		if detail == "" {
 			detail = " A site has blocks of type " + listNames(names) + "."
+		} else {
+			m.leaveOutBlock(nearest(block.Type, names), block)
 		}
 		return failure("Unsupported block type", block.TypeRange.Ptr(), "Blocks of type %q are not expected here.%s", block.Type, detail)
 	}
 	if diags := checkLabels(block, labels); diags.HasErrors() {
+		m.leaveOutBlock(block.Type, block)
 		return diags
 	}
 	switch block.Type {
 	case "site":
+		if m.call != nil {
+			return failure("Site block in a module", block.DefRange().Ptr(), "A module describes a part of a site, so it has no site block. The file that calls it has one.")
+		}
 		if m.site != nil {
 			return duplicate(block, "site", m.site.DefRange())
 		}
@@ -236,6 +285,8 @@ func (m *module) sortBlock(block *hclsyntax.Block) hcl.Diagnostics {
 		m.outputs = append(m.outputs, block)
 	case "workflow":
 		return m.sortWorkflow(block)
+	case "module":
+		return m.sortModule(block)
 	case "moved":
 		m.moved = append(m.moved, block)
 	default:
@@ -243,11 +294,25 @@ func (m *module) sortBlock(block *hclsyntax.Block) hcl.Diagnostics {
 		if old := m.things[block.Type][name]; old != nil {
 			return duplicate(block, block.Type, old.block.DefRange())
 		}
-		t := &thing{kind: block.Type, name: name, block: block}
+		t := &thing{path: m.path, kind: block.Type, name: name, block: block}
 		m.things[block.Type][name] = t
 		m.order = append(m.order, t)
 	}
 	return nil
+}
+
+// leaveOutBlock is leaveOut of a block whose type or labels are wrong.
+func (m *module) leaveOutBlock(kind string, block *hclsyntax.Block) {
+	switch {
+	case kind == "locals":
+		for name := range block.Body.Attributes {
+			m.leaveOut("local", name)
+		}
+	case len(block.Labels) > 0:
+		m.leaveOut(kind, block.Labels[0])
+	default:
+		m.leaveOut(kind, "*")
+	}
 }
 
 // namePattern is what a name must be to be referred to and to be part of
@@ -293,6 +358,7 @@ func duplicate(block *hclsyntax.Block, what string, first hcl.Range) hcl.Diagnos
 func (m *module) sortLocals(block *hclsyntax.Block) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	for _, b := range block.Body.Blocks {
+		m.leaveOut("local", b.Type)
 		diags = append(diags, failure("Unsupported block type", b.TypeRange.Ptr(), "A locals block has only attributes. To make %q an object, write %s = { … }.", b.Type, b.Type)...)
 	}
 	for _, attr := range sortedAttributes(block.Body) {
@@ -320,31 +386,38 @@ func (m *module) sortWorkflow(block *hclsyntax.Block) hcl.Diagnostics {
 		diags = append(diags, failure("Unsupported argument", attr.NameRange.Ptr(), "A workflow has only step blocks, so %q is not expected here.", attr.Name)...)
 	}
 	for _, b := range block.Body.Blocks {
-		if b.Type != kindStep {
-			diags = append(diags, failure("Unsupported block type", b.TypeRange.Ptr(), "Blocks of type %q are not expected in a workflow.%s", b.Type, suggest(b.Type, []string{kindStep}))...)
-			continue
-		}
-		if more := checkLabels(b, []string{"type", "name"}); more.HasErrors() {
-			diags = append(diags, more...)
-			continue
-		}
-		s := &stepBlock{workflow: name, typ: b.Labels[0], name: b.Labels[1], block: b}
-		if old := w.step(s.typ, s.name); old != nil {
-			diags = append(diags, duplicate(b, kindStep, old.block.DefRange())...)
-			continue
-		}
-		spec, ok := m.opts.StepTypes[s.typ]
-		if !ok {
-			names := make([]string, 0, len(m.opts.StepTypes))
-			for n := range m.opts.StepTypes {
-				names = append(names, n)
-			}
-			diags = append(diags, failure("Unknown step type", b.LabelRanges[0].Ptr(), "There is no step type %q.%s", s.typ, offer(s.typ, names))...)
-			continue
-		}
-		s.spec = spec
-		w.steps = append(w.steps, s)
+		diags = append(diags, m.sortStep(w, b)...)
 	}
+	return diags
+}
+
+// sortStep files one step. One that is wrong is filed too where it has a name,
+// so that what refers to it is not wrong as well.
+func (m *module) sortStep(w *workflowBlock, b *hclsyntax.Block) hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	if b.Type != kindStep {
+		diags = failure("Unsupported block type", b.TypeRange.Ptr(), "Blocks of type %q are not expected in a workflow.%s", b.Type, suggest(b.Type, []string{kindStep}))
+	} else {
+		diags = checkLabels(b, []string{"type", "name"})
+	}
+	if len(b.Labels) != 2 {
+		m.leaveOut("workflow", w.name)
+		return diags
+	}
+	s := &stepBlock{module: m, workflow: w.name, typ: b.Labels[0], name: b.Labels[1], block: b}
+	if old := w.step(s.typ, s.name); old != nil {
+		return append(diags, duplicate(b, kindStep, old.block.DefRange())...)
+	}
+	spec, ok := m.opts.StepTypes[s.typ]
+	if !ok && !diags.HasErrors() {
+		names := make([]string, 0, len(m.opts.StepTypes))
+		for n := range m.opts.StepTypes {
+			names = append(names, n)
+		}
+		diags = failure("Unknown step type", b.LabelRanges[0].Ptr(), "There is no step type %q.%s", s.typ, offer(s.typ, names))
+	}
+	s.spec, s.broken = spec, diags.HasErrors()
+	w.steps = append(w.steps, s)
 	return diags
 }
 

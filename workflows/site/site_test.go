@@ -154,13 +154,27 @@ func TestErrorFiles(t *testing.T) {
 	}
 }
 
+// exampleSites are the examples that are sites; what lies deeper is a module.
+var exampleSites = []string{"../../hcl-examples/*.hcl", "../../hcl-examples/*/*.hcl"}
+
+// glob lists the files of each pattern, which must have some.
+func glob(t testing.TB, patterns ...string) []string {
+	t.Helper()
+	var out []string
+	for _, pattern := range patterns {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("Glob(%s) = %d files, %v; want some", pattern, len(files), err)
+		}
+		out = append(out, files...)
+	}
+	return out
+}
+
 // TestGolden prints every file of testdata/golden and of the examples and
 // compares with the text beside it. An example has no warning either.
 func TestGolden(t *testing.T) {
-	examples, err := filepath.Glob("../../hcl-examples/*.hcl")
-	if err != nil || len(examples) == 0 {
-		t.Fatalf("Glob() = %d examples, %v; want some", len(examples), err)
-	}
+	examples := glob(t, exampleSites...)
 	own, err := filepath.Glob("testdata/golden/*.hcl")
 	if err != nil {
 		t.Fatal(err)
@@ -195,11 +209,7 @@ func TestGolden(t *testing.T) {
 
 // TestExamplesAreFormatted also says that formatting is stable.
 func TestExamplesAreFormatted(t *testing.T) {
-	examples, err := filepath.Glob("../../hcl-examples/*.hcl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range examples {
+	for _, path := range glob(t, append([]string{"../../hcl-examples/*/*/*.hcl"}, exampleSites...)...) {
 		src, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)

@@ -300,38 +300,3 @@ func bmcKey(b *BMC) (key, host string) {
 	}
 	return "", ""
 }
-
-// validateMoved checks that renames lead from something that is gone to
-// something that is there.
-func (s *Site) validateMoved() hcl.Diagnostics {
-	declared := make(map[string]bool)
-	for _, node := range s.Graph().Nodes {
-		declared[node] = true
-		// A name without a key stands for all instances.
-		if i := strings.IndexByte(node, '['); i > 0 {
-			declared[node[:i]] = true
-		}
-	}
-	for _, w := range s.Workflows {
-		declared[w.Address] = true
-	}
-	var names []string
-	for node := range declared {
-		names = append(names, node)
-	}
-	c := &claims{owners: make(map[string]owner)}
-	var diags hcl.Diagnostics
-	for _, m := range s.Moved {
-		if m.From == "" || m.To == "" {
-			continue
-		}
-		switch {
-		case declared[m.From]:
-			diags = append(diags, failure("Moved from something declared", m.at("from"), "%s is still declared, so it cannot have been renamed to %s.", m.From, m.To)...)
-		case !declared[m.To]:
-			diags = append(diags, failure("Moved to nothing", m.at("to"), "%s is not declared.%s", m.To, suggest(m.To, names))...)
-		}
-		c.take(m.From, "the rename of "+m.From, m.From, m.Range("from"), "Moved twice", "A thing is renamed once.")
-	}
-	return append(diags, c.diags...)
-}

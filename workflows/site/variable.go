@@ -102,8 +102,18 @@ func (m *module) setVariables() hcl.Diagnostics {
 	for _, v := range m.variables {
 		diags = append(diags, v.set(values)...)
 	}
-	for _, v := range m.variables {
-		diags = append(diags, m.validateVariable(v)...)
+	return append(diags, m.validateVariables(func(v *variable) cty.Value { return v.value })...)
+}
+
+// validateVariables runs the validations of all variables of a module.
+func (m *module) validateVariables(value func(*variable) cty.Value) hcl.Diagnostics {
+	all := make(map[string]cty.Value)
+	for name, v := range m.variables {
+		all[name] = value(v)
+	}
+	var diags hcl.Diagnostics
+	for name, v := range m.variables {
+		diags = append(diags, m.validateVariable(v, all[name], all)...)
 	}
 	return diags
 }
@@ -183,20 +193,33 @@ func (v *variable) set(values map[string]given) hcl.Diagnostics {
 	v.value = cty.UnknownVal(v.typ)
 	g, ok := values[v.name]
 	if !ok {
-		attr := v.block.Body.Attributes["default"]
-		if attr == nil {
+		if v.block.Body.Attributes["default"] == nil {
 			return failure("Missing variable value", v.block.DefRange().Ptr(),
 				"var.%s has no default and no value was given. Give one with --var %s=…, with --var-file, or in the environment as %s%s.", v.name, v.name, environPrefix, v.name)
 		}
-		val, diags := attr.Expr.Value(nil)
-		if diags.HasErrors() {
+		var diags hcl.Diagnostics
+		if g, diags = v.defaultValue(); diags.HasErrors() {
 			return diags
 		}
-		g = given{value: val, from: "its default", rng: attr.Expr.Range().Ptr()}
 	}
 	if !g.value.IsWhollyKnown() {
 		return nil // said where it was read
 	}
+	val, diags := v.take(g)
+	v.value = val
+	return diags
+}
+
+// defaultValue evaluates the default, which may refer to nothing.
+func (v *variable) defaultValue() (given, hcl.Diagnostics) {
+	attr := v.block.Body.Attributes["default"]
+	val, diags := attr.Expr.Value(nil)
+	return given{value: val, from: "its default", rng: attr.Expr.Range().Ptr()}, diags
+}
+
+// take converts a value to the variable's type and marks it. What does not fit
+// is unknown.
+func (v *variable) take(g given) (cty.Value, hcl.Diagnostics) {
 	val := g.value
 	if v.defaults != nil {
 		val = v.defaults.Apply(val)
@@ -207,23 +230,18 @@ func (v *variable) set(values map[string]given) hcl.Diagnostics {
 		if rng == nil {
 			rng = v.block.DefRange().Ptr()
 		}
-		return failure("Invalid variable value", rng, "The value of var.%s, given by %s, does not have the declared type: %s.", v.name, g.from, err)
+		return cty.UnknownVal(v.typ), failure("Invalid variable value", rng, "The value of var.%s, given by %s, does not have the declared type: %s.", v.name, g.from, err)
 	}
 	if v.sensitive {
 		val = val.Mark(Sensitive)
 	}
-	v.value = val
-	return nil
+	return val, nil
 }
 
 // validateVariable evaluates the validation blocks, which see all variables.
-func (m *module) validateVariable(v *variable) hcl.Diagnostics {
-	if bare, _ := v.value.Unmark(); !bare.IsKnown() {
+func (m *module) validateVariable(v *variable, value cty.Value, all map[string]cty.Value) hcl.Diagnostics {
+	if bare, _ := value.Unmark(); !bare.IsKnown() {
 		return nil
-	}
-	all := make(map[string]cty.Value)
-	for name, other := range m.variables {
-		all[name] = other.value
 	}
 	ctx := &hcl.EvalContext{Variables: map[string]cty.Value{"var": cty.ObjectVal(all)}, Functions: m.functions}
 	var diags hcl.Diagnostics
@@ -248,6 +266,9 @@ func (m *module) validateVariable(v *variable) hcl.Diagnostics {
 		}
 		val, _ = val.Unmark()
 		val, err := convert.Convert(val, cty.Bool)
+		if err == nil && !val.IsKnown() && m.call != nil {
+			continue // it depends on what is known later
+		}
 		if err != nil || val.IsNull() || !val.IsKnown() {
 			diags = append(diags, failure("Wrong type", condition.Expr.Range().Ptr(), "The condition of a validation is true or false.")...)
 			continue

@@ -21,10 +21,11 @@ var retryShape = shape{attributes: []string{"attempts", "backoff"}}
 
 // decodeWorkflow decodes one workflow with all its steps.
 func (e *evaluator) decodeWorkflow(w *workflowBlock) {
-	out := &Workflow{Decl: Decl{DeclRange: w.block.DefRange()}, Address: "workflow." + w.name, Name: w.name}
+	out := &Workflow{Decl: Decl{DeclRange: w.block.DefRange()}, Address: e.m.path + "workflow." + w.name, Name: w.name}
 	for _, s := range w.steps {
 		each, ok := e.stepInstances(s, s.block.DefRange())
 		if !ok {
+			e.look(s.block.Body, scope{workflow: s.workflow}, map[string]bool{"for_each": true, "count": true, "depends_on": true})
 			continue
 		}
 		for _, one := range each {
@@ -50,7 +51,7 @@ func (e *evaluator) decodeStep(s *stepBlock, each eachValue) *Step {
 	step.Decl = d.decl
 	step.Timeout = d.duration("timeout", 0, time.Second, 7*24*time.Hour)
 	step.OnFailure = OnFailure(d.choice("on_failure", string(OnFailureStop), string(OnFailureStop), string(OnFailureContinue), string(OnFailureRollback)))
-	if step.OnFailure == OnFailureRollback && !s.spec.CanUndo {
+	if step.OnFailure == OnFailureRollback && !s.spec.CanUndo && !s.broken {
 		d.fail("on_failure", "Step cannot be undone", "Steps of type %q have no undo, so on_failure = \"rollback\" is not possible here. Use \"stop\" or \"continue\".", s.typ)
 	}
 	step.When = e.when(s, ctx)
@@ -60,6 +61,10 @@ func (e *evaluator) decodeStep(s *stepBlock, each eachValue) *Step {
 		}
 		r := d.nested(retries[0], retryShape)
 		step.Retry = Retry{Attempts: int(r.integer("attempts", 3, 1, 100)), Backoff: r.duration("backoff", 5*time.Second, 0, 24*time.Hour)}
+	}
+	if s.broken {
+		step.Inputs = cty.DynamicVal
+		return step
 	}
 	var ok bool
 	if step.Inputs, ok = e.inputs(s, ctx); ok && s.spec.Check != nil {
@@ -124,56 +129,13 @@ func (e *evaluator) decodeOutput(block *hclsyntax.Block) *Output {
 			attrs[name] = attr.AsHCLAttribute()
 		}
 	}
-	d := &decoder{e: e, ctx: e.context(bodyTraversals(block.Body, nil), scope{}), content: &hcl.BodyContent{Attributes: attrs}, decl: o.Decl}
+	d := &decoder{e: e, ctx: e.context(bodyTraversals(block.Body, map[string]bool{"value": true}), scope{}), content: &hcl.BodyContent{Attributes: attrs}, decl: o.Decl}
 	o.Description, o.Sensitive = d.text("description", ""), d.flag("sensitive")
-	o.Value = e.outputValue(block, d.ctx)
-	if IsSensitive(o.Value) && !o.Sensitive && !e.runtime {
+	o.Value = e.output(block, block.DefRange())
+	// A module hands a sensitive value on with its mark; only what is shown
+	// has to say that it is hidden.
+	if IsSensitive(o.Value) && !o.Sensitive && !e.runtime && e.m.call == nil {
 		d.fail("value", "Sensitive value in output", "The value of output %q is sensitive. Say sensitive = true, and it is shown as %s.", o.Name, redacted)
 	}
-	if o.Sensitive {
-		o.Value = o.Value.Mark(Sensitive)
-	}
 	return o
-}
-
-// outputValue evaluates the value of an output.
-func (e *evaluator) outputValue(block *hclsyntax.Block, ctx *hcl.EvalContext) cty.Value {
-	attr := block.Body.Attributes["value"]
-	if attr == nil {
-		e.add(failure("Missing required argument", block.DefRange().Ptr(), "An output has a value."))
-		return cty.DynamicVal
-	}
-	v, diags := attr.Expr.Value(ctx)
-	e.add(improve(diags))
-	if diags.HasErrors() {
-		return cty.DynamicVal
-	}
-	return v
-}
-
-// decodeMoved reads a moved block. Both ends are addresses, not values.
-func (e *evaluator) decodeMoved(block *hclsyntax.Block) Moved {
-	m := Moved{Decl: Decl{DeclRange: block.DefRange(), Ranges: make(map[string]hcl.Range)}}
-	for _, attr := range sortedAttributes(block.Body) {
-		m.Ranges[attr.Name] = attr.Expr.Range()
-		traversal, diags := hcl.AbsTraversalForExpr(attr.Expr)
-		text := ""
-		if !diags.HasErrors() {
-			text = traversalText(traversal)
-		}
-		switch {
-		case attr.Name != "from" && attr.Name != "to":
-			e.add(failure("Unsupported argument", attr.NameRange.Ptr(), "A moved block has no %q.%s", attr.Name, suggest(attr.Name, []string{"from", "to"})))
-		case text == "" || len(traversal) < 2 || traversal.RootName() != kindMachine && traversal.RootName() != kindNetwork && traversal.RootName() != kindImage && traversal.RootName() != "workflow":
-			e.add(failure("Invalid address", attr.Expr.Range().Ptr(), "%q is an address such as machine.node[\"a\"] or workflow.platform.step.ssh.setup, written without quotes.", attr.Name))
-		case attr.Name == "from":
-			m.From = text
-		default:
-			m.To = text
-		}
-	}
-	if block.Body.Attributes["from"] == nil || block.Body.Attributes["to"] == nil {
-		e.add(failure("Missing required argument", block.DefRange().Ptr(), "A moved block has from and to."))
-	}
-	return m
 }

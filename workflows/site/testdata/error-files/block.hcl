@@ -3,7 +3,7 @@ site "two" { # ERROR: Duplicate block
 }
 machines "a" { # ERROR: Unsupported block type | Did you mean "machine"?
 }
-module "x" { # ERROR: Not supported in this version
+removed { # ERROR: Not supported in this version
 }
 network { # ERROR: Wrong block labels
 }
