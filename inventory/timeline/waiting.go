@@ -198,8 +198,12 @@ func (v *view) bootFile() *Finding {
 	started, broken := v.last(fileStarted), v.last(fileBroken)
 	if broken > started || (broken >= 0 && v.silent() > patienceFetch) {
 		e := v.events[broken]
-		return v.overdue(HopBootFile, patienceFetch, "the firmware tries its boot file again",
-			fmt.Sprintf("The transfer of the boot file broke off: %s.", brokenReason(e)), v.evidence(fileStarted, fileBroken),
+		stuck := fmt.Sprintf("The transfer of the boot file broke off: %s.", brokenReason(e))
+		if gaveUp := strings.Contains(e.Attrs["error"], "timeout"); gaveUp {
+			stuck = fmt.Sprintf("The transfer of boot file %s began and never ended: the machine stopped answering after %s of %s.",
+				attr(e, "file"), size(attr(e, "bytes")), size(attr(e, "size")))
+		}
+		return v.overdue(HopBootFile, patienceFetch, "the firmware tries its boot file again", stuck, v.evidence(fileStarted, fileBroken),
 			transferAdvice()...)
 	}
 	return v.overdue(HopBootFile, patienceFetch, "the firmware is fetching its boot file",
