@@ -15,7 +15,7 @@ const defaultLease = time.Hour
 
 var (
 	siteShape = shape{
-		attributes: []string{"labels", "required_version"},
+		attributes: []string{"labels", "required_version", "stack", "stack_allow", "trusted_keys"},
 		blocks:     map[string]int{"user": 1},
 	}
 	networkShape = shape{
@@ -44,6 +44,7 @@ func (e *evaluator) decodeSite() cty.Value {
 			"%q is not a valid site name: it is an RFC 1123 label, which has lower-case letters, digits and dashes, starts and ends with a letter or digit, and has at most 63 characters.", clip(s.Name)))
 	}
 	s.Labels = d.labels("labels")
+	d.versions(s)
 	s.Users = d.users(nil)
 	labels := make(map[string]cty.Value)
 	for k, v := range s.Labels {

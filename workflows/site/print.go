@@ -18,6 +18,9 @@ func (s *Site) Print(w io.Writer) error {
 	p.block(0, "site %s", s.Name)
 	p.texts(1, "labels", pairs(s.Labels))
 	p.text(1, "required_version", s.RequiredVersion)
+	p.text(1, "stack", s.Stack)
+	p.texts(1, "stack_allow", s.StackAllow)
+	p.texts(1, "trusted_keys", s.TrustedKeys)
 	for _, n := range s.Networks {
 		p.network(n)
 	}

@@ -35,11 +35,20 @@ type Site struct {
 	// RequiredVersion is the version constraint as written, such as
 	// ">= 0.1, < 2"; empty when the site states none.
 	RequiredVersion string
-	Networks        []*Network
-	Images          []*Image
-	Machines        []*Machine
-	Workflows       []*Workflow
-	Outputs         []*Output
+	// Stack names the set of versions that the steps are held to, such as
+	// "2026.11"; empty: none.
+	Stack string
+	// StackAllow are pairs of components, such as "calico/k3s", that may have
+	// versions which nobody has said to work together.
+	StackAllow []string
+	// TrustedKeys are those whose signature makes a bundle good for this site,
+	// as text: "ed25519:" and base 64.
+	TrustedKeys []string
+	Networks    []*Network
+	Images      []*Image
+	Machines    []*Machine
+	Workflows   []*Workflow
+	Outputs     []*Output
 	// Users get an account on every machine that is imaged.
 	Users []User
 	// Moved are the renames that the site declares, in file order.

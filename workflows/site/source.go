@@ -53,7 +53,7 @@ func readSources(path string) ([]source, string, hcl.Diagnostics) {
 	}
 	var names []string
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".hcl") && !strings.HasPrefix(e.Name(), ".") && !e.IsDir() {
+		if strings.HasSuffix(e.Name(), ".hcl") && !strings.HasSuffix(e.Name(), LockSuffix) && !strings.HasPrefix(e.Name(), ".") && !e.IsDir() {
 			names = append(names, filepath.Join(path, e.Name()))
 		}
 	}
