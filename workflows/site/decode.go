@@ -3,6 +3,8 @@ package site
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
@@ -162,6 +164,20 @@ func (d *decoder) text(name, otherwise string) string {
 		return otherwise
 	}
 	return v.AsString()
+}
+
+// path reads the path of a file, or a URL. A relative path is meant from the
+// directory of the module that says it, and comes out as from the site's.
+func (d *decoder) path(name string) string {
+	s := d.text(name, "")
+	if s == "" || d.e.m.call == nil || filepath.IsAbs(s) || strings.Contains(s, "://") {
+		return s
+	}
+	below, err := filepath.Rel(d.e.m.tree.all[0].dir, d.e.m.dir)
+	if err != nil {
+		return filepath.Join(d.e.m.dir, s)
+	}
+	return filepath.Join(below, s)
 }
 
 // choice reads one of several words.

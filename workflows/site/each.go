@@ -110,6 +110,30 @@ func (e *evaluator) settled(attr *hclsyntax.Attribute, sc scope) (cty.Value, boo
 	return bare, true
 }
 
+// current gives an instance with what its element of for_each is by now: the
+// key was known from the start, and the value may have become known since.
+func (e *evaluator) current(address string, block *hclsyntax.Block, sc scope, each eachValue) eachValue {
+	attr := block.Body.Attributes["for_each"]
+	if !e.runtime || each.mode != eachForEach || attr == nil || each.value.IsWhollyKnown() {
+		return each
+	}
+	each.value = e.node("the element of "+address, attr.Expr.Range(), func() cty.Value {
+		v, diags := attr.Expr.Value(e.context(attr.Expr.Variables(), sc))
+		bare, marks := v.Unmark()
+		if diags.HasErrors() || bare.IsNull() || !bare.IsKnown() || !bare.CanIterateElements() {
+			return each.value
+		}
+		for it := bare.ElementIterator(); it.Next(); {
+			key, value := it.Element()
+			if key, _ = key.Unmark(); key.Type() == cty.String && key.IsKnown() && key.AsString() == each.text {
+				return value.WithMarks(marks)
+			}
+		}
+		return each.value
+	})
+	return each
+}
+
 func (e *evaluator) expandForEach(attr *hclsyntax.Attribute, sc scope) ([]eachValue, bool) {
 	v, ok := e.settled(attr, sc)
 	if !ok {

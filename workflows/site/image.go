@@ -98,7 +98,7 @@ func (d *decoder) builtImage(i *Image) {
 }
 
 func (d *decoder) importedImage(i *Image) {
-	i.Source = d.text("source", "")
+	i.Source = d.path("source")
 	i.Format = ImageFormat(d.choice("format", string(formatOf(i.Source)), string(FormatRaw), string(FormatQCOW2), string(FormatZstd)))
 	if i.Source == "" {
 		d.fail("source", "Incomplete image", "An imported image names its source, a path or a URL.")

@@ -170,7 +170,9 @@ func (s *Site) StepWhen(step *Step, known Known) (cty.Value, hcl.Diagnostics) {
 
 func (e *evaluator) stepContextOf(step *Step) *hcl.EvalContext {
 	skip := map[string]bool{"for_each": true, "count": true, "depends_on": true}
-	return e.context(bodyTraversals(step.block.block.Body, skip), scope{workflow: step.Workflow, each: step.each})
+	sc := scope{workflow: step.Workflow}
+	sc.each = e.current(step.Address, step.block.block, sc, step.each)
+	return e.context(bodyTraversals(step.block.block.Body, skip), sc)
 }
 
 // OutputValues evaluates every output with what is known now. Show them with

@@ -27,7 +27,6 @@ const (
 type tree struct {
 	files  map[string]*hcl.File
 	parsed map[string]*parsed // by directory, links resolved
-	home   string             // the site's own directory, links resolved
 	all    []*module          // the site first, then modules in the order of their calls
 	bytes  int                // of all instances of modules
 	read   int                // bytes of all modules that were read
@@ -262,7 +261,9 @@ func (e *evaluator) variable(v *variable, rng hcl.Range) cty.Value {
 	}
 	address := e.m.path + "var." + v.name
 	return e.node(address, rng, func() cty.Value {
-		val := e.of(e.m.parent).bounded(address, attr.Expr, scope{each: e.m.each})
+		parent := e.of(e.m.parent)
+		each := parent.current(strings.TrimSuffix(e.m.path, "."), e.m.call.block, scope{}, e.m.each)
+		val := parent.bounded(address, attr.Expr, scope{each: each})
 		val, diags := v.take(given{value: val, from: "the argument", rng: attr.Expr.Range().Ptr()})
 		e.add(diags)
 		return val

@@ -83,6 +83,11 @@ func (s *Site) validateMoved() hcl.Diagnostics {
 	}
 	c := &claims{owners: make(map[string]owner)}
 	var diags hcl.Diagnostics
+	// A block inside a module moves what some of its instances may not have.
+	reached := make(map[hcl.Range]bool)
+	for _, m := range s.Moved {
+		reached[m.DeclRange] = reached[m.DeclRange] || declared[m.To]
+	}
 	for _, m := range s.Moved {
 		if m.From == "" || m.To == "" {
 			continue
@@ -90,7 +95,7 @@ func (s *Site) validateMoved() hcl.Diagnostics {
 		switch {
 		case declared[m.From]:
 			diags = append(diags, failure("Moved from something declared", m.at("from"), "%s is still declared, so it cannot have been renamed to %s.", m.From, m.To)...)
-		case !declared[m.To]:
+		case !reached[m.DeclRange]:
 			diags = append(diags, failure("Moved to nothing", m.at("to"), "%s is not declared.%s", m.To, suggest(m.To, names))...)
 		}
 		c.take(m.From, "the rename of "+m.From, m.From, m.Range("from"), "Moved twice", "A thing is renamed once.")

@@ -109,7 +109,7 @@ func (d *decoder) rackDisk() RackDisk {
 		SizeBytes:  d.size("size", defaultRackDisk, 1<<20),
 		Serial:     d.text("serial", ""),
 		BlockBytes: int(d.integer("block", 512, 512, 4096)),
-		Source:     d.text("source", ""),
+		Source:     d.path("source"),
 	}
 	if disk.BlockBytes != 512 && disk.BlockBytes != 4096 {
 		d.fail("block", "Unknown choice", "The logical block size is 512 or 4096 bytes.")

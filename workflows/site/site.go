@@ -7,8 +7,9 @@
 // going on would add noise: files are read and bounded (source.go), parsed and
 // sorted into blocks (parse.go), variables get their values (variable.go), then
 // every block is evaluated on demand in the order its references ask for
-// (evaluate.go, reference.go), decoded (network.go, image.go, machine.go,
-// workflow.go), and at last compared with the others (validate.go).
+// (evaluate.go), decoded (network.go, image.go, machine.go, workflow.go), and at
+// last compared with the others (validate.go). What a module block calls goes
+// through the same passes with values of its own (module.go).
 //
 // Every error is an hcl.Diagnostic with the line it is about, all of them are
 // returned, and what was decoded keeps its ranges, so that a BMC that refuses a
@@ -17,6 +18,7 @@ package site
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
@@ -96,6 +98,10 @@ type Network struct {
 	// Unknown is what to do with a client that the site does not declare.
 	Unknown UnknownPolicy
 }
+
+// ID names the network among all of the site, also beside one of the same name
+// in a module: edge, edge["a"], module.M.network.edge. Leases are kept under it.
+func (n *Network) ID() string { return strings.TrimPrefix(n.Address, "network.") }
 
 // DHCP is the dhcp block of a network.
 type DHCP struct {
