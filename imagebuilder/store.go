@@ -1,10 +1,12 @@
 package imagebuilder
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -157,6 +159,62 @@ func (b *Builder) store(ctx context.Context, dir, rawPath string, o chunk.Create
 		return Artifact{}, fmt.Errorf("storing image: %w", err)
 	}
 	return b.publish(ctx, made, m.Digest())
+}
+
+// Put keeps an image that was made elsewhere, such as one from a bundle, after comparing every frame with the manifest. It
+// reads nothing of frames when the image is there already.
+func (b *Builder) Put(ctx context.Context, manifest []byte, frames io.Reader, source Source) (_ Artifact, err error) {
+	m, err := chunk.ParseManifest(bytes.NewReader(manifest))
+	if err != nil {
+		return Artifact{}, fmt.Errorf("storing image: %w", err)
+	}
+	if a, err := b.Open(m.Digest()); err == nil && a.Verify(ctx) == nil {
+		return a, nil
+	}
+	key := keyOf("put", m.Digest())
+	unlock, err := b.lock(ctx, key)
+	if err != nil {
+		return Artifact{}, err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	dir, err := b.workDir(key)
+	if err != nil {
+		return Artifact{}, err
+	}
+	defer func() { err = errors.Join(err, removeTree(dir)) }()
+	made := filepath.Join(dir, "image")
+	if err := os.Mkdir(made, 0o755); err != nil {
+		return Artifact{}, fmt.Errorf("storing image: %w", err)
+	}
+	if err := b.putFrames(ctx, m, filepath.Join(made, FramesFile), frames); err != nil {
+		return Artifact{}, fmt.Errorf("storing image %s: %w", m.Digest(), err)
+	}
+	if err := writeFile(filepath.Join(made, ManifestFile), manifest, 0o644); err != nil {
+		return Artifact{}, fmt.Errorf("storing image: %w", err)
+	}
+	if err := writeJSON(filepath.Join(made, sourceFile), source); err != nil {
+		return Artifact{}, fmt.Errorf("storing image: %w", err)
+	}
+	return b.publish(ctx, made, m.Digest())
+}
+
+func (b *Builder) putFrames(ctx context.Context, m *chunk.Manifest, path string, frames io.Reader) (err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	n, err := io.Copy(f, io.LimitReader(contextReader{ctx, frames}, m.FramesBytes()+1))
+	if err != nil {
+		return err
+	}
+	if n != m.FramesBytes() {
+		return fmt.Errorf("its frames have %d bytes; the manifest says %d", n, m.FramesBytes())
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return chunk.VerifyFrames(ctx, m, f)
 }
 
 // publish moves a finished image to its place. An image of the same digest that is there already stays if it is
