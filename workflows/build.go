@@ -15,7 +15,8 @@ type BuildOptions struct {
 	// Replace are the addresses of machines that are to be installed anew
 	// whatever they are now.
 	Replace []string
-	// Target keeps these addresses and what they depend on; empty keeps all.
+	// Target keeps these addresses and what they depend on; empty keeps all. A
+	// name without key, a workflow or a module stands for all that is in it.
 	Target []string
 }
 
@@ -24,8 +25,8 @@ type BuildOptions struct {
 func (o BuildOptions) Check(s *site.Site) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	nodes := s.Graph().Nodes
-	for _, address := range slices.Concat(o.Replace, o.Target) {
-		if !slices.Contains(nodes, address) {
+	for i, address := range slices.Concat(o.Replace, o.Target) {
+		if !slices.Contains(nodes, address) && (i < len(o.Replace) || len(s.Select(address)) == 0) {
 			diags = append(diags, &hcl.Diagnostic{
 				Severity: hcl.DiagError, Summary: "Unknown address",
 				Detail: fmt.Sprintf("%s is not declared in this site. An address looks like machine.node[\"a\"]; quote it for the shell.", address),
@@ -137,6 +138,10 @@ func (b *builder) machine(m *site.Machine) Action {
 			short(v.Machine.Image), a.Address, a.Address))
 	case v.Facts == nil:
 		return b.inspect(a, m, v)
+	case v.Released && !v.InInstaller:
+		a = b.inspect(a, m, v)
+		a.Reason = "given up by destroy; what its disk carries now has to be looked at first"
+		return a
 	case (v.Applied != nil || v.renamed()) && !v.InInstaller:
 		// What is known of its disks is from before we wrote to one of them:
 		// what would be lost is seen only in the installer.
@@ -304,22 +309,27 @@ func (b *builder) install(a Action, m *site.Machine, v MachineView) Action {
 		a.Candidates = &Candidates{Matched: matches, Of: len(v.Facts.Disks)}
 		return a
 	}
-	if o := disk.Owner; o != nil && !slices.Contains(b.opts.Replace, m.Address) {
+	replace := slices.Contains(b.opts.Replace, m.Address)
+	given := v.Released && !replace // by us, and nobody said since that it may be erased
+	if o := disk.Owner; o != nil && !replace && (!given || o.Catalog != b.seen.Catalog) {
 		return b.refuse(a, m.DeclRange, "Disk carries an installed machine", fmt.Sprintf(
 			"%s carries a system that catalog %s installed as %s of site %s, and this catalog (%s) has no record of it. "+
 				"A consent in site.hcl is not taken for that: restore the catalog that installed it, or say `-replace='%s'` to erase it",
 			DescribeDisk(NameDisk(disk)), o.Catalog, o.Address, o.Site, b.seen.Catalog, m.Address))
 	}
 	a.Kind, a.Reason = KindInstall, "not installed by this catalog yet"
-	if v.Applied != nil {
+	switch {
+	case v.Applied != nil:
 		a.Reason = "to be replaced, as asked"
+	case given:
+		a.Reason = "given up by destroy; wipe = true is no consent to erase what was left on it"
 	}
 	a.Image, a.ImageDigest = m.Image.Address, b.seen.Images[m.Image.Address].Digest
 	a = withPower(a, m, v)
 	a.Erase = &Erase{Disk: NameDisk(disk), Signatures: slices.Clone(disk.Signatures), Consent: ConsentBlank}
 	if len(disk.Signatures) > 0 {
 		a.Erase.Consent, a.Erase.Serial = ConsentNeeded, typedName(v)
-		if m.Wipe {
+		if m.Wipe && !given {
 			a.Erase.Consent, a.Erase.Serial = ConsentDeclared, ""
 		}
 	}
@@ -405,7 +415,9 @@ func (b *builder) keepTargets() {
 		}
 	}
 	for _, t := range b.opts.Target {
-		walk(t)
+		for _, address := range b.site.Select(t) {
+			walk(address)
+		}
 	}
 	for address := range b.actions {
 		if !keep[address] {

@@ -65,6 +65,9 @@ type MachineView struct {
 	// Unanswered says that the installation was finished, but that the run was
 	// cut off before the installed system answered.
 	Unanswered bool
+	// Released says that destroy gave the machine up: its disk was left as it
+	// was, and what it carries now has to be looked at.
+	Released bool
 	// InInstaller says that an agent of this machine talks to us now.
 	InInstaller bool
 }

@@ -52,6 +52,16 @@ type Action struct {
 	Inputs string `json:"inputs,omitempty"`
 	// After names what has to happen before the rest is known.
 	After []string `json:"known_after,omitempty"`
+	// Loss lists data that a removal could destroy and that nothing brings
+	// back. It is kept unless DataConsent is given.
+	Loss []string `json:"loss,omitempty"`
+	// DataConsent is ConsentNeeded while nobody consented to Loss.
+	DataConsent Consent `json:"data_consent,omitempty"`
+}
+
+// DestroysData reports whether somebody consented to the action's Loss.
+func (a Action) DestroysData() bool {
+	return a.DataConsent == ConsentTyped || a.DataConsent == ConsentFlag
 }
 
 // Kind is what is done about an address.
@@ -66,6 +76,8 @@ const (
 	KindBoot    Kind = "boot"     // installed, but not seen to answer yet
 	KindBuild   Kind = "build"    // an image that is not in the cache
 	KindRun     Kind = "run"      // a step
+	KindRemove  Kind = "remove"   // destroy: what a step brought is taken away
+	KindForget  Kind = "forget"   // destroy: only the catalog's record of it goes
 
 	KindNone        Kind = "none"        // as declared
 	KindDiffers     Kind = "differs"     // not as declared, and only -replace changes it
@@ -79,7 +91,7 @@ const (
 // Changes reports whether the kind of action touches anything.
 func (k Kind) Changes() bool {
 	switch k {
-	case KindInspect, KindInstall, KindPowerOn, KindBoot, KindBuild, KindRun:
+	case KindInspect, KindInstall, KindPowerOn, KindBoot, KindBuild, KindRun, KindRemove, KindForget:
 		return true
 	}
 	return false
@@ -100,6 +112,7 @@ const (
 	PowerResume  PowerChange = "resume" // it is on: cycled only if its installer is gone
 	PowerUnasked PowerChange = "ask"    // its BMC cannot be asked now
 	PowerPerson  PowerChange = "person" // it has no BMC: somebody has to switch it on
+	PowerDown    PowerChange = "off"    // it will be switched off
 )
 
 // DiskName names a disk by what does not change between boots.
@@ -143,16 +156,17 @@ type Candidates struct {
 	Of      int `json:"of"`
 }
 
-// Consent says why a disk may be erased.
+// Consent says why a disk may be erased, or data be destroyed.
 type Consent string
 
-// Reasons for which a disk may be erased.
+// Reasons for which a disk may be erased, or data be destroyed.
 const (
 	ConsentBlank      Consent = "blank"      // it carries no signature
 	ConsentDeclared   Consent = "declared"   // wipe = true in site.hcl
 	ConsentUnfinished Consent = "unfinished" // this catalog's own write was cut off on it
-	ConsentNeeded     Consent = "needed"     // somebody must type the serial
+	ConsentNeeded     Consent = "needed"     // somebody must type the serial, or the address
 	ConsentTyped      Consent = "typed"      // somebody did
+	ConsentFlag       Consent = "flag"       // -destroy-data named the address
 )
 
 // Counts is how many actions of each kind a plan has.
@@ -243,6 +257,12 @@ func (p Plan) MoreDestructive(approved Plan) []string {
 			out = append(out, fmt.Sprintf("%s: %s carries more than was shown: %v", a.Address, a.Erase.Disk.Name, a.Erase.Signatures))
 		case a.Power == PowerCycle && old.Power != PowerCycle:
 			out = append(out, fmt.Sprintf("%s would be power-cycled", a.Address))
+		case a.Power == PowerDown && old.Power != PowerDown:
+			out = append(out, fmt.Sprintf("%s would be switched off", a.Address))
+		case a.Kind == KindRemove && old.Kind != KindRemove:
+			out = append(out, fmt.Sprintf("%s would be removed", a.Address))
+		case !subset(a.Loss, old.Loss):
+			out = append(out, fmt.Sprintf("%s holds more data than was shown: %v", a.Address, a.Loss))
 		}
 	}
 	return out

@@ -58,7 +58,7 @@ func (pr *printer) line(indent, s string) { pr.out.WriteString(indent + s + "\n"
 
 // symbols stand before an address: + makes, > runs, ~ changes, ! needs a person.
 var symbols = map[Kind]string{
-	KindInspect: "?", KindInstall: "+", KindPowerOn: "~", KindBoot: "~", KindBuild: "+", KindRun: ">",
+	KindInspect: "?", KindInstall: "+", KindPowerOn: "~", KindBoot: "~", KindBuild: "+", KindRun: ">", KindRemove: "-", KindForget: "-",
 	KindNone: " ", KindSkipped: " ", KindOrphan: " ",
 	KindDiffers: "!", KindUnreachable: "!", KindRefused: "!", KindBlocked: "!",
 }
@@ -67,6 +67,7 @@ var symbols = map[Kind]string{
 var verbs = map[Kind]string{
 	KindInspect: "will be booted into the installer and inspected; nothing is written",
 	KindInstall: "will be installed", KindPowerOn: "will be switched on", KindBoot: "will be booted from its disk", KindBuild: "will be built", KindRun: "will run",
+	KindRemove: "will be removed", KindForget: "will be forgotten; nothing is changed on any machine",
 	KindNone: "is as declared", KindSkipped: "is skipped", KindOrphan: "is left alone",
 	KindDiffers: "is not as declared", KindUnreachable: "cannot be asked; it is left alone",
 	KindRefused: "is refused", KindBlocked: "is blocked",
@@ -96,6 +97,12 @@ func (pr *printer) action(a Action) {
 	for _, c := range a.Changes {
 		pr.detail("change", c)
 	}
+	if len(a.Loss) > 0 {
+		for _, l := range a.Loss {
+			pr.detail("DATA", pr.red(l))
+		}
+		pr.detail("", lossText[a.DataConsent])
+	}
 	if len(a.After) > 0 && a.Kind == KindRun {
 		pr.detail("known", "(known after "+strings.Join(a.After, ", ")+")")
 	}
@@ -118,6 +125,7 @@ var powerText = map[PowerChange]string{
 	PowerResume:  "it is on: its installer is asked first, and it is power-cycled only if that is gone",
 	PowerUnasked: "its BMC cannot be asked now; it will be switched on or power-cycled",
 	PowerPerson:  "it has no BMC: you will be asked to switch it on",
+	PowerDown:    "it will be switched OFF: whatever runs on it ends",
 }
 
 // consentText says by whose word a disk is erased.
@@ -127,6 +135,13 @@ var consentText = map[Consent]string{
 	ConsentUnfinished: "continues this catalog's own unfinished write",
 	ConsentNeeded:     "NEEDS CONSENT: wipe = true in site.hcl, or the machine's serial typed back",
 	ConsentTyped:      "consented to by typing the serial",
+}
+
+// lossText says what becomes of the data that a removal could destroy.
+var lossText = map[Consent]string{
+	ConsentNeeded: "is kept, unless its address is typed back when you are asked",
+	ConsentTyped:  "WILL BE DESTROYED: its address was typed",
+	ConsentFlag:   "WILL BE DESTROYED: consented to by -destroy-data",
 }
 
 func (pr *printer) erase(e Erase) {
@@ -160,6 +175,8 @@ func (pr *printer) summary(p Plan) string {
 		{KindPowerOn, "machine to switch on", "machines to switch on"},
 		{KindBoot, "machine to boot", "machines to boot"},
 		{KindRun, "step to run", "steps to run"},
+		{KindRemove, "step to remove", "steps to remove"},
+		{KindForget, "record to forget", "records to forget"},
 		{KindUnreachable, "unreachable", "unreachable"},
 		{KindRefused, "refused", "refused"},
 		{KindBlocked, "blocked", "blocked"},
@@ -172,13 +189,16 @@ func (pr *printer) summary(p Plan) string {
 			parts = append(parts, fmt.Sprintf("%d %s", n, c.all))
 		}
 	}
+	text := pr.bold("Plan:") + " " + strings.Join(parts, ", ") + "."
+	if counts[KindRemove]+counts[KindForget] > 0 {
+		return text
+	}
 	erased := 0
 	for _, a := range p.Actions {
 		if a.Erase != nil {
 			erased++
 		}
 	}
-	text := pr.bold("Plan:") + " " + strings.Join(parts, ", ") + "."
 	switch erased {
 	case 0:
 		return text + " No disk will be written to."

@@ -83,11 +83,15 @@ type Ending struct {
 }
 
 // Journal keeps what a run means to do and what came of it. Both methods must
-// have reached the disk when they return.
+// have reached the disk when they return. Attempts count from 1; UndoAttempt is
+// the taking back.
 type Journal interface {
 	Started(ctx context.Context, run uuid.UUID, address string, attempt int, inputs string) error
 	Finished(ctx context.Context, run uuid.UUID, address string, attempt int, outcome string, failure string, outputs []byte) error
 }
+
+// UndoAttempt stands in the journal for taking back what a node's attempts did.
+const UndoAttempt = 0
 
 // Engine carries out the nodes of one run at a time.
 type Engine struct {
@@ -98,6 +102,9 @@ type Engine struct {
 	Parallelism int
 	// Watch is told of each start and end; nil for nobody.
 	Watch func(Change)
+	// FailPoint is told of each boundary but AfterDo, which only the node
+	// itself knows.
+	FailPoint FailPoint
 }
 
 // Change is a node that started or ended.
@@ -243,6 +250,7 @@ func (s *schedule) start(ctx context.Context, i int) {
 // error of the journal, after which nothing may go on.
 func (e *Engine) attempt(ctx context.Context, run uuid.UUID, n Node) (fatal, err error) {
 	err = n.Retry.Do(ctx, e.Clock, func(ctx context.Context, attempt int) error {
+		e.FailPoint.Pass(n.Address, BeforeIntent)
 		if err := e.Journal.Started(ctx, run, n.Address, attempt, n.Inputs); err != nil {
 			if ctx.Err() != nil {
 				return GiveUp(context.Cause(ctx)) // cut off before it began
@@ -250,17 +258,20 @@ func (e *Engine) attempt(ctx context.Context, run uuid.UUID, n Node) (fatal, err
 			fatal = fmt.Errorf("journaling the start: %w", err)
 			return GiveUp(fatal)
 		}
+		e.FailPoint.Pass(n.Address, AfterIntent)
 		e.watch(Change{Address: n.Address, Attempt: attempt})
 		outputs, err := n.bounded(ctx, attempt)
 		outcome, failure := OutcomeOK, ""
 		if err != nil {
 			outcome, failure = OutcomeFailed, err.Error()
 		}
+		e.FailPoint.Pass(n.Address, BeforeResult)
 		// What was done is written down also when the run is being cut off.
 		if journalErr := e.Journal.Finished(context.WithoutCancel(ctx), run, n.Address, attempt, string(outcome), failure, outputs); journalErr != nil {
 			fatal = fmt.Errorf("journaling the result: %w", journalErr)
 			return GiveUp(errors.Join(err, fatal))
 		}
+		e.FailPoint.Pass(n.Address, AfterResult)
 		return err
 	})
 	return fatal, err
@@ -314,19 +325,33 @@ func (s *schedule) undo(ctx context.Context) {
 		if n.Undo == nil {
 			continue
 		}
-		e := Ending{Address: n.Address, Outcome: OutcomeRolledBack}
-		if ran := s.endings[n.Address]; ran.Outcome == OutcomeFailed {
-			e = *ran
-		}
-		if err := n.Undo(ctx); err != nil {
-			e.Outcome, e.Err = OutcomeFailed, errors.Join(e.Err, fmt.Errorf("undoing it: %w", err))
-		}
-		s.end(e)
-		if err := s.engine.Journal.Finished(ctx, s.run, n.Address, 0, string(e.Outcome), errorText(e.Err), nil); err != nil {
-			s.err = errors.Join(s.err, err)
+		if err := s.undoOne(ctx, n); err != nil {
+			s.err = errors.Join(s.err, fmt.Errorf("%s: %w", n.Address, err))
 			return
 		}
 	}
+}
+
+// undoOne takes one node back, journaled; its error is the journal's.
+func (s *schedule) undoOne(ctx context.Context, n Node) error {
+	if err := s.engine.Journal.Started(ctx, s.run, n.Address, UndoAttempt, n.Inputs); err != nil {
+		return fmt.Errorf("journaling the start of undoing: %w", err)
+	}
+	e := Ending{Address: n.Address, Outcome: OutcomeRolledBack}
+	outcome := OutcomeRolledBack
+	if ran := s.endings[n.Address]; ran.Outcome == OutcomeFailed {
+		e = *ran
+	}
+	err := n.Undo(ctx)
+	if err != nil {
+		outcome = OutcomeFailed
+		e.Outcome, e.Err = OutcomeFailed, errors.Join(e.Err, fmt.Errorf("undoing it: %w", err))
+	}
+	s.end(e)
+	if err := s.engine.Journal.Finished(ctx, s.run, n.Address, UndoAttempt, string(outcome), errorText(err), nil); err != nil {
+		return fmt.Errorf("journaling the end of undoing: %w", err)
+	}
+	return nil
 }
 
 func errorText(err error) string {

@@ -24,8 +24,8 @@ var transitions = map[inventory.State][]inventory.State{
 	},
 	// A write ends well, ends badly, or is cut off and its machine comes back.
 	inventory.StateInstalling: {inventory.StateInstalled, inventory.StateFailed, inventory.StateInspecting},
-	// Only an approved replacement leads out of installed.
-	inventory.StateInstalled: {inventory.StateInspecting},
+	// Only an approved replacement leads out of installed, or destroy.
+	inventory.StateInstalled: {inventory.StateInspecting, inventory.StateDeclared},
 	// The next run tries again; a fence may find the write still going.
 	inventory.StateFailed: {inventory.StateInspecting, inventory.StateInstalling, inventory.StateDeclared},
 }

@@ -24,7 +24,7 @@ var allowed = map[inventory.State]string{
 	inventory.StateInspecting: "...x..x",
 	inventory.StateHeld:       "xxx.xxx",
 	inventory.StateInstalling: "..x..xx",
-	inventory.StateInstalled:  "..x....",
+	inventory.StateInstalled:  "x.x....",
 	inventory.StateFailed:     "x.x.x..",
 }
 

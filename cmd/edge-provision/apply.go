@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,9 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/edge-provision/edge-provision/inventory"
-	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/workflows"
-	"github.com/edge-provision/edge-provision/workflows/journal"
 	"github.com/edge-provision/edge-provision/workflows/site"
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
@@ -53,7 +50,7 @@ is not that consent.
 
 It can be interrupted at any time; running it again continues.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.apply(cmd.Context(), args[0], f) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.apply(cmd.Context(), args[0], f, nil) },
 	}
 	f.register(c)
 	f.ports.register(c)
@@ -64,7 +61,9 @@ It can be interrupted at any time; running it again continues.`,
 	return c
 }
 
-func (a *app) apply(ctx context.Context, path string, f applyFlags) error {
+// apply carries a site or a saved plan out; resumed is the plan of the run that
+// it continues, which was approved before, or nil.
+func (a *app) apply(ctx context.Context, path string, f applyFlags, resumed *workflows.Plan) error {
 	a.graceful.Store(true)
 	saved, isPlan, err := readPlan(path)
 	if err != nil {
@@ -87,7 +86,15 @@ func (a *app) apply(ctx context.Context, path string, f applyFlags) error {
 	defer unlock()
 	w.prune(ctx)
 
-	ap := &applying{world: w, flags: f, screen: screen, fence: fence, answers: bufio.NewReader(a.stdin)}
+	points, err := a.failPoint()
+	if err != nil {
+		return err
+	}
+	ap := &applying{flags: f, fence: fence, running: running{
+		world: w, screen: screen, answers: bufio.NewReader(a.stdin), points: points, parallelism: f.parallelism,
+		record: runRecord{Command: "apply", Path: path, Target: f.target, Replace: f.replace, Agent: f.agent, HTTPPort: f.ports.http, AgentPort: f.ports.agent},
+	}}
+	w.runner.FailPoint = points
 	ap.provisioner = &steps.Provisioner{
 		Site: w.site, Catalog: w.catalog, Wanted: w.wanted, Powers: w.powers, Hosts: w.hosts,
 		Clock: workflows.SystemClock{}, Images: w.images, ControllerKey: w.key, Fence: fence,
@@ -101,54 +108,15 @@ func (a *app) apply(ctx context.Context, path string, f applyFlags) error {
 	if isPlan && plan.Digest() != saved.Digest {
 		return errStale
 	}
-	return ap.carryOut(ctx, plan, refused, isPlan)
-}
-
-// siteLock is the address under which a site as a whole is locked.
-const siteLock = "site"
-
-// lock takes the site for this process and keeps it fresh.
-func (w *world) lock(ctx context.Context, purpose string) (fence int64, unlock func(), err error) {
-	owner, err := store.Self(purpose)
-	if err != nil {
-		return 0, nil, err
-	}
-	if fence, err = w.catalog.Lock(ctx, w.site.Name, siteLock, owner); err != nil {
-		return 0, nil, err
-	}
-	beat, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		ticker := time.NewTicker(10 * time.Second)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-beat.Done():
-				return
-			case <-ticker.C:
-				if err := w.catalog.Heartbeat(beat, w.site.Name, siteLock, fence); err != nil && beat.Err() == nil {
-					w.app.logger().Error("keeping the site's lock", "error", err)
-				}
-			}
-		}
-	}()
-	return fence, func() {
-		cancel()
-		<-done
-		if err := w.catalog.Unlock(context.WithoutCancel(ctx), w.site.Name, siteLock, fence); err != nil {
-			w.app.logger().Error("giving the site's lock back", "error", err)
-		}
-	}, nil
+	approved := isPlan || resumed != nil && covered(plan, *resumed)
+	return ap.carryOut(ctx, plan, refused, approved)
 }
 
 // applying is one apply under way.
 type applying struct {
-	*world
-	flags   applyFlags
-	screen  display
-	fence   int64
-	answers *bufio.Reader
+	running
+	flags applyFlags
+	fence int64
 
 	provisioner *steps.Provisioner
 	service     *steps.Service     // nil until a machine has to boot
@@ -161,7 +129,7 @@ type applying struct {
 // the facts known, the rest.
 func (ap *applying) carryOut(ctx context.Context, plan workflows.Plan, refused, approved bool) error {
 	for {
-		if err := ap.show(plan); err != nil {
+		if err := ap.show(plan, ap.flags.json); err != nil {
 			return err
 		}
 		ap.recordRefusals(plan)
@@ -178,12 +146,12 @@ func (ap *applying) carryOut(ctx context.Context, plan workflows.Plan, refused, 
 			fmt.Fprintln(ap.app.stderr, "Not approved; nothing was written.")
 			return errors.Join(ap.letGo(ctx), exitCode(exitError))
 		}
-		failed, err := ap.run(ctx, stage)
+		failed, err := ap.stage(ctx, stage)
 		if err != nil {
 			return err
 		}
 		refused = refused || failed
-		if stopped(ap.app.stop) {
+		if ap.stopped {
 			fmt.Fprintln(ap.app.stderr, "Stopped before the end; apply continues from here.")
 			return exitCode(exitError)
 		}
@@ -205,15 +173,6 @@ func (ap *applying) carryOut(ctx context.Context, plan workflows.Plan, refused, 
 		approved = approved && len(next.MoreDestructive(plan)) == 0
 		plan = next
 	}
-}
-
-// show prints the plan.
-func (ap *applying) show(plan workflows.Plan) error {
-	if ap.flags.json {
-		return ap.screen.Plan(plan)
-	}
-	_, color := ap.app.terminal(ap.app.stdout)
-	return plan.Print(ap.app.stdout, workflows.PrintOptions{Color: color})
 }
 
 // nothing ends an apply that has nothing more to do.
@@ -283,74 +242,15 @@ func (ap *applying) consent(plan workflows.Plan) (_ workflows.Plan, missing bool
 	return plan.Block(), missing
 }
 
-// confirm asks on the terminal; anything but the wanted answer is no.
-func (ap *applying) confirm(question, want string) bool {
-	fmt.Fprint(ap.app.stderr, question)
-	line, err := ap.answers.ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false
-	}
-	return strings.TrimSpace(line) == want
-}
-
-// run carries out one stage as a run of its own in the journal.
-func (ap *applying) run(ctx context.Context, stage workflows.Plan) (failed bool, err error) {
+// stage carries out one stage as a run of its own in the journal.
+func (ap *applying) stage(ctx context.Context, stage workflows.Plan) (failed bool, err error) {
 	if err := ap.serve(ctx, stage); err != nil {
-		return false, err
-	}
-	run, err := ap.begin(ctx, stage)
-	if err != nil {
-		return false, err
-	}
-	nodes, err := ap.executor().Nodes(run.ID, stage)
-	if err != nil {
 		return false, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	ap.watchService(ctx, cancel)
-	engine := workflows.Engine{Journal: ap.journal, Clock: workflows.SystemClock{}, Parallelism: ap.flags.parallelism, Watch: func(c workflows.Change) {
-		ap.record(run.ID, c)
-		ap.screen.Change(c)
-	}}
-	ap.screen.Begin(run.ID, nodes)
-	endings, err := engine.Run(ctx, run.ID, nodes, ap.app.stop)
-	outcome := ap.screen.End(endings)
-	if cause := context.Cause(ctx); cause != nil && err == nil && !errors.Is(cause, context.Canceled) {
-		err = cause
-	}
-	failure := ""
-	if err != nil {
-		failure = err.Error()
-	}
-	if finishErr := ap.journal.Finish(context.WithoutCancel(ctx), run.ID, outcome, failure); finishErr != nil {
-		err = errors.Join(err, finishErr)
-	}
-	return outcome != outcomeOK, err
-}
-
-// record keeps what a run did for trace.
-func (ap *applying) record(run uuid.UUID, c workflows.Change) {
-	e := inventory.Event{
-		Time: time.Now(), Site: ap.site.Name, Run: run.String(), Step: c.Address,
-		Kind: inventory.EventStepStarted, Attrs: map[string]string{"attempt": strconv.Itoa(c.Attempt)},
-	}
-	if c.Ended != nil {
-		e.Kind = inventory.EventStepFinished
-		e.Attrs = map[string]string{"outcome": string(c.Ended.Outcome), "duration": c.Ended.Duration.Round(time.Millisecond).String()}
-		if c.Ended.Err != nil {
-			e.Attrs["error"] = c.Ended.Err.Error()
-		}
-	}
-	ap.about(&e, c.Address)
-	ap.catalog.Record(e)
-}
-
-// about joins an event to the machine at an address, if it is one.
-func (ap *applying) about(e *inventory.Event, address string) {
-	if m := ap.site.MachineByAddress(address); m != nil {
-		e.MAC = m.MAC
-	}
+	return ap.carry(ctx, stage, func(run uuid.UUID) ([]workflows.Node, error) { return ap.executor().Nodes(run, stage) })
 }
 
 // recordRefusals keeps for why which machines a plan has no disk for.
@@ -368,29 +268,6 @@ func (ap *applying) recordRefusals(plan workflows.Plan) {
 	}
 }
 
-// begin closes the books on runs that were cut off, and opens a new one.
-func (ap *applying) begin(ctx context.Context, stage workflows.Plan) (journal.Run, error) {
-	unfinished, err := ap.journal.Unfinished(ctx, ap.site.Name)
-	if err != nil {
-		return journal.Run{}, err
-	}
-	for _, r := range unfinished {
-		fmt.Fprintf(ap.app.stderr, "Run %s was cut off; this one continues where it stopped.\n", r.ID)
-		if err := ap.journal.Finish(ctx, r.ID, outcomeInterrupted, "the controller ended before the run did"); err != nil {
-			return journal.Run{}, err
-		}
-	}
-	return ap.journal.Begin(ctx, journal.Run{ID: uuid.Must(uuid.NewV7()), Site: ap.site.Name, PlanDigest: stage.Digest()})
-}
-
-// Outcomes of a run, as the journal keeps them.
-const (
-	outcomeOK          = "ok"
-	outcomeFailed      = "failed"
-	outcomeStopped     = "stopped"
-	outcomeInterrupted = "interrupted"
-)
-
 func (ap *applying) executor() *steps.Executor {
 	return &steps.Executor{
 		Site: ap.site, Runner: ap.runner,
@@ -398,7 +275,7 @@ func (ap *applying) executor() *steps.Executor {
 			_, err := ap.images.Build(ctx, i)
 			return err
 		},
-		Provisioner: ap.provisioner,
+		Provisioner: ap.provisioner, FailPoint: ap.points,
 	}
 }
 
@@ -512,13 +389,4 @@ func (ap *applying) outputs(ctx context.Context) error {
 		fmt.Fprintf(ap.app.stdout, "  %s = %s\n", o.Name, site.Text(values[o.Name]))
 	}
 	return nil
-}
-
-func stopped(stop <-chan struct{}) bool {
-	select {
-	case <-stop:
-		return true
-	default:
-		return false
-	}
 }

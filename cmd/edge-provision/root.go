@@ -56,7 +56,7 @@ image to the disk that the plan names, and keeps a catalog of it all.`,
 	flags.BoolVar(&a.verbose, "verbose", false, "log what the services do to standard error")
 	root.AddCommand(
 		a.validateCommand(), a.fmtCommand(), a.graphCommand(),
-		a.planCommand(), a.applyCommand(), a.serveCommand(),
+		a.planCommand(), a.applyCommand(), a.destroyCommand(), a.serveCommand(),
 		a.inventoryCommand(), a.traceCommand(), a.whyCommand(),
 		a.bmcCommand(), a.imageCommand(), a.runsCommand(),
 		a.rackCommand(), a.superviseCommand(),

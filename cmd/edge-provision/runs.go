@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,9 +17,14 @@ import (
 )
 
 func (a *app) runsCommand() *cobra.Command {
+	c := &cobra.Command{Use: "runs", Short: "Look at runs, resume or cancel them, and free what a dead one holds"}
+	c.AddCommand(a.runsListCommand(), a.runsShowCommand(), a.runsResumeCommand(), a.runsCancelCommand(), a.runsUnlockCommand())
+	return c
+}
+
+func (a *app) runsListCommand() *cobra.Command {
 	var site string
-	c := &cobra.Command{Use: "runs", Short: "Look at runs, and free what a dead one holds"}
-	list := &cobra.Command{
+	c := &cobra.Command{
 		Use: "list", Short: "List runs, newest first", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
@@ -25,48 +32,215 @@ func (a *app) runsCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				rows := [][]string{{"RUN", "SITE", "STARTED", "STATE", "STEPS"}}
+				rows := [][]string{{"RUN", "SITE", "COMMAND", "STARTED", "STATE", "STEPS"}}
 				for _, r := range runs {
-					rows = append(rows, []string{r.ID.String(), r.Site, r.Started.Local().Format(time.DateTime), string(r.State), fmt.Sprint(len(r.Steps))})
+					addresses := map[string]bool{}
+					for _, st := range r.Steps {
+						addresses[st.Address] = true
+					}
+					rows = append(rows, []string{
+						r.ID.String(), r.Site, recordOf(r).Command, r.Started.Local().Format(time.DateTime), r.State, fmt.Sprint(len(addresses)),
+					})
 				}
 				return writeTable(a.stdout, rows)
 			})
 		},
 	}
-	list.Flags().StringVar(&site, "site", "", "only this site's runs")
-	c.AddCommand(list,
-		&cobra.Command{
-			Use: "show RUN", Short: "Show a run's journal", Args: cobra.ExactArgs(1),
-			RunE: func(cmd *cobra.Command, args []string) error {
-				id, err := uuid.Parse(args[0])
-				if err != nil {
-					return usage("%q is not the id of a run: %v", args[0], err)
-				}
-				return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
-					r, err := journal.New(s, time.Now).Show(ctx, id)
-					if err != nil {
-						return err
-					}
-					fmt.Fprintf(a.stdout, "Run %s of site %s: %s, started %s\n", r.ID, r.Site, r.State, r.Started.Local().Format(time.DateTime))
-					for _, st := range r.Steps {
-						fmt.Fprintf(a.stdout, "  %s  attempt %d  %-8s %s\n", st.Address, st.Attempt, st.State, printable(st.Error))
-					}
-					return nil
-				})
-			},
-		},
-		&cobra.Command{
-			Use: "unlock SITE", Short: "Free a site that a process on another host holds, when that process is gone for good", Args: cobra.ExactArgs(1),
-			RunE: func(cmd *cobra.Command, args []string) error {
-				return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
-					err := s.BreakLock(ctx, args[0], siteLock)
-					if errors.Is(err, fs.ErrNotExist) {
-						return fmt.Errorf("nobody holds site %q", args[0])
-					}
-					return err
-				})
-			},
-		},
-	)
+	c.Flags().StringVar(&site, "site", "", "only this site's runs")
 	return c
+}
+
+// recordOf is what a run was begun with; zero for a run of an older program.
+func recordOf(r journal.Run) runRecord {
+	var record runRecord
+	if len(r.Actions) == 0 || json.Unmarshal(r.Actions, &record) != nil {
+		return runRecord{}
+	}
+	return record
+}
+
+func (a *app) runsShowCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "show RUN|SITE", Short: "Show a run's journal", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
+				r, err := findRun(ctx, journal.New(s, time.Now), args[0])
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(a.stdout, "Run %s of site %s: %s, started %s\n", r.ID, r.Site, r.State, r.Started.Local().Format(time.DateTime))
+				if r.Error != "" {
+					fmt.Fprintf(a.stdout, "  %s\n", printable(r.Error))
+				}
+				for _, st := range r.Steps {
+					attempt := fmt.Sprintf("attempt %d", st.Attempt)
+					if st.Attempt == 0 {
+						attempt = "taking back"
+					}
+					fmt.Fprintf(a.stdout, "  %s  %s  %s\n", st.Address, attempt, st.State)
+					for line := range strings.Lines(st.Error) {
+						fmt.Fprintf(a.stdout, "      %s\n", printable(strings.TrimRight(line, "\n")))
+					}
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func (a *app) runsResumeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "resume RUN|SITE",
+		Short: "Continue a run that was cut off, stopped or failed",
+		Long: `Runs the command of that run again, with its flags; variables are given again. What
+was approved then is not asked about again, as long as the plan that comes out now
+does nothing else and erases nothing more. SITE is a site's name and means its newest
+run.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.resume(cmd.Context(), args[0]) },
+	}
+}
+
+func (a *app) resume(ctx context.Context, name string) error {
+	var run journal.Run
+	err := a.withCatalog(ctx, func(ctx context.Context, s *store.Store) (err error) {
+		run, err = findRun(ctx, journal.New(s, time.Now), name)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	record := recordOf(run)
+	switch {
+	case run.State == outcomeOK:
+		return fmt.Errorf("run %s ended well; there is nothing to resume", run.ID)
+	case record.Path == "":
+		return fmt.Errorf("run %s was begun by a program that did not keep its command; run `edge-provision apply` on the site's file", run.ID)
+	}
+	fmt.Fprintf(a.stderr, "Continuing run %s: edge-provision %s %s\n", run.ID, record.Command, record.Path)
+	if record.Command == "destroy" {
+		return a.destroy(ctx, record.Path, destroyFlags{
+			target: record.Target, data: record.DestroyData, forget: record.Forget, powerOff: record.PowerOff, parallelism: record.Parallelism,
+		}, &record.Plan)
+	}
+	return a.apply(ctx, record.Path, applyFlags{
+		planFlags:   planFlags{target: record.Target, replace: record.Replace},
+		parallelism: record.Parallelism, agent: record.Agent, ports: ports{http: record.HTTPPort, agent: record.AgentPort},
+	}, &record.Plan)
+}
+
+// findRun finds a run by its id, or the newest run of a site by its name.
+func findRun(ctx context.Context, j *journal.Journal, name string) (journal.Run, error) {
+	id, err := uuid.Parse(name)
+	if err != nil {
+		newest, err := j.List(ctx, name, 1)
+		if err != nil {
+			return journal.Run{}, err
+		}
+		if len(newest) == 0 || name == "" {
+			return journal.Run{}, fmt.Errorf("%q is neither the id of a run nor a site that had one", name)
+		}
+		id = newest[0].ID
+	}
+	return j.Show(ctx, id)
+}
+
+func (a *app) runsCancelCommand() *cobra.Command {
+	var wait time.Duration
+	c := &cobra.Command{
+		Use:   "cancel RUN|SITE",
+		Short: "Stop a run gracefully: it starts nothing new and lets finish what runs",
+		Long: `Asks the process that carries the run out, on this host or another one, to stop. What
+is left over is done by ` + "`edge-provision runs resume`" + ` or a new apply. A run whose process
+is proven dead is closed at once. SITE is a site's name and means its newest run.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
+				return a.cancel(ctx, s, args[0], wait)
+			})
+		},
+	}
+	c.Flags().DurationVar(&wait, "wait", 0, "how long to wait for the run to end; default: not at all")
+	return c
+}
+
+func (a *app) cancel(ctx context.Context, s *store.Store, name string, wait time.Duration) error {
+	j := journal.New(s, time.Now)
+	run, err := findRun(ctx, j, name)
+	if err != nil {
+		return err
+	}
+	if err := j.Cancel(ctx, run.ID); err != nil {
+		return err
+	}
+	alive, err := held(ctx, s, run.Site)
+	if err != nil {
+		return err
+	}
+	if !alive {
+		if err := j.Finish(ctx, run.ID, outcomeInterrupted, "cancelled after its process had ended"); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.stdout, "Run %s had no process any more; it is closed.\n", run.ID)
+		return nil
+	}
+	fmt.Fprintf(a.stdout, "Run %s was asked to stop: it starts nothing new and lets finish what runs.\n", run.ID)
+	if wait == 0 {
+		return nil
+	}
+	return awaitEnd(ctx, s, j, run, wait)
+}
+
+// held reports whether a process that is not proven dead works on a site.
+func held(ctx context.Context, s *store.Store, site string) (bool, error) {
+	locks, err := s.Locks(ctx, site)
+	if err != nil {
+		return false, err
+	}
+	for _, l := range locks {
+		if l.Address == siteLock && !l.Owner.Dead() {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// awaitEnd waits until a run has ended, or its process has.
+func awaitEnd(ctx context.Context, s *store.Store, j *journal.Journal, run journal.Run, wait time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("run %s did not end in %s; it has been asked to", run.ID, wait))
+	defer cancel()
+	ticker := time.NewTicker(cancelInterval / 2)
+	defer ticker.Stop()
+	for {
+		now, err := j.Show(ctx, run.ID)
+		if err == nil && !now.Finished.IsZero() {
+			return nil
+		}
+		if err == nil {
+			alive, err := held(ctx, s, run.Site)
+			if err == nil && !alive {
+				return fmt.Errorf("run %s: its process ended before the run did; `edge-provision runs resume` continues it", run.ID)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-ticker.C:
+		}
+	}
+}
+
+func (a *app) runsUnlockCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "unlock SITE", Short: "Free a site that a process on another host holds, when that process is gone for good", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
+				err := s.BreakLock(ctx, args[0], siteLock)
+				if errors.Is(err, fs.ErrNotExist) {
+					return fmt.Errorf("nobody holds site %q", args[0])
+				}
+				return err
+			})
+		},
+	}
 }

@@ -96,7 +96,7 @@ func (w *world) fill(ctx context.Context) error {
 	w.builder = &imagebuilder.Builder{CacheDir: cache, Log: a.logger(), Progress: buildProgress(w.tell, w.site.Images)}
 	w.images = &steps.Images{Builder: w.builder, Catalog: w.catalog, Dir: w.site.Dir}
 	w.runner = &steps.Runner{
-		Site: w.site, Catalog: w.catalog, Keys: w.keys, Hosts: w.hosts, Powers: w.powers, Machines: w.hosts,
+		Site: w.site, Catalog: w.catalog, Keys: w.keys, Hosts: w.hosts, Powers: w.powers, Machines: w.hosts, SSH: w.hosts,
 		Clock: workflows.SystemClock{}, Tell: w.tell,
 	}
 	if err := steps.Move(ctx, w.site, w.catalog, w.keys); err != nil {

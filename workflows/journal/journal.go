@@ -56,7 +56,7 @@ type Run struct {
 	// Finished and CancelRequested are zero until they happen.
 	Finished        time.Time
 	CancelRequested time.Time
-	// Steps and Notes are filled by Show and Unfinished only.
+	// Steps are filled by List, Show and Unfinished, Notes not by List.
 	Steps []Step
 	Notes []Note
 }
@@ -75,7 +75,7 @@ func (r Run) InFlight() []Step {
 // Step is one attempt at one address.
 type Step struct {
 	Address      string
-	Attempt      int // counts from 1
+	Attempt      int // counts from 1; 0 for taking the others back
 	State        State
 	InputsDigest string
 	Outputs      []byte // sealed by the engine
@@ -223,15 +223,19 @@ func (j *Journal) Unfinished(ctx context.Context, site string) ([]Run, error) {
 	return runsOf(rows), j.explain("reading the unfinished runs of site "+site, err)
 }
 
-// List returns the newest runs of a site without their steps, the newest first,
-// at most limit; all of them when limit is zero.
+// List returns the newest runs of a site, or of every site when site is empty,
+// without their notes, the newest first, at most limit; all of them when limit
+// is zero.
 func (j *Journal) List(ctx context.Context, site string, limit int) ([]Run, error) {
-	q := j.store.Client().Run.Query().Where(run.Site(site)).Order(ent.Desc(run.FieldStartedAt, run.FieldID))
+	q := j.store.Client().Run.Query().WithSteps().Order(ent.Desc(run.FieldStartedAt, run.FieldID))
+	if site != "" {
+		q.Where(run.Site(site))
+	}
 	if limit > 0 {
 		q.Limit(limit)
 	}
 	rows, err := q.All(ctx)
-	return runsOf(rows), j.explain("listing the runs of site "+site, err)
+	return runsOf(rows), j.explain("listing runs", err)
 }
 
 // Show returns a run with its steps, in the order they were started, and its

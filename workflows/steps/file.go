@@ -186,3 +186,43 @@ func (s *fileStep) Undo(ctx context.Context) error {
 		return h.RemoveFile(ctx, s.path)
 	})
 }
+
+// Loss implements Remover: a file that is not what the step wrote holds
+// somebody's work.
+func (s *fileStep) Loss(ctx context.Context) ([]string, error) {
+	var loss []string
+	err := onHosts(ctx, s.env.Hosts, s.hosts, func(ctx context.Context, machine string, h *remote.Host) error {
+		changed, err := s.changed(ctx, h)
+		if changed {
+			loss = append(loss, fmt.Sprintf("%s: %s has other content than was written", machine, s.path))
+		}
+		return err
+	})
+	return loss, err
+}
+
+// changed reports whether the file is there with other content than the step's.
+func (s *fileStep) changed(ctx context.Context, h *remote.Host) (bool, error) {
+	got, err := h.ReadFile(ctx, s.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && !bytes.Equal(got.Content, s.content), err
+}
+
+// Remove implements Remover. A file that is not what the step wrote stays,
+// unless data is true.
+func (s *fileStep) Remove(ctx context.Context, data bool) error {
+	return onHosts(ctx, s.env.Hosts, s.hosts, func(ctx context.Context, machine string, h *remote.Host) error {
+		changed, err := s.changed(ctx, h)
+		if err != nil {
+			return err
+		}
+		if changed && !data {
+			s.env.Say("%s: %s is kept, because its content is not what was written", machine, s.path)
+			return nil
+		}
+		s.env.Say("%s: removing %s", machine, s.path)
+		return h.RemoveFile(ctx, s.path)
+	})
+}

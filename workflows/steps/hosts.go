@@ -41,25 +41,34 @@ func (s *SSH) Host(ctx context.Context, address string) (*remote.Host, error) {
 }
 
 func (s *SSH) dial(ctx context.Context, m *site.Machine) (*remote.Host, error) {
+	c, err := s.config(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	return remote.Dial(ctx, c)
+}
+
+// config says how a machine is reached.
+func (s *SSH) config(ctx context.Context, m *site.Machine) (remote.Config, error) {
 	c := remote.Config{Name: m.Address, Signer: s.Signer}
 	if m.Adopted() {
 		c.User, c.HostKey = m.SSH.User, m.SSH.HostKey
 		c.Address = net.JoinHostPort(m.SSH.Host, strconv.Itoa(m.SSH.Port))
-		return remote.Dial(ctx, c)
+		return c, nil
 	}
 	record, err := loadRecord(ctx, s.Catalog, s.Site.Name, m.Address)
 	if err != nil {
-		return nil, err
+		return c, err
 	}
 	if record == nil {
-		return nil, workflows.GiveUp(fmt.Errorf("%s: %w", m.Address, errNeverInstalled))
+		return c, workflows.GiveUp(fmt.Errorf("%s: %w", m.Address, errNeverInstalled))
 	}
 	ip, err := s.address(ctx, m, record)
 	if err != nil {
-		return nil, err
+		return c, err
 	}
 	c.HostKey, c.Address = record.HostKey, net.JoinHostPort(ip, "22")
-	return remote.Dial(ctx, c)
+	return c, nil
 }
 
 // address is where an installed machine is reached: the address it was
@@ -73,7 +82,7 @@ func (s *SSH) address(ctx context.Context, m *site.Machine, record *workflows.In
 		return "", err
 	}
 	for _, mac := range row.MACs {
-		lease, err := s.Catalog.LeaseOf(ctx, m.Network.Name, mac)
+		lease, err := s.Catalog.LeaseOf(ctx, m.Network.ID(), mac)
 		if err == nil {
 			return lease.Address, nil
 		}

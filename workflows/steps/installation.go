@@ -20,6 +20,7 @@ import (
 //	written     the image; identity in part        the same: what identity changed is written again
 //	installed   a finished system                  nothing is written; boots it from its disk
 //	answered    a finished system that was seen    nothing
+//	released    whatever was left on it            looks at it, and erases nothing without a typed word
 //
 // The phase is on disk in the catalog before what it announces begins (begun)
 // and after what it claims has happened (the others).
@@ -32,6 +33,7 @@ const (
 	phaseWritten   phase = "written"
 	phaseInstalled phase = "installed"
 	phaseAnswered  phase = "answered"
+	phaseReleased  phase = "released" // destroy gave the machine up and left its disk as it was
 )
 
 // installation is the durable account of a machine's newest installation.

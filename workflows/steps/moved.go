@@ -28,7 +28,7 @@ func Move(ctx context.Context, s *site.Site, catalog *store.Store, keys Sealer) 
 	return nil
 }
 
-// moveStep seals the step's outputs under its new name, so that an action that
+// moveStep seals the step's inputs and outputs under its new name, so that an action that
 // ran is not run again because it was renamed.
 func moveStep(ctx context.Context, siteName string, m site.Moved, catalog *store.Store, keys Sealer) error {
 	a, err := catalog.Applied(ctx, siteName, m.From)
@@ -38,12 +38,20 @@ func moveStep(ctx context.Context, siteName string, m site.Moved, catalog *store
 	if err != nil {
 		return err
 	}
-	plain, err := keys.Unseal(sealName(m.From), a.Outputs)
-	if err != nil {
-		return err
-	}
-	if a.Outputs, err = keys.Seal(sealName(m.To), plain); err != nil {
-		return err
+	for _, sealed := range []struct {
+		value *[]byte
+		name  func(string) string
+	}{{&a.Outputs, sealName}, {&a.Inputs, inputsName}, {&a.Attempt, inputsName}} {
+		if len(*sealed.value) == 0 {
+			continue
+		}
+		plain, err := keys.Unseal(sealed.name(m.From), *sealed.value)
+		if err != nil {
+			return err
+		}
+		if *sealed.value, err = keys.Seal(sealed.name(m.To), plain); err != nil {
+			return err
+		}
 	}
 	a.Address = m.To
 	if err := catalog.PutApplied(ctx, a); err != nil {

@@ -22,6 +22,9 @@ type Executor struct {
 	Runner      *Runner
 	// BuildImage makes an image that is not in the cache.
 	BuildImage func(ctx context.Context, i *site.Image) error
+	// FailPoint is told when the work of a machine or an image is done; steps
+	// tell the Runner's.
+	FailPoint workflows.FailPoint
 }
 
 // Nodes lists what a run of the plan does, in the plan's order. Actions that
@@ -51,7 +54,11 @@ func (e *Executor) Nodes(run uuid.UUID, p workflows.Plan) ([]workflows.Node, err
 		case m != nil:
 			e.machine(run, m, a, &n)
 		case i != nil:
-			n.Do = func(ctx context.Context, _ int) (workflows.Outputs, error) { return nil, e.BuildImage(ctx, i) }
+			n.Do = func(ctx context.Context, _ int) (workflows.Outputs, error) {
+				err := e.BuildImage(ctx, i)
+				e.FailPoint.Pass(i.Address, workflows.AfterDo)
+				return nil, err
+			}
 		case s != nil:
 			e.step(run, s, &n)
 		default:
@@ -74,7 +81,11 @@ func (e *Executor) machine(run uuid.UUID, m *site.Machine, a workflows.Action, n
 		workflows.KindPowerOn: func(ctx context.Context) error { return e.Provisioner.Boot(ctx, run, m) },
 		workflows.KindBoot:    func(ctx context.Context) error { return e.Provisioner.Boot(ctx, run, m) },
 	}[a.Kind]
-	n.Do = func(ctx context.Context, _ int) (workflows.Outputs, error) { return nil, do(ctx) }
+	n.Do = func(ctx context.Context, _ int) (workflows.Outputs, error) {
+		err := do(ctx)
+		e.FailPoint.Pass(m.Address, workflows.AfterDo)
+		return nil, err
+	}
 }
 
 // step fills the node of a step.

@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/zclconf/go-cty/cty"
-
 	"github.com/edge-provision/edge-provision/bmc"
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/store"
@@ -148,6 +146,8 @@ func (o *Observer) remembered(ctx context.Context, m *site.Machine, v *workflows
 		v.Unfinished = &last.Record
 	case phaseInstalled:
 		v.Unanswered = true
+	case phaseReleased:
+		v.Released = true
 	}
 	return nil
 }
@@ -228,20 +228,14 @@ func (o *Observer) power(ctx context.Context, m *site.Machine, v *workflows.Mach
 // steps has each step inspect itself, as far as its inputs are known.
 func (o *Observer) steps(ctx context.Context, seen *workflows.Observation) error {
 	known := o.Runner.known(seen.Machines)
-	for _, w := range o.Site.Workflows {
-		for _, s := range w.Steps {
-			v, err := o.Runner.Inspect(ctx, s, known)
-			if err != nil {
-				return err
-			}
-			seen.Steps[s.Address] = v
-			outputs, err := o.Runner.applied(ctx, s)
-			if err != nil {
-				return err
-			}
-			if outputs != cty.NilVal {
-				known.Steps[s.Address] = outputs
-			}
+	for _, s := range o.Runner.ordered() {
+		v, err := o.Runner.Inspect(ctx, s, known)
+		if err != nil {
+			return err
+		}
+		seen.Steps[s.Address] = v
+		if err := o.Runner.learn(ctx, s, &known); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -36,11 +36,17 @@ type Runner struct {
 	// Machines and Artifacts are handed on to each step.
 	Machines  Machines
 	Artifacts Artifacts
-	Clock     workflows.Clock
-	Tell      func(Progress)
+	// SSH remembers how machines are reached, for a removal after they have
+	// vanished from the site; nil remembers nothing.
+	SSH   *SSH
+	Clock workflows.Clock
+	Tell  func(Progress)
+	// FailPoint is told when a step's work is done and not recorded yet.
+	FailPoint workflows.FailPoint
 
-	mu   sync.Mutex
-	done map[string][]Step // by address, one for each attempt, for Undo
+	mu     sync.Mutex
+	done   map[string][]Step         // by address, one for each attempt, for Undo
+	before map[string]*store.Applied // by address, of before the first attempt; nil: nothing
 }
 
 // known is what step inputs can refer to, as far as it is known now.
@@ -81,18 +87,55 @@ func (r *Runner) Known(ctx context.Context) (site.Known, error) {
 		views[m.Address] = v
 	}
 	known := r.known(views)
-	for _, w := range r.Site.Workflows {
-		for _, s := range w.Steps {
-			outputs, err := r.applied(ctx, s)
-			if err != nil {
-				return known, err
-			}
-			if outputs != cty.NilVal {
-				known.Steps[s.Address] = outputs
-			}
+	for _, s := range r.ordered() {
+		if err := r.learn(ctx, s, &known); err != nil {
+			return known, err
 		}
 	}
 	return known, nil
+}
+
+// ordered lists the declared steps, each after those that it depends on.
+func (r *Runner) ordered() []*site.Step {
+	var out []*site.Step
+	placed := map[string]bool{}
+	var place func(*site.Step)
+	place = func(s *site.Step) {
+		if placed[s.Address] {
+			return
+		}
+		placed[s.Address] = true
+		for _, d := range s.DependsOn {
+			if below := r.Site.StepByAddress(d); below != nil {
+				place(below)
+			}
+		}
+		out = append(out, s)
+	}
+	for _, w := range r.Site.Workflows {
+		for _, s := range w.Steps {
+			place(s)
+		}
+	}
+	return out
+}
+
+// learn adds to known what is known of a step's outputs: those of its last
+// success, or null ones where its `when` is false.
+func (r *Runner) learn(ctx context.Context, s *site.Step, known *site.Known) error {
+	when, diags := r.Site.StepWhen(s, *known)
+	if diags.HasErrors() {
+		return diags
+	}
+	if when.IsKnown() && !when.IsNull() && when.False() {
+		known.Steps[s.Address] = cty.NullVal(cty.EmptyObject)
+		return nil
+	}
+	outputs, err := r.applied(ctx, s)
+	if err == nil && outputs != cty.NilVal {
+		known.Steps[s.Address] = outputs
+	}
+	return err
 }
 
 // KnownFacts is the merged view of a machine's facts; nil while there are none.
@@ -113,7 +156,7 @@ func (r *Runner) applied(ctx context.Context, s *site.Step) (cty.Value, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return cty.NilVal, nil
 	}
-	if err != nil {
+	if err != nil || a.Digest == "" {
 		return cty.NilVal, err
 	}
 	plain, err := r.Keys.Unseal(sealName(s.Address), a.Outputs)
@@ -189,19 +232,11 @@ func (r *Runner) make(ctx context.Context, s *site.Step, inputs cty.Value) (Step
 	if !ok {
 		return nil, Env{}, fmt.Errorf("%s: step type %q is not known", s.Address, s.Type)
 	}
-	env := Env{
-		Address: s.Address, Hosts: r.Hosts, Power: r.Powers, Machines: r.Machines, Artifacts: r.Artifacts, Clock: r.Clock,
-		Marks: marks{r.Catalog.Settings()},
-		Say: func(format string, args ...any) {
-			r.Tell(Progress{Address: s.Address, Phase: "run", Message: fmt.Sprintf(format, args...)})
-		},
+	env := r.env(s.Address, "run")
+	var err error
+	if env.Inputs, err = r.digest(s.Address, inputs); err != nil {
+		return nil, env, err
 	}
-	plain, _ := inputs.UnmarkDeep()
-	b, err := ctyjson.Marshal(plain, plain.Type())
-	if err != nil {
-		return nil, env, fmt.Errorf("%s: its inputs cannot be kept: %w", s.Address, err)
-	}
-	env.Inputs = r.Keys.Digest("inputs", b)
 	a, err := r.Catalog.Applied(ctx, r.Site.Name, s.Address)
 	if err == nil {
 		env.Applied = a.Digest
@@ -213,6 +248,28 @@ func (r *Runner) make(ctx context.Context, s *site.Step, inputs cty.Value) (Step
 		return nil, env, fmt.Errorf("%s: %w", s.Address, err)
 	}
 	return step, env, nil
+}
+
+// env is what every step may use.
+func (r *Runner) env(address, phase string) Env {
+	return Env{
+		Address: address, Hosts: r.Hosts, Power: r.Powers, Machines: r.Machines, Artifacts: r.Artifacts, Clock: r.Clock,
+		Marks: marks{r.Catalog.Settings()},
+		Say: func(format string, args ...any) {
+			r.Tell(Progress{Address: address, Phase: phase, Message: fmt.Sprintf(format, args...)})
+		},
+	}
+}
+
+// digest names a step's inputs.
+func (r *Runner) digest(address string, inputs cty.Value) (string, error) {
+	plain, _ := inputs.UnmarkDeep()
+	plain = withoutNulls(plain)
+	b, err := ctyjson.Marshal(plain, plain.Type())
+	if err != nil {
+		return "", fmt.Errorf("%s: its inputs cannot be kept: %w", address, err)
+	}
+	return r.Keys.Digest("inputs", b), nil
 }
 
 // Do runs one approved step: inspect, do what is missing, verify, remember. It
@@ -233,24 +290,55 @@ func (r *Runner) Do(ctx context.Context, run uuid.UUID, s *site.Step) (workflows
 	if err != nil {
 		return nil, err
 	}
-	r.mu.Lock()
-	if r.done == nil {
-		r.done = map[string][]Step{}
+	sealed, err := r.begin(ctx, run, s, inputs)
+	if err != nil {
+		return nil, err
 	}
+	r.mu.Lock()
 	r.done[s.Address] = append(r.done[s.Address], step)
 	r.mu.Unlock()
 	outputs, err := step.Do(ctx)
+	r.FailPoint.Pass(s.Address, workflows.AfterDo)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Address, err)
 	}
 	if err := step.Verify(ctx); err != nil {
 		return nil, fmt.Errorf("%s: verifying: %w", s.Address, err)
 	}
-	return r.remember(ctx, run, s, env, outputs)
+	return r.remember(ctx, run, s, env, sealed, outputs)
+}
+
+// begin records what the step is about to be applied with, before it is: what a
+// failure or a crash leaves behind can be taken away as well. It returns the
+// sealed inputs.
+func (r *Runner) begin(ctx context.Context, run uuid.UUID, s *site.Step, inputs cty.Value) ([]byte, error) {
+	before, err := r.Catalog.Applied(ctx, r.Site.Name, s.Address)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	r.mu.Lock()
+	if r.done == nil {
+		r.done, r.before = map[string][]Step{}, map[string]*store.Applied{}
+	}
+	if _, again := r.before[s.Address]; !again {
+		r.before[s.Address] = nil
+		if err == nil {
+			r.before[s.Address] = &before
+		}
+	}
+	r.mu.Unlock()
+	sealed, err := r.keep(ctx, s.Address, inputs)
+	if err != nil {
+		return nil, err
+	}
+	return sealed, r.Catalog.BeginApplied(ctx, store.Applied{
+		Site: r.Site.Name, Address: s.Address, Kind: s.Type, Attempt: sealed, DependsOn: s.DependsOn,
+		SchemaVersion: 1, Run: run.String(),
+	})
 }
 
 // remember keeps what the step was applied with and what came of it.
-func (r *Runner) remember(ctx context.Context, run uuid.UUID, s *site.Step, env Env, outputs cty.Value) (workflows.Outputs, error) {
+func (r *Runner) remember(ctx context.Context, run uuid.UUID, s *site.Step, env Env, inputs []byte, outputs cty.Value) (workflows.Outputs, error) {
 	plain, _ := outputs.UnmarkDeep()
 	b, err := ctyjson.Marshal(plain, plain.Type())
 	if err != nil {
@@ -262,13 +350,15 @@ func (r *Runner) remember(ctx context.Context, run uuid.UUID, s *site.Step, env 
 	}
 	return sealed, r.Catalog.PutApplied(context.WithoutCancel(ctx), store.Applied{
 		Site: r.Site.Name, Address: s.Address, Digest: env.Inputs, Outputs: sealed, SchemaVersion: 1, Run: run.String(),
+		Kind: s.Type, Inputs: inputs, DependsOn: s.DependsOn,
 	})
 }
 
-// Undo takes back what a step created in this process, where its type can.
+// Undo takes back what a step created in this process, where its type can, and
+// puts the record of what was there before in its place.
 func (r *Runner) Undo(ctx context.Context, s *site.Step) error {
 	r.mu.Lock()
-	attempts := r.done[s.Address]
+	attempts, before := r.done[s.Address], r.before[s.Address]
 	r.mu.Unlock()
 	if len(attempts) == 0 {
 		return nil
@@ -281,6 +371,9 @@ func (r *Runner) Undo(ctx context.Context, s *site.Step) error {
 		if err := undoer.Undo(ctx); err != nil {
 			return fmt.Errorf("%s: %w", s.Address, err)
 		}
+	}
+	if before != nil {
+		return r.Catalog.PutApplied(ctx, *before)
 	}
 	return r.Catalog.DeleteApplied(ctx, r.Site.Name, s.Address)
 }

@@ -26,6 +26,7 @@ var sshType = Type{
 			"command":     attribute("command", cty.String, true),
 			"check":       attribute("check", cty.String, false),
 			"creates":     attribute("creates", cty.String, false),
+			"remove":      attribute("remove", cty.String, false),
 			"environment": attribute("environment", cty.Map(cty.String), false),
 			"stdin":       attribute("stdin", cty.String, false),
 			"triggers":    attribute("triggers", cty.Map(cty.String), false),
@@ -42,6 +43,7 @@ type sshStep struct {
 	command     string
 	check       string // exit 0: nothing to do
 	creates     string // a path that exists once the command ran
+	remove      string // takes away what the command brought
 	environment map[string]string
 	stdin       string
 	sensitive   bool
@@ -52,12 +54,32 @@ func newSSH(inputs cty.Value, env Env) (Step, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hosts: %w", err)
 	}
-	return &sshStep{
+	s := &sshStep{
 		env: env, hosts: hosts,
-		command: text(inputs, "command"), check: text(inputs, "check"), creates: text(inputs, "creates"),
+		command: text(inputs, "command"), check: text(inputs, "check"), creates: text(inputs, "creates"), remove: text(inputs, "remove"),
 		environment: textMap(inputs, "environment"), stdin: text(inputs, "stdin"),
 		sensitive: site.IsSensitive(inputs),
-	}, nil
+	}
+	if s.remove != "" {
+		return removableSSH{s}, nil
+	}
+	return s, nil
+}
+
+// removableSSH is an ssh step that says how it is taken away.
+type removableSSH struct{ *sshStep }
+
+// Loss implements Remover. What a command destroys is not known; whoever wrote
+// `remove` does.
+func (s removableSSH) Loss(context.Context) ([]string, error) { return nil, nil }
+
+// Remove implements Remover.
+func (s removableSSH) Remove(ctx context.Context, _ bool) error {
+	return onHosts(ctx, s.env.Hosts, s.hosts, func(ctx context.Context, machine string, h *remote.Host) error {
+		s.env.Say("%s: running the command that takes it away", machine)
+		_, err := h.Run(ctx, s.shell(s.remove))
+		return s.scrub(err)
+	})
 }
 
 // Inspect implements Step.

@@ -134,7 +134,7 @@ func (w *work) apply(ctx context.Context) error {
 	}
 	err = w.p.Catalog.PutApplied(ctx, store.Applied{
 		Site: w.p.Site.Name, Address: w.m.Address, Digest: workflows.DigestOf(w.in.Record),
-		Outputs: record, SchemaVersion: 1, Run: w.run.String(),
+		Outputs: record, SchemaVersion: 1, Run: w.run.String(), Kind: kindMachine,
 	})
 	if err != nil {
 		return err

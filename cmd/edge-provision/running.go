@@ -1,0 +1,285 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/journal"
+)
+
+// siteLock is the address under which a site as a whole is locked.
+const siteLock = "site"
+
+// lock takes the site for this process and keeps it fresh.
+func (w *world) lock(ctx context.Context, purpose string) (fence int64, unlock func(), err error) {
+	owner, err := store.Self(purpose)
+	if err != nil {
+		return 0, nil, err
+	}
+	if fence, err = w.catalog.Lock(ctx, w.site.Name, siteLock, owner); err != nil {
+		return 0, nil, err
+	}
+	beat, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ticker := time.NewTicker(10 * time.Second)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-beat.Done():
+				return
+			case <-ticker.C:
+				if err := w.catalog.Heartbeat(beat, w.site.Name, siteLock, fence); err != nil && beat.Err() == nil {
+					w.app.logger().Error("keeping the site's lock", "error", err)
+				}
+			}
+		}
+	}()
+	return fence, func() {
+		cancel()
+		<-done
+		if err := w.catalog.Unlock(context.WithoutCancel(ctx), w.site.Name, siteLock, fence); err != nil {
+			w.app.logger().Error("giving the site's lock back", "error", err)
+		}
+	}, nil
+}
+
+// running is a command that carries plans out: apply, or destroy.
+type running struct {
+	*world
+	screen      display
+	answers     *bufio.Reader
+	parallelism int
+	points      workflows.FailPoint
+	// record goes into the journal with each run, for runs resume.
+	record runRecord
+	// stopped says that the last run was asked to stop, by Ctrl-C or by
+	// runs cancel.
+	stopped bool
+}
+
+// runRecord is what the journal keeps of a run so that it can be resumed: the
+// command with its flags, and what was approved. It holds no variables.
+type runRecord struct {
+	Command     string         `json:"command"`
+	Path        string         `json:"site_path"`
+	Target      []string       `json:"target,omitempty"`
+	Replace     []string       `json:"replace,omitempty"`
+	DestroyData []string       `json:"destroy_data,omitempty"`
+	Forget      bool           `json:"forget,omitempty"`
+	PowerOff    bool           `json:"power_off,omitempty"`
+	Parallelism int            `json:"parallelism,omitempty"`
+	Agent       string         `json:"agent,omitempty"`
+	HTTPPort    uint16         `json:"http_port,omitempty"`
+	AgentPort   uint16         `json:"agent_port,omitempty"`
+	Plan        workflows.Plan `json:"plan"`
+}
+
+// covered reports whether a plan does nothing that an approved one did not name.
+func covered(plan, approved workflows.Plan) bool {
+	return len(plan.MoreDestructive(approved)) == 0 && !slices.ContainsFunc(plan.Actions, func(a workflows.Action) bool {
+		was, _ := approved.Find(a.Address)
+		return a.Kind.Changes() && !was.Kind.Changes()
+	})
+}
+
+// confirm asks on the terminal; anything but the wanted answer is no.
+func (r *running) confirm(question, want string) bool {
+	fmt.Fprint(r.app.stderr, question)
+	line, err := r.answers.ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false
+	}
+	return strings.TrimSpace(line) == want
+}
+
+// show prints the plan.
+func (r *running) show(plan workflows.Plan, asJSON bool) error {
+	if asJSON {
+		return r.screen.Plan(plan)
+	}
+	_, color := r.app.terminal(r.app.stdout)
+	return plan.Print(r.app.stdout, workflows.PrintOptions{Color: color})
+}
+
+// carry carries out a plan as a run in the journal. Nodes turns the plan into
+// what the engine runs.
+func (r *running) carry(ctx context.Context, plan workflows.Plan, nodes func(run uuid.UUID) ([]workflows.Node, error)) (failed bool, err error) {
+	run, err := r.begin(ctx, plan)
+	if err != nil {
+		return false, err
+	}
+	list, err := nodes(run.ID)
+	if err != nil {
+		return false, err
+	}
+	stop, done := r.listenForStop(ctx, run.ID)
+	engine := workflows.Engine{
+		Journal: r.journal, Clock: workflows.SystemClock{}, Parallelism: r.parallelism, FailPoint: r.points,
+		Watch: func(c workflows.Change) {
+			r.event(run.ID, c)
+			r.screen.Change(c)
+		},
+	}
+	r.screen.Begin(run.ID, list)
+	endings, err := engine.Run(ctx, run.ID, list, stop)
+	done()
+	outcome := r.screen.End(endings)
+	if cause := context.Cause(ctx); cause != nil && err == nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	failure := ""
+	if err != nil {
+		failure = err.Error()
+	}
+	if finishErr := r.journal.Finish(context.WithoutCancel(ctx), run.ID, outcome, failure); finishErr != nil {
+		err = errors.Join(err, finishErr)
+	}
+	return outcome != outcomeOK, err
+}
+
+// cancelInterval is how often a run looks whether somebody cancelled it.
+const cancelInterval = time.Second
+
+// listenForStop returns a channel that is closed when the run shall start nothing new:
+// after Ctrl-C, or when the journal says that somebody cancelled it. done ends
+// the listening.
+func (r *running) listenForStop(ctx context.Context, run uuid.UUID) (stop <-chan struct{}, done func()) {
+	stopping := make(chan struct{})
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		ticker := time.NewTicker(cancelInterval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-r.app.stop:
+				r.stopped = true
+				close(stopping)
+				return
+			case <-ticker.C:
+				// A catalog that cannot be asked now is asked again.
+				if asked, err := r.journal.CancelRequested(ctx, run); err == nil && asked {
+					fmt.Fprintln(r.app.stderr, "Cancelled by `edge-provision runs cancel`: nothing new is started, and what runs may finish.")
+					r.stopped = true
+					close(stopping)
+					return
+				}
+			}
+		}
+	}()
+	return stopping, func() {
+		cancel()
+		<-ended
+	}
+}
+
+// event keeps what a run did for trace.
+func (r *running) event(run uuid.UUID, c workflows.Change) {
+	e := inventory.Event{
+		Time: time.Now(), Site: r.site.Name, Run: run.String(), Step: c.Address,
+		Kind: inventory.EventStepStarted, Attrs: map[string]string{"attempt": strconv.Itoa(c.Attempt)},
+	}
+	if c.Ended != nil {
+		e.Kind = inventory.EventStepFinished
+		e.Attrs = map[string]string{"outcome": string(c.Ended.Outcome), "duration": c.Ended.Duration.Round(time.Millisecond).String()}
+		if c.Ended.Err != nil {
+			e.Attrs["error"] = c.Ended.Err.Error()
+		}
+	}
+	r.about(&e, c.Address)
+	r.catalog.Record(e)
+}
+
+// about joins an event to the machine at an address, if it is one.
+func (r *running) about(e *inventory.Event, address string) {
+	if m := r.site.MachineByAddress(address); m != nil {
+		e.MAC = m.MAC
+	}
+}
+
+// begin closes the books on runs that were cut off, and opens a new one.
+func (r *running) begin(ctx context.Context, plan workflows.Plan) (journal.Run, error) {
+	unfinished, err := r.journal.Unfinished(ctx, r.site.Name)
+	if err != nil {
+		return journal.Run{}, err
+	}
+	for _, u := range unfinished {
+		fmt.Fprintf(r.app.stderr, "Run %s was cut off; this one continues where it stopped.\n", u.ID)
+		if err := r.journal.Finish(ctx, u.ID, outcomeInterrupted, "the controller ended before the run did"); err != nil {
+			return journal.Run{}, err
+		}
+	}
+	r.record.Plan, r.record.Parallelism = plan, r.parallelism
+	if r.record.Path, err = filepath.Abs(r.record.Path); err != nil {
+		return journal.Run{}, err
+	}
+	record, err := json.Marshal(r.record)
+	if err != nil {
+		return journal.Run{}, fmt.Errorf("recording the run: %w", err)
+	}
+	return r.journal.Begin(ctx, journal.Run{ID: uuid.Must(uuid.NewV7()), Site: r.site.Name, PlanDigest: plan.Digest(), Actions: record})
+}
+
+// Outcomes of a run, as the journal keeps them.
+const (
+	outcomeOK          = "ok"
+	outcomeFailed      = "failed"
+	outcomeStopped     = "stopped"
+	outcomeInterrupted = "interrupted"
+)
+
+// failPointVariable names a boundary of a step at which the process kills
+// itself, as ADDRESS@BOUNDARY, or says "list" to have them all told. It is for
+// tests of what a crash leaves behind; docs/architecture.md describes it.
+const failPointVariable = "EDGE_FAILPOINT"
+
+// failPoint reads the variable; nil when it is not set.
+func (a *app) failPoint() (workflows.FailPoint, error) {
+	switch want := os.Getenv(failPointVariable); {
+	case want == "":
+		return nil, nil
+	case want == "list":
+		return func(address string, at workflows.Boundary) {
+			fmt.Fprintf(a.stderr, "failpoint %s@%s\n", address, at)
+		}, nil
+	default:
+		address, boundary, ok := strings.Cut(want, "@")
+		if !ok || !slices.Contains(workflows.Boundaries(), workflows.Boundary(boundary)) {
+			return nil, fmt.Errorf("%s=%q: want ADDRESS@BOUNDARY, with one of the boundaries %v, or list", failPointVariable, want, workflows.Boundaries())
+		}
+		return func(at string, b workflows.Boundary) {
+			if at == address && string(b) == boundary {
+				kill()
+			}
+		}, nil
+	}
+}
+
+// kill ends this process as a power cut would: nothing is flushed or undone.
+func kill() {
+	if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+		os.Exit(exitError)
+	}
+	select {} // the signal is on its way
+}
