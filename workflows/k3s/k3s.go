@@ -93,10 +93,11 @@ type Config struct {
 	// Say reports a line of progress.
 	Say func(format string, args ...any)
 
-	// root is prefixed to every path on the machines, and connect replaces the
-	// way to the API server, in tests.
-	root    string
-	connect func(ctx context.Context, a access) (*client, error)
+	// In tests root is prefixed to every path on the machines, uid and gid own
+	// the files there, and connect replaces the way to the API server.
+	root     string
+	uid, gid uint32
+	connect  func(ctx context.Context, a access) (*client, error)
 }
 
 // Defaults of K3s itself (docs.k3s.io/cli/server, "Networking").

@@ -1,0 +1,375 @@
+package k3s
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// Report is the answer of an inspection.
+type Report struct {
+	// Unreachable says who could not be asked; the rest says nothing then.
+	Unreachable string
+	// Absent says that no declared machine has data of a cluster.
+	Absent bool
+	// Changes are lines of what Apply would do; empty: nothing.
+	Changes []string
+}
+
+// Inspect looks and changes nothing. What must not go on as declared is a
+// *RefusedError.
+func (c *Cluster) Inspect(ctx context.Context) (Report, error) {
+	s, clients, err := c.survey(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	if errs := s.unreachable(); len(errs) > 0 {
+		return Report{Unreachable: errors.Join(errs...).Error()}, nil
+	}
+	d, err := c.decide(s, Tokens{Server: "unknown", Agent: "unknown"})
+	if err != nil {
+		return Report{}, err
+	}
+	r := Report{Absent: true, Changes: d.changes()}
+	for _, o := range s.seen {
+		r.Absent = r.Absent && !o.joined
+	}
+	if len(clients) == 0 && !r.Absent && len(r.Changes) == 0 {
+		// Everything is in place and running, and nobody answers.
+		r.Unreachable = "the servers run K3s, and no API server answers: " + c.silence(ctx, s)
+	}
+	return r, nil
+}
+
+// silence says why the servers' APIs do not answer.
+func (c *Cluster) silence(ctx context.Context, s scene) string {
+	var errs []error
+	for _, o := range s.seen[:len(c.Servers)] {
+		_, err := c.client(ctx, o)
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err.Error()
+	}
+	return "they have begun to, meanwhile"
+}
+
+// unreachable are the reasons of machines that could not be asked.
+func (s scene) unreachable() []error {
+	var errs []error
+	for _, o := range s.seen {
+		if o.err != nil {
+			errs = append(errs, o.err)
+		}
+	}
+	return errs
+}
+
+// survey looks at all machines and at the cluster. The clients are of servers
+// that answer, in the declared order.
+func (c *Cluster) survey(ctx context.Context) (scene, []*live, error) {
+	s := scene{seen: c.observe(ctx)}
+	if ctx.Err() != nil {
+		return s, nil, context.Cause(ctx)
+	}
+	found := make([]*live, len(c.Servers))
+	var wg sync.WaitGroup
+	for i, o := range s.seen[:len(c.Servers)] {
+		if o.err != nil || !o.joined || !o.units[server.unit()].running() {
+			continue
+		}
+		wg.Go(func() {
+			// Whether a server answers is all that is asked here; why not is
+			// for whoever waits for it.
+			if cl, err := c.client(ctx, o); err == nil {
+				found[i] = &live{client: cl, machine: o.node.Machine, node: o.node}
+			}
+		})
+	}
+	wg.Wait()
+	var clients []*live
+	for _, l := range found {
+		if l == nil {
+			continue
+		}
+		clients = append(clients, l)
+		s.live = append(s.live, l.machine)
+	}
+	var err error
+	for _, l := range clients {
+		if s.members, err = l.members(ctx); err == nil {
+			break
+		}
+	}
+	return s, clients, err
+}
+
+// live is a server that answers.
+type live struct {
+	*client
+	machine string
+	node    Node
+}
+
+// client makes a client of one server and asks it whether it is ready.
+func (c *Cluster) client(ctx context.Context, o *observation) (*client, error) {
+	h, err := c.Hosts.Host(ctx, o.node.Machine)
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	f, err := h.ReadFile(ctx, c.root+kubeconfigPath)
+	if err != nil {
+		return nil, err
+	}
+	a, err := kubeconfig(f.Content, endpoint(o.node.IP), c.Owner)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", o.node.Machine, err)
+	}
+	a.agentToken = o.tokens.Agent
+	cl, err := c.connect(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	return cl, cl.ready(ctx)
+}
+
+// kubeconfig turns the one that a server keeps for itself into one that works
+// from elsewhere.
+func kubeconfig(content []byte, endpoint, name string) (access, error) {
+	config, err := clientcmd.Load(content)
+	if err != nil {
+		return access{}, fmt.Errorf("reading %s: %w", kubeconfigPath, err)
+	}
+	for _, cluster := range config.Clusters {
+		cluster.Server = endpoint
+	}
+	b, err := clientcmd.Write(*config)
+	if err != nil {
+		return access{}, fmt.Errorf("writing the kubeconfig of %s: %w", name, err)
+	}
+	return access{endpoint: endpoint, kubeconfig: b}, nil
+}
+
+// Apply makes the cluster as declared, from wherever it stands, and returns what
+// others need of it. It goes in passes: it looks, does the first thing that is
+// due, and looks again.
+func (c *Cluster) Apply(ctx context.Context) (Outputs, error) {
+	fresh, err := newTokens()
+	if err != nil {
+		return Outputs{}, err
+	}
+	last := ""
+	for range 8 + 6*len(c.all()) {
+		s, clients, err := c.survey(ctx)
+		if err != nil {
+			return Outputs{}, err
+		}
+		late, err := c.reachable(&s)
+		if err != nil {
+			return Outputs{}, err
+		}
+		d, err := c.decide(s, fresh)
+		if err != nil {
+			return Outputs{}, err
+		}
+		if d.empty() {
+			if late != nil {
+				return Outputs{}, late
+			}
+			return c.outputs(ctx, s, clients, d)
+		}
+		now := strings.Join(d.changes(), "\n")
+		if now == last {
+			return Outputs{}, fmt.Errorf("this was done and is not so: %s; something else changes it too", strings.Join(d.changes(), "; "))
+		}
+		last = now
+		if err := c.pass(ctx, s, clients, d); err != nil {
+			return Outputs{}, errors.Join(err, late)
+		}
+	}
+	return Outputs{}, errors.New("the cluster does not settle; something else changes it at the same time")
+}
+
+// reachable drops agents that cannot be asked, and returns why; the others do
+// not wait for them. A server that cannot be asked stops everything: it may have
+// the cluster's data.
+func (c *Cluster) reachable(s *scene) (late error, err error) {
+	var errs []error
+	for _, o := range s.seen[:len(c.Servers)] {
+		if o.err != nil {
+			errs = append(errs, o.err)
+		}
+	}
+	if len(errs) > 0 {
+		return nil, fmt.Errorf("nothing was changed, because a server may have data of the cluster and could not be asked: %w", errors.Join(errs...))
+	}
+	var kept []*observation
+	for _, o := range s.seen {
+		if o.err != nil {
+			errs = append(errs, o.err)
+			continue
+		}
+		kept = append(kept, o)
+	}
+	s.seen = kept
+	return errors.Join(errs...), nil
+}
+
+// pass does the first thing that is due.
+func (c *Cluster) pass(ctx context.Context, s scene, clients []*live, d *decision) error {
+	w := &work{Cluster: c, scene: s, clients: clients, decision: d}
+	if waves := d.waves(); len(waves) > 0 {
+		wave := waves[0]
+		if wave[0].need == upgrade {
+			if err := w.beforeUpgrade(ctx); err != nil {
+				return err
+			}
+		}
+		return each(wave, func(t *target) error { return w.node(ctx, t) })
+	}
+	var settling []*target
+	for _, t := range d.targets {
+		if t.need == settle {
+			settling = append(settling, t)
+		}
+	}
+	if len(settling) > 0 {
+		return each(settling, func(t *target) error { return w.node(ctx, t) })
+	}
+	for _, m := range d.leavers {
+		if err := w.leave(ctx, m); err != nil {
+			return err
+		}
+	}
+	for _, name := range d.snapshots {
+		if err := w.snapshot(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parallel bounds how many machines are worked on at once: each may be sent a
+// few hundred megabytes.
+const parallel = 4
+
+// each does something to targets at the same time, and to all of them.
+func each(ts []*target, do func(t *target) error) error {
+	errs := make([]error, len(ts))
+	slots := make(chan struct{}, parallel)
+	var wg sync.WaitGroup
+	for i, t := range ts {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			if err := do(t); err != nil {
+				errs[i] = fmt.Errorf("%s: %w", t.node.Machine, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// work is one pass under way.
+type work struct {
+	*Cluster
+	scene
+	clients  []*live
+	decision *decision
+}
+
+// api is a server that answers, another than the machine's own where there is
+// one: what takes a server down is not asked of that server.
+func (w *work) api(machine string) (*client, error) {
+	for _, l := range w.clients {
+		if l.machine != machine {
+			return l.client, nil
+		}
+	}
+	for _, l := range w.clients {
+		return l.client, nil
+	}
+	return nil, errors.New("no API server of the cluster answers")
+}
+
+// outputs are taken from a cluster that is as declared.
+func (c *Cluster) outputs(ctx context.Context, s scene, clients []*live, d *decision) (Outputs, error) {
+	if len(clients) == 0 {
+		return Outputs{}, fmt.Errorf("no API server answers: %s", c.silence(ctx, s))
+	}
+	first := clients[0]
+	h, err := c.Hosts.Host(ctx, first.machine)
+	if err != nil {
+		return Outputs{}, err
+	}
+	defer h.Close()
+	f, err := h.ReadFile(ctx, c.root+kubeconfigPath)
+	if err != nil {
+		return Outputs{}, err
+	}
+	a, err := kubeconfig(f.Content, endpoint(first.node.IP), c.Owner)
+	if err != nil {
+		return Outputs{}, err
+	}
+	ca := cluster(s.seen)
+	out := Outputs{
+		Kubeconfig:  string(a.kubeconfig),
+		ServerToken: fullToken(ca, "server", d.tokens.Server), AgentToken: fullToken(ca, "node", d.tokens.Agent),
+		Version: c.Version.String(), Nodes: map[string]string{},
+		ClusterCIDR: c.ClusterCIDR, ServiceCIDR: c.ServiceCIDR, Endpoint: a.endpoint,
+	}
+	for _, t := range d.targets {
+		out.Nodes[t.node.Machine] = t.node.Name
+		if t.role == server {
+			out.Endpoints = append(out.Endpoints, endpoint(t.node.IP))
+		}
+	}
+	return out, nil
+}
+
+// Verify asks the cluster from outside: every node is in it, with the declared
+// version, and every server answers.
+func (c *Cluster) Verify(ctx context.Context) error {
+	s, clients, err := c.survey(ctx)
+	if err != nil {
+		return err
+	}
+	if errs := s.unreachable(); len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	if len(clients) != len(c.Servers) {
+		return fmt.Errorf("%d of %d servers answer: %s", len(clients), len(c.Servers), c.silence(ctx, s))
+	}
+	var errs []error
+	for _, n := range c.all() {
+		m, ok := s.members[n.Name]
+		switch {
+		case !ok:
+			errs = append(errs, fmt.Errorf("%s: the cluster has no node %s; it has %s", n.Machine, n.Name, strings.Join(slices.Sorted(maps.Keys(s.members)), ", ")))
+		case m.Version != c.Version.String():
+			errs = append(errs, fmt.Errorf("%s: node %s says that it runs %s; declared is %s", n.Machine, n.Name, m.Version, c.Version))
+		case c.CNI == Flannel && !m.Ready:
+			errs = append(errs, fmt.Errorf("%s: node %s is not Ready", n.Machine, n.Name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// newTokens makes the tokens of a new cluster: 256 random bits each.
+func newTokens() (Tokens, error) {
+	var b [64]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return Tokens{}, fmt.Errorf("making tokens: %w", err)
+	}
+	return Tokens{Server: hex.EncodeToString(b[:32]), Agent: hex.EncodeToString(b[32:])}, nil
+}
