@@ -1,0 +1,83 @@
+package portworx
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// What Portworx asks of a node. Source: its installation prerequisites.
+const (
+	minNodes     = 3
+	minCores     = 4
+	minMemory    = 4 << 30
+	minKVDBBytes = 32 << 30
+	minDisk      = 8 << 30
+)
+
+// Preflight lists why Portworx would not work on these nodes, with what to do;
+// empty when it would. Kernels are the series, such as 6.1, that this release of
+// Portworx supports: its module is built for the running kernel, and on another
+// it would not start. Without any, kernels are not looked at.
+func Preflight(nodes []Node, kernels []string) []string {
+	var out []string
+	if len(nodes) < minNodes {
+		out = append(out, fmt.Sprintf("it needs %d nodes with disks, and %d are named. With one or two, use step \"local_path\" for volumes that stay on their node; "+
+			"for files shared between two nodes Longhorn is an alternative", minNodes, len(nodes)))
+	}
+	kvdb := 0
+	for _, n := range nodes {
+		out = append(out, n.problems(kernels)...)
+		if n.KVDB != "" {
+			kvdb++
+		}
+	}
+	if kvdb > 0 && kvdb < minNodes {
+		out = append(out, fmt.Sprintf("its key-value store needs a disk of its own on %d nodes, and %d have one; give one to each or to none", minNodes, kvdb))
+	}
+	return out
+}
+
+func (n Node) problems(kernels []string) []string {
+	var out []string
+	say := func(format string, args ...any) {
+		out = append(out, n.Machine+": "+fmt.Sprintf(format, args...))
+	}
+	if len(n.Devices) == 0 {
+		say("no disk is left for it: the root disk is never used, nor one that carries anything. Add a disk, or widen `disks`")
+	}
+	for i, bytes := range n.DeviceBytes {
+		if bytes < minDisk {
+			say("%s has %d bytes; a data disk needs at least %d GiB", n.Devices[i], bytes, minDisk>>30)
+		}
+	}
+	for _, d := range slices.Concat(n.Devices, []string{n.KVDB, n.Metadata}) {
+		if d != "" && !strings.HasPrefix(d, "/dev/disk/by-id/") {
+			say("%s is no stable name of a disk: kernel names change from boot to boot. Use the one in /dev/disk/by-id", d)
+		}
+	}
+	if n.KVDB != "" && n.KVDBBytes < minKVDBBytes {
+		say("its key-value disk %s has %d bytes; %d GiB are needed", n.KVDB, n.KVDBBytes, minKVDBBytes>>30)
+	}
+	if n.Cores > 0 && n.Cores < minCores {
+		say("it has %d cores; Portworx needs %d", n.Cores, minCores)
+	}
+	// Firmware and graphics take a part of what is built in.
+	if n.MemoryBytes > 0 && n.MemoryBytes < minMemory/100*95 {
+		say("it has %d MiB of memory; Portworx needs %d MiB", n.MemoryBytes>>20, minMemory>>20)
+	}
+	if len(kernels) > 0 && n.Kernel != "" && !slices.Contains(kernels, series(n.Kernel)) {
+		say("its kernel %s is not one that Portworx supports (%s); choose an image with another kernel", n.Kernel, strings.Join(kernels, ", "))
+	}
+	return out
+}
+
+// series is the first two numbers of a kernel's release: 6.1 of 6.1.0-40-amd64.
+func series(release string) string {
+	parts := strings.SplitN(release, ".", 3)
+	if len(parts) < 2 {
+		return release
+	}
+	minor, _, _ := strings.Cut(parts[1], "-")
+	return parts[0] + "." + minor
+}
