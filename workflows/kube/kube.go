@@ -145,6 +145,8 @@ const (
 	Drift Cause = "drift"
 	// Conflict: another manager owns the field and we never applied it.
 	Conflict Cause = "conflict"
+	// Taken is a conflict that Options.Force resolves for us.
+	Taken Cause = "taken"
 )
 
 // String is the field as a line of a plan.
@@ -155,6 +157,8 @@ func (f Field) String() string {
 		line += " (changed" + f.by() + ")"
 	case Conflict:
 		line += " (owned" + f.by() + ", and never applied here: a conflict)"
+	case Taken:
+		line += " (taken from" + strings.TrimPrefix(f.by(), " by") + ")"
 	}
 	return line
 }
