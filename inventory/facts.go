@@ -134,7 +134,7 @@ type Disk struct {
 	LogicalBlock  int    `json:"logical_block_bytes,omitempty"`
 	PhysicalBlock int    `json:"physical_block_bytes,omitempty"`
 	Rotational    *bool  `json:"rotational,omitempty"`
-	Bus           string `json:"bus,omitempty"` // nvme, sata, sas, scsi, virtio, usb, mmc
+	Bus           string `json:"bus,omitempty"` // nvme, sata, sas, scsi, virtio, usb, mmc, loop (in containers)
 	Path          string `json:"path,omitempty"`
 	// Signatures are the filesystems, partition tables and volume members
 	// found on the disk, such as "gpt", "ext4", "LVM2_member". Empty means

@@ -158,9 +158,18 @@ func (b *builder) none(a Action, reason string) Action {
 }
 
 func (b *builder) adopted(a Action, m *site.Machine, v MachineView) Action {
-	if v.Host == Unreachable {
+	switch v.Host {
+	case Unreachable:
 		a.Kind, a.Reason = KindUnreachable, v.HostDetail
 		return a
+	case Absent:
+		return b.refuse(a, m.SSH.Range("host_key"), "Adopted machine is not let in", strings.TrimPrefix(v.HostDetail, a.Address+": "))
+	}
+	if v.FactsNote != "" {
+		b.diags = append(b.diags, &hcl.Diagnostic{
+			Severity: hcl.DiagWarning, Summary: "Facts are incomplete", Subject: m.SSH.DeclRange.Ptr(),
+			Detail: fmt.Sprintf("%s: %s", a.Address, v.FactsNote),
+		})
 	}
 	return b.none(a, "adopted: reached over SSH, never powered or imaged")
 }

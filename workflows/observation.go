@@ -49,6 +49,9 @@ type MachineView struct {
 	// Facts is the merged view; nil before the first inspection.
 	Facts     *inventory.Facts
 	FactsSeen time.Time
+	// FactsNote says why the facts of an adopted machine are incomplete or old;
+	// empty when they are not.
+	FactsNote string
 	Power     Power
 	// PowerErr says why the BMC could not be asked; empty when it could.
 	PowerErr string

@@ -79,11 +79,15 @@ func (a *app) apply(ctx context.Context, path string, f applyFlags, resumed *wor
 		return err
 	}
 	defer w.close()
+	w.agent = f.agent
 	fence, unlock, err := w.lock(ctx, "apply")
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if err := w.closeCutOff(ctx); err != nil {
+		return err
+	}
 	w.prune(ctx)
 
 	points, err := a.failPoint()

@@ -46,7 +46,7 @@ func count(n int, noun string) string {
 }
 
 func (a *app) fmtCommand() *cobra.Command {
-	var check bool
+	var check, recursive bool
 	c := &cobra.Command{
 		Use:     "fmt SITE.hcl…",
 		Short:   "Lay sites out in the canonical form, comments kept",
@@ -56,7 +56,7 @@ func (a *app) fmtCommand() *cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error {
 			changed := false
 			for _, path := range args {
-				files, err := hclFiles(path)
+				files, err := hclFiles(path, recursive)
 				if err != nil {
 					return err
 				}
@@ -75,11 +75,13 @@ func (a *app) fmtCommand() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&check, "check", false, "change nothing; exit 1 when something would change")
+	c.Flags().BoolVar(&recursive, "recursive", false, "also the directories inside directories, such as modules")
 	return c
 }
 
-// hclFiles is path itself, or the *.hcl files of a directory.
-func hclFiles(path string) ([]string, error) {
+// hclFiles is path itself, or the *.hcl files of a directory, and of those inside
+// it if asked.
+func hclFiles(path string, recursive bool) ([]string, error) {
 	if path == "-" {
 		return []string{path}, nil
 	}
@@ -90,7 +92,22 @@ func hclFiles(path string) ([]string, error) {
 	if !info.IsDir() {
 		return []string{path}, nil
 	}
-	return filepath.Glob(filepath.Join(path, "*.hcl"))
+	if !recursive {
+		return filepath.Glob(filepath.Join(path, "*.hcl"))
+	}
+	var files []string
+	err = filepath.WalkDir(path, func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && name != path && strings.HasPrefix(entry.Name(), "."):
+			return fs.SkipDir
+		case entry.Type().IsRegular() && filepath.Ext(name) == ".hcl":
+			files = append(files, name)
+		}
+		return nil
+	})
+	return files, err
 }
 
 // format lays out one file and says whether that changes it.

@@ -42,7 +42,7 @@ type savedPlan struct {
 func (a *app) planCommand() *cobra.Command {
 	var (
 		flags        planFlags
-		out          string
+		out, agent   string
 		asJSON       bool
 		detailed     bool
 		showUpToDate bool
@@ -65,6 +65,7 @@ that cannot be asked makes the answer incomplete: that is exit code 2 always.`,
 				return err
 			}
 			defer w.close()
+			w.agent = agent
 			plan, refused, err := w.plan(ctx, nil, flags.options())
 			if err != nil {
 				return err
@@ -94,6 +95,7 @@ that cannot be asked makes the answer incomplete: that is exit code 2 always.`,
 		},
 	}
 	flags.register(c)
+	c.Flags().StringVar(&agent, "agent", "", "the edge-agent program, for facts of adopted machines; default: beside this program")
 	c.Flags().StringVar(&out, "out", "", "save the plan to a file for apply")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the plan as JSON (format_version 1)")
 	c.Flags().BoolVar(&detailed, "detailed-exitcode", false, "exit 2 when something is not as declared")

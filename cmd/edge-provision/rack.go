@@ -138,7 +138,7 @@ func rackSpec(s *site.Site, dir string) (rack.Spec, error) {
 	spec := rack.Spec{Name: s.Name, StateDir: dir}
 	for _, n := range s.Networks {
 		spec.Networks = append(spec.Networks, rack.Network{
-			Name: n.Name, Interface: n.Interface, HostAddress: netip.PrefixFrom(hostAddress(n), n.CIDR.Bits()),
+			Name: n.ID(), Interface: n.Interface, HostAddress: netip.PrefixFrom(hostAddress(n), n.CIDR.Bits()),
 		})
 	}
 	for _, m := range s.Machines {
@@ -201,7 +201,7 @@ func rackMachine(s *site.Site, m *site.Machine) (rack.Machine, error) {
 		if mac.IsZero() {
 			mac = madeUpMAC(e.UUID, i)
 		}
-		nic := rack.NIC{Model: rack.NICModel(n.Model), MAC: mac, Network: m.Network.Name}
+		nic := rack.NIC{Model: rack.NICModel(n.Model), MAC: mac, Network: m.Network.ID()}
 		if i == 0 && (n.Model == "virtio" || hardware.PXE == "ipxe") {
 			nic.PXE = pxe // OVMF has no driver of its own for other cards
 		}

@@ -55,7 +55,7 @@ image to the disk that the plan names, and keeps a catalog of it all.`,
 	flags.BoolVar(&a.allowEnv, "allow-env", false, "let site.hcl read this environment with env()")
 	flags.BoolVar(&a.verbose, "verbose", false, "log what the services do to standard error")
 	root.AddCommand(
-		a.validateCommand(), a.fmtCommand(), a.graphCommand(),
+		a.validateCommand(), a.fmtCommand(), a.graphCommand(), a.keyCommand(),
 		a.planCommand(), a.applyCommand(), a.destroyCommand(), a.serveCommand(),
 		a.inventoryCommand(), a.traceCommand(), a.whyCommand(),
 		a.bmcCommand(), a.imageCommand(), a.runsCommand(),

@@ -85,6 +85,12 @@ func TestEveryExampleIsValidWithTheRealSteps(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("Glob() = %v, %v; want examples", files, err)
 	}
+	// Directories hold sites that share modules, which lie deeper.
+	shared, err := filepath.Glob(repository + "/hcl-examples/*/*.hcl")
+	if err != nil || len(shared) == 0 {
+		t.Fatalf("Glob() = %v, %v; want examples with modules", shared, err)
+	}
+	files = append(files, shared...)
 	for _, f := range files {
 		_, diags := site.Load(f, site.Options{StepTypes: steps.Shapes(), Environ: []string{"EDGE_VAR_bmc_password=correct-horse"}, Version: version})
 		if len(diags) > 0 {

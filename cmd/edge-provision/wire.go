@@ -49,6 +49,7 @@ type world struct {
 	runner  *steps.Runner
 	wanted  *steps.Wanted
 	tell    func(steps.Progress)
+	agent   string // the edge-agent program, where a flag names it
 }
 
 // open loads a site and opens what belongs to it. The caller closes the world.
@@ -85,7 +86,7 @@ func (w *world) fill(ctx context.Context) error {
 	if w.ca, err = w.keys.Authority(ctx, w.site.Name, time.Now()); err != nil {
 		return err
 	}
-	signer, line, err := w.keys.SSH(ctx, "edge-provision@"+w.site.Name)
+	signer, line, err := w.keys.SSH(ctx, controllerName(w.site.Name))
 	if err != nil {
 		return err
 	}
@@ -130,6 +131,7 @@ func (w *world) close() error {
 func (w *world) observe(ctx context.Context, service *steps.Service) (workflows.Observation, error) {
 	o := &steps.Observer{
 		Site: w.site, Catalog: w.catalog, Hosts: w.hosts, Powers: w.powers, Images: w.images.Digest, Runner: w.runner,
+		Adopter: &steps.Adopter{Site: w.site.Name, Catalog: w.catalog, Agent: func() (string, error) { return findAgent(w.agent) }},
 	}
 	if service != nil {
 		o.Dispatch = service.Dispatch
@@ -183,5 +185,5 @@ func findAgent(flag string) (string, error) {
 			return c, nil
 		}
 	}
-	return "", fmt.Errorf("edge-agent, the program that runs in the installer, was not found at %v: build it with `make build`, or name it with --agent", candidates)
+	return "", fmt.Errorf("edge-agent, the program that runs in the installer and gathers facts, was not found at %v: build it with `make build`, or name it with --agent", candidates)
 }

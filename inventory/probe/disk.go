@@ -37,7 +37,11 @@ func (m *machine) disks(ctx context.Context, facts *inventory.Facts) error {
 	var errs []error
 	for _, e := range entries {
 		name := e.Name()
-		if notDisks.MatchString(name) || m.text(dir, name, "hidden") == "1" || m.text(dir, name, "removable") == "1" {
+		if m.src.Container {
+			if !m.given(name) {
+				continue
+			}
+		} else if notDisks.MatchString(name) || m.text(dir, name, "hidden") == "1" || m.text(dir, name, "removable") == "1" {
 			continue
 		}
 		sectors, ok := m.number(dir, name, "size")
@@ -58,12 +62,22 @@ func (m *machine) disks(ctx context.Context, facts *inventory.Facts) error {
 	return errors.Join(errs...)
 }
 
+// given reports whether a container was given a disk: its node is there. A loop
+// device is what a container is given for a disk when it is to have one of its
+// own.
+func (m *machine) given(name string) bool {
+	return (strings.HasPrefix(name, "loop") || !notDisks.MatchString(name)) && m.exists(path.Join("dev", name))
+}
+
 func (m *machine) disk(name string) inventory.Disk {
 	dir := path.Join("sys/block", name)
 	at := m.target(dir)
 	disk := inventory.Disk{
 		Name: name, Bus: m.bus(at), Path: m.busPath(at),
 		Vendor: m.text(dir, "device/vendor"), Model: m.text(dir, "device/model"),
+	}
+	if file := m.text(dir, "loop/backing_file"); file != "" {
+		disk.Bus, disk.Path = "loop", "loop-"+file
 	}
 	disk.FirmwareRev = m.text(dir, "device/firmware_rev") // NVMe
 	if disk.FirmwareRev == "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -27,10 +28,22 @@ func Machine(boot inventory.MAC) Source {
 		Disk: func(name string) (DiskReader, error) {
 			return os.Open(filepath.Join("/dev", name))
 		},
-		Port: askPort,
-		BMC:  askBMC,
-		Boot: boot,
+		Port:      askPort,
+		BMC:       askBMC,
+		Boot:      boot,
+		Container: inContainer(os.DirFS("/"), os.Getenv),
 	}
+}
+
+// inContainer reports whether a container manager says so by the marks that it
+// leaves: systemd's Container Interface, Docker's and Podman's own.
+func inContainer(root fs.FS, getenv func(string) string) bool {
+	for _, name := range []string{"run/systemd/container", ".dockerenv", "run/.containerenv"} {
+		if _, err := fs.Stat(root, name); err == nil {
+			return true
+		}
+	}
+	return getenv("container") != ""
 }
 
 // ethtool structures of linux/ethtool.h.

@@ -38,6 +38,11 @@ type Source struct {
 	Boot inventory.MAC
 	// Architecture is in GOARCH form; empty means this program's.
 	Architecture string
+	// Container says that the programs of FS share the kernel of a host, whose
+	// sysfs they see. What names the host is then left absent, because it would
+	// be taken for the same machine as its other containers, and disks are only
+	// those that the container was given in its dev, loop devices among them.
+	Container bool
 }
 
 // DiskReader reads a disk.

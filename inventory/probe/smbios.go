@@ -15,6 +15,9 @@ import (
 
 // smbios reads the tables that the firmware left (DMTF DSP0134).
 func (m *machine) smbios(_ context.Context, facts *inventory.Facts) error {
+	if m.src.Container {
+		return nil
+	}
 	table, err := m.file("sys/firmware/dmi/tables/DMI")
 	if errors.Is(err, fs.ErrNotExist) {
 		m.dmiFiles(facts)

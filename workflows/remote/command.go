@@ -17,6 +17,10 @@ import (
 type Command struct {
 	Line  string
 	Stdin io.Reader
+	// Stdout, when not nil, gets all that the command prints there, instead
+	// of the Result. It bounds what it keeps itself; an error of it ends the
+	// command's output, not the command.
+	Stdout io.Writer
 	// Sensitive keeps Line out of errors.
 	Sensitive bool
 }
@@ -58,6 +62,9 @@ func (h *Host) Run(ctx context.Context, c Command) (Result, error) {
 	defer session.Close()
 	var stdout, stderr tail
 	session.Stdout, session.Stderr = &stdout, &stderr
+	if c.Stdout != nil {
+		session.Stdout = c.Stdout
+	}
 	if c.Stdin != nil {
 		in, err := session.StdinPipe()
 		if err != nil {
@@ -71,7 +78,7 @@ func (h *Host) Run(ctx context.Context, c Command) (Result, error) {
 		}()
 	}
 	done := make(chan error, 1)
-	go func() { done <- session.Run(c.Line) }()
+	go func() { done <- session.Run(h.elevated(c.Line)) }()
 	ended := false
 	select {
 	case err = <-done:
@@ -103,6 +110,15 @@ func (h *Host) Run(ctx context.Context, c Command) (Result, error) {
 		failed.Tail = lastLines(stdout.String())
 	}
 	return result, failed
+}
+
+// elevated is the command line with which sudo runs line as root, where the host
+// is reached as a user who may do that. -n: a password cannot be asked for.
+func (h *Host) elevated(line string) string {
+	if !h.sudo {
+		return line
+	}
+	return "sudo -n -- sh -c " + Quote(line)
 }
 
 // patience is how long a command that was told to end may take to do so.

@@ -122,7 +122,7 @@ func isUnsupported(err error) bool {
 // sftp opens the subsystem for one operation, closes it when ctx ends, and says
 // in the error what was being done where.
 func (h *Host) sftp(ctx context.Context, doing string, do func(*sftp.Client) error) error {
-	c, err := within(ctx, func() (*sftp.Client, error) { return sftp.NewClient(h.client) })
+	c, err := within(ctx, h.openSFTP)
 	if err != nil {
 		return h.unreachable(fmt.Errorf("opening SFTP: %w", err))
 	}
@@ -140,6 +140,60 @@ func (h *Host) sftp(ctx context.Context, doing string, do func(*sftp.Client) err
 		return fmt.Errorf("%s: %s: %w", h.name, doing, err)
 	}
 	return nil
+}
+
+// sftpServers are where distributions put OpenSSH's sftp-server, which is not in
+// PATH.
+const sftpServers = "/usr/lib/openssh/sftp-server /usr/libexec/openssh/sftp-server /usr/lib/ssh/sftp-server /usr/libexec/sftp-server /usr/lib/sftp-server"
+
+// openSFTP asks for the subsystem, or where root has to be become first, runs
+// its server by sudo.
+func (h *Host) openSFTP() (*sftp.Client, error) {
+	if !h.sudo {
+		return sftp.NewClient(h.client)
+	}
+	session, err := h.client.NewSession()
+	if err != nil {
+		return nil, err
+	}
+	in, err := session.StdinPipe()
+	if err != nil {
+		return nil, errors.Join(err, session.Close())
+	}
+	out, err := session.StdoutPipe()
+	if err != nil {
+		return nil, errors.Join(err, session.Close())
+	}
+	var stderr tail
+	session.Stderr = &stderr
+	line := "for s in " + sftpServers + "; do [ -x \"$s\" ] && exec \"$s\"; done; echo 'there is no sftp-server on it' >&2; exit 127"
+	if err := session.Start(h.elevated(line)); err != nil {
+		return nil, errors.Join(err, session.Close())
+	}
+	c, err := sftp.NewClientPipe(out, sudoPipe{in, session})
+	if err != nil {
+		session.Close()
+		if why := lastLines(stderr.String()); why != "" {
+			err = fmt.Errorf("%w:\n%s", err, why)
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+// sudoPipe closes the session together with the input of its command.
+type sudoPipe struct {
+	io.WriteCloser
+	session io.Closer
+}
+
+// Close implements io.Closer.
+func (p sudoPipe) Close() error {
+	err := p.WriteCloser.Close()
+	if closed := p.session.Close(); err == nil && !errors.Is(closed, io.EOF) {
+		err = closed
+	}
+	return err
 }
 
 // LookupID resolves a user ("user" database) or group ("group" database) name

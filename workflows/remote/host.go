@@ -1,6 +1,7 @@
 // Package remote runs commands and keeps files on a machine over SSH. It never
 // trusts on first use: the host key must be known beforehand, because the
-// agent made it on the machine and reported it over its verified session.
+// agent made it on the machine and reported it over its verified session, or
+// because a person wrote it into site.hcl.
 package remote
 
 import (
@@ -22,8 +23,12 @@ type Config struct {
 	Address string
 	// User is the login; root when empty.
 	User string
+	// Sudo runs every command, and the server that keeps files, as root by
+	// "sudo -n": the user is allowed that without a password.
+	Sudo bool
 	// HostKey is the only key accepted from the host, in authorized_keys
-	// form (sshd(8), "AUTHORIZED_KEYS FILE FORMAT").
+	// form (sshd(8), "AUTHORIZED_KEYS FILE FORMAT"). Without one the host is
+	// only asked for its key, which comes back in an *UnpinnedError.
 	HostKey string
 	// Signer proves who we are.
 	Signer ssh.Signer
@@ -39,6 +44,7 @@ type Config struct {
 type Host struct {
 	name   string
 	client *ssh.Client
+	sudo   bool
 }
 
 // UnreachableError says that the host could not be asked: nothing answered, or
@@ -55,16 +61,30 @@ func (e *UnreachableError) Error() string {
 
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
-// HostKeyError says that whatever answers at the address is not the host that
-// the agent installed.
+// HostKeyError says that whatever answers at the address is not the host that is
+// known by the key: the one that the agent installed, or that site.hcl names.
 type HostKeyError struct {
 	Host, Address string
 	Got           string // authorized_keys form, no comment
 }
 
 func (e *HostKeyError) Error() string {
-	return fmt.Sprintf("%s: the SSH host key at %s is not the one that was made on this machine when it was installed (got %s): "+
+	return fmt.Sprintf("%s: the SSH host key at %s is not the one by which this machine is known (got %s): "+
 		"another machine has its address, or it was reinstalled by somebody else; nothing was sent to it", e.Host, e.Address, e.Got)
+}
+
+// UnpinnedError says that nobody has said yet by which key the host is known. Got
+// is what answered offers: for a person to compare with the host's own, and to
+// write down, never to be taken as it is.
+type UnpinnedError struct {
+	Host, Address string
+	Got           string // authorized_keys form, no comment
+	Fingerprint   string // SHA256:…, as ssh-keygen -l prints it
+}
+
+func (e *UnpinnedError) Error() string {
+	return fmt.Sprintf("%s: it is not known by which SSH host key to recognize it. What answers at %s offers %s (%s). "+
+		"If that is what `ssh-keygen -lf` says of it on the machine's own console, write it into site.hcl as host_key; nothing was sent to it", e.Host, e.Address, e.Fingerprint, e.Got)
 }
 
 // AuthError says that the host is the right one but refused our key.
@@ -85,11 +105,14 @@ func (e *AuthError) Unwrap() error { return e.Err }
 const connectTimeout = 4 * time.Second
 
 // Dial connects and verifies the host. Its errors are *UnreachableError,
-// *HostKeyError, *AuthError, or a plain error for a Config that cannot be used.
+// *HostKeyError, *UnpinnedError, *AuthError, or a plain error for a Config that cannot be used.
 func Dial(ctx context.Context, c Config) (*Host, error) {
-	want, _, _, _, err := ssh.ParseAuthorizedKey([]byte(c.HostKey))
-	if err != nil {
-		return nil, fmt.Errorf("%s: its recorded SSH host key cannot be read: %w", c.Name, err)
+	var want ssh.PublicKey
+	if c.HostKey != "" {
+		var err error
+		if want, _, _, _, err = ssh.ParseAuthorizedKey([]byte(c.HostKey)); err != nil {
+			return nil, fmt.Errorf("%s: its recorded SSH host key cannot be read: %w", c.Name, err)
+		}
 	}
 	if c.User == "" {
 		c.User = "root"
@@ -126,11 +149,14 @@ func Dial(ctx context.Context, c Config) (*Host, error) {
 		client.Close()
 		return nil, &UnreachableError{Host: c.Name, Address: c.Address, Err: err}
 	}
-	return &Host{name: c.Name, client: client}, nil
+	return &Host{name: c.Name, client: client, sudo: c.Sudo}, nil
 }
 
 func handshake(conn net.Conn, c Config, want ssh.PublicKey) (*ssh.Client, error) {
-	var mismatch *HostKeyError
+	var (
+		mismatch *HostKeyError
+		unpinned *UnpinnedError
+	)
 	proven := false
 	config := &ssh.ClientConfig{
 		User: c.User,
@@ -139,11 +165,13 @@ func handshake(conn net.Conn, c Config, want ssh.PublicKey) (*ssh.Client, error)
 		// must show the one we know.
 		HostKeyAlgorithms: algorithms(want),
 		HostKeyCallback: func(_ string, _ net.Addr, got ssh.PublicKey) error {
-			if string(got.Marshal()) != string(want.Marshal()) {
-				mismatch = &HostKeyError{
-					Host: c.Name, Address: c.Address,
-					Got: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(got))),
-				}
+			line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(got)))
+			switch {
+			case want == nil:
+				unpinned = &UnpinnedError{Host: c.Name, Address: c.Address, Got: line, Fingerprint: ssh.FingerprintSHA256(got)}
+				return unpinned
+			case string(got.Marshal()) != string(want.Marshal()):
+				mismatch = &HostKeyError{Host: c.Name, Address: c.Address, Got: line}
 				return mismatch
 			}
 			proven = true
@@ -154,6 +182,8 @@ func handshake(conn net.Conn, c Config, want ssh.PublicKey) (*ssh.Client, error)
 	switch {
 	case mismatch != nil:
 		return nil, mismatch
+	case unpinned != nil:
+		return nil, unpinned
 	case err != nil && proven && strings.Contains(err.Error(), "unable to authenticate"):
 		return nil, &AuthError{Host: c.Name, User: c.User, Err: err}
 	case noSuchKey(err):
@@ -179,6 +209,10 @@ func (h *Host) unreachable(err error) error {
 // algorithms lists the signature algorithms by which a host may prove key; an
 // RSA key signs with SHA-2 (RFC 8332).
 func algorithms(key ssh.PublicKey) []string {
+	if key == nil {
+		// An ed25519 key is what is easiest to compare; the others follow.
+		return []string{ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256}
+	}
 	if key.Type() == ssh.KeyAlgoRSA {
 		return []string{ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256}
 	}

@@ -32,7 +32,7 @@ var (
 	}
 	requireShape  = shape{required: []string{"condition", "message"}}
 	rootDiskShape = shape{attributes: []string{"match", "select"}}
-	sshShape      = shape{attributes: []string{"host", "port", "user", "host_key"}}
+	sshShape      = shape{attributes: []string{"host", "port", "user", "sudo", "host_key"}}
 )
 
 // decodeMachine decodes one instance of a machine block.
@@ -220,7 +220,7 @@ func (d *decoder) bmcTrust(b *BMC) {
 
 // ssh reads the block of an adopted machine.
 func (d *decoder) ssh(address netip.Addr) *SSH {
-	s := &SSH{Decl: d.decl, Host: d.text("host", ""), Port: int(d.integer("port", 22, 1, 65535)), User: d.text("user", "root"), HostKey: d.text("host_key", "")}
+	s := &SSH{Decl: d.decl, Host: d.text("host", ""), Port: int(d.integer("port", 22, 1, 65535)), User: d.text("user", "root"), Sudo: d.flag("sudo"), HostKey: d.text("host_key", "")}
 	if s.Host == "" && address.IsValid() {
 		s.Host = address.String()
 	}

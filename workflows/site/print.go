@@ -177,6 +177,8 @@ func (p *printer) machine(m *Machine) {
 	}
 	if m.SSH != nil {
 		p.line(1, "ssh %s@%s:%d", m.SSH.User, m.SSH.Host, m.SSH.Port)
+		p.flag(2, "sudo", m.SSH.Sudo)
+		p.text(2, "host_key", m.SSH.HostKey)
 	}
 	if m.Rack != nil {
 		p.rack(m.Rack)

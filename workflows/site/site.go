@@ -287,7 +287,8 @@ type SSH struct {
 	Host    string // name or address; default: the machine's address
 	Port    int    // default 22
 	User    string // default root
-	HostKey string // authorized_keys form; empty: must be pinned by the first connection
+	Sudo    bool   // commands and files are root's, by sudo without a password
+	HostKey string // authorized_keys form; empty: it is not connected to, only asked for its key
 }
 
 // Workflow is a graph of steps.

@@ -52,7 +52,7 @@ func (s *SSH) dial(ctx context.Context, m *site.Machine) (*remote.Host, error) {
 func (s *SSH) config(ctx context.Context, m *site.Machine) (remote.Config, error) {
 	c := remote.Config{Name: m.Address, Signer: s.Signer}
 	if m.Adopted() {
-		c.User, c.HostKey = m.SSH.User, m.SSH.HostKey
+		c.User, c.Sudo, c.HostKey = m.SSH.User, m.SSH.Sudo, m.SSH.HostKey
 		c.Address = net.JoinHostPort(m.SSH.Host, strconv.Itoa(m.SSH.Port))
 		return c, nil
 	}

@@ -64,7 +64,7 @@ func moveStep(ctx context.Context, siteName string, m site.Moved, catalog *store
 // tells what is installed, goes last.
 func moveMachine(ctx context.Context, siteName string, m site.Moved, catalog *store.Store) error {
 	if _, err := catalog.Applied(ctx, siteName, m.From); errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return moveRow(ctx, siteName, m, catalog)
 	} else if err != nil {
 		return err
 	}
@@ -88,4 +88,21 @@ func moveMachine(ctx context.Context, siteName string, m site.Moved, catalog *st
 		}
 	}
 	return catalog.MoveApplied(ctx, siteName, m.From, m.To)
+}
+
+// moveRow renames a machine that was never installed: one that is adopted, or
+// only known.
+func moveRow(ctx context.Context, siteName string, m site.Moved, catalog *store.Store) error {
+	row, err := catalog.MachineByAddress(ctx, siteName, m.From)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = catalog.MachineByAddress(ctx, siteName, m.To)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = catalog.Bind(ctx, siteName, m.To, row.ID)
+	}
+	return err
 }

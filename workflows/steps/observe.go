@@ -33,6 +33,9 @@ type Observer struct {
 	Images func(ctx context.Context, i *site.Image) (digest string, err error)
 	// Runner makes steps, to have them inspect themselves.
 	Runner *Runner
+	// Adopter gathers the facts of adopted machines; nil leaves them as they
+	// were last seen.
+	Adopter *Adopter
 	// Parallelism is how many machines are asked at once; 16 when zero.
 	Parallelism int
 }
@@ -96,14 +99,20 @@ func (o *Observer) machines(ctx context.Context, seen *workflows.Observation) er
 }
 
 func (o *Observer) machine(ctx context.Context, m *site.Machine) (workflows.MachineView, error) {
-	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	limit := inspectTimeout
+	if m.Adopted() {
+		limit = adoptTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var v workflows.MachineView
 	if err := o.remembered(ctx, m, &v); err != nil {
 		return v, err
 	}
 	if v.Applied != nil || m.Adopted() {
-		o.host(ctx, m, &v)
+		if err := o.host(ctx, m, &v); err != nil {
+			return v, err
+		}
 	}
 	// A machine that answers as itself is on; its BMC need not be asked.
 	if v.Host != workflows.Present && !m.Adopted() {
@@ -170,24 +179,25 @@ func (o *Observer) find(ctx context.Context, m *site.Machine) (*inventory.Machin
 
 // host asks the installed system whether it is the one that this catalog
 // installed.
-func (o *Observer) host(ctx context.Context, m *site.Machine, v *workflows.MachineView) {
+func (o *Observer) host(ctx context.Context, m *site.Machine, v *workflows.MachineView) error {
 	h, err := o.Hosts.Host(ctx, m.Address)
 	var (
 		wrongKey *remote.HostKeyError
+		unpinned *remote.UnpinnedError
 		refused  *remote.AuthError
 	)
 	switch {
-	case errors.As(err, &wrongKey), errors.As(err, &refused):
+	case errors.As(err, &wrongKey), errors.As(err, &unpinned), errors.As(err, &refused):
 		v.Host, v.HostDetail = workflows.Absent, err.Error()
-		return
+		return nil
 	case err != nil:
 		v.Host, v.HostDetail = workflows.Unreachable, err.Error()
-		return
+		return nil
 	}
 	defer h.Close()
 	v.Host = workflows.Present
 	if m.Adopted() {
-		return
+		return o.adopted(ctx, m, h, v)
 	}
 	f, err := h.ReadFile(ctx, identityPath)
 	switch {
@@ -200,6 +210,33 @@ func (o *Observer) host(ctx context.Context, m *site.Machine, v *workflows.Machi
 			v.HostDetail = fmt.Sprintf("%s on it cannot be read: %v", identityPath, err)
 		}
 	}
+	return nil
+}
+
+// adopted gathers the facts of an adopted machine that answers.
+func (o *Observer) adopted(ctx context.Context, m *site.Machine, h *remote.Host, v *workflows.MachineView) error {
+	if o.Adopter == nil {
+		return nil
+	}
+	_, missing, err := o.Adopter.Refresh(ctx, m, h)
+	var (
+		lacking *FactsError
+		broken  *remote.UnreachableError
+	)
+	switch {
+	case errors.As(err, &lacking):
+		v.FactsNote = "its facts were not gathered by edge-agent: " + lacking.Err.Error()
+	case errors.As(err, &broken), err != nil && ctx.Err() != nil:
+		v.Host, v.HostDetail = workflows.Unreachable, err.Error()
+	case err != nil:
+		return err
+	default:
+		if missing != "" {
+			v.FactsNote = "edge-agent could not see everything as user " + m.SSH.User + ": " + missing
+		}
+		return o.remembered(ctx, m, v)
+	}
+	return nil
 }
 
 // identityPath is where edge-agent leaves the machine's identity.

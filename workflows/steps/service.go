@@ -128,7 +128,7 @@ func (s *Service) listen(ctx context.Context, n *site.Network) (*segment, error)
 	}
 	seg := &segment{network: n, booter: NewBooter(s.cfg.Site, n, s.cfg.Catalog, s.Dispatch, s.cfg.Wanted)}
 	config := pxe.Config{
-		Site: s.cfg.Site.Name, Network: n.Name, Interface: n.Interface, Prefix: n.CIDR, Mode: mode,
+		Site: s.cfg.Site.Name, Network: n.ID(), Interface: n.Interface, Prefix: n.CIDR, Mode: mode,
 		Gateway: n.Gateway, DNS: n.DNS, NTP: n.NTP, Domain: n.Domain, LeaseTime: n.DHCP.Lease,
 		HTTPPort: s.cfg.HTTPPort, Booter: seg.booter, Leases: leases{s.cfg.Catalog, s.cfg.Site, n},
 		Recorder: s.cfg.Catalog, Logger: s.cfg.Log, Now: s.cfg.Now,
