@@ -83,6 +83,9 @@ func (a *app) destroy(ctx context.Context, path string, f destroyFlags, resumed 
 		return err
 	}
 	defer unlock()
+	if err := w.closeCutOff(ctx); err != nil {
+		return err
+	}
 	d := &destroying{flags: f, running: running{
 		world: w, screen: screen, answers: bufio.NewReader(a.stdin), points: points, parallelism: f.parallelism,
 		record: runRecord{Command: "destroy", Path: path, Target: f.target, DestroyData: f.data, Forget: f.forget, PowerOff: f.powerOff},

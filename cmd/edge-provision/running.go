@@ -218,22 +218,30 @@ func (r *running) about(e *inventory.Event, address string) {
 	}
 }
 
-// begin closes the books on runs that were cut off, and opens a new one.
+// closeCutOff closes the books on runs that were cut off: whoever holds the
+// site's lock knows that nobody works on them.
+func (w *world) closeCutOff(ctx context.Context) error {
+	unfinished, err := w.journal.Unfinished(ctx, w.site.Name)
+	if err != nil {
+		return err
+	}
+	for _, u := range unfinished {
+		fmt.Fprintf(w.app.stderr, "Run %s was cut off; this one continues where it stopped.\n", u.ID)
+		if err := w.journal.Finish(ctx, u.ID, outcomeInterrupted, "the controller ended before the run did"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// begin opens a run in the journal.
 func (r *running) begin(ctx context.Context, plan workflows.Plan) (journal.Run, error) {
-	unfinished, err := r.journal.Unfinished(ctx, r.site.Name)
+	r.record.Plan, r.record.Parallelism = plan, r.parallelism
+	path, err := filepath.Abs(r.record.Path)
 	if err != nil {
 		return journal.Run{}, err
 	}
-	for _, u := range unfinished {
-		fmt.Fprintf(r.app.stderr, "Run %s was cut off; this one continues where it stopped.\n", u.ID)
-		if err := r.journal.Finish(ctx, u.ID, outcomeInterrupted, "the controller ended before the run did"); err != nil {
-			return journal.Run{}, err
-		}
-	}
-	r.record.Plan, r.record.Parallelism = plan, r.parallelism
-	if r.record.Path, err = filepath.Abs(r.record.Path); err != nil {
-		return journal.Run{}, err
-	}
+	r.record.Path = path
 	record, err := json.Marshal(r.record)
 	if err != nil {
 		return journal.Run{}, fmt.Errorf("recording the run: %w", err)
