@@ -47,8 +47,8 @@ func (c *Cluster) Apply(ctx context.Context, set Set, opts Options) error {
 	}
 	// A repair of what somebody changed is no upgrade.
 	hooks := inv.Set != p.digest || inv.Pending != ""
-	if diff.Empty() && !hooks {
-		if err := a.note(all); err != nil || opts.NoWait {
+	if diff.Empty() {
+		if err := a.note(ctx, all); err != nil || opts.NoWait {
 			return err
 		}
 		return c.waitReady(ctx, p.items, opts)
@@ -93,14 +93,24 @@ type application struct {
 	opts Options
 }
 
-// note completes the inventory from what is there.
-func (a *application) note(all []comparison) error {
+// note keeps the inventory true where nothing is to be applied: somebody may have
+// made an object anew just as it is declared.
+func (a *application) note(ctx context.Context, all []comparison) error {
+	changed := false
 	for _, cmp := range all {
-		if e := a.inv.find(cmp.id); e == nil || e.UID != cmp.live.GetUID() {
-			return fmt.Errorf("%s is as declared, but is not the object that was applied; plan again", cmp.id)
+		e := entry{ID: cmp.id, APIVersion: cmp.o.GetAPIVersion(), UID: cmp.live.GetUID(), Digest: digestOf(cmp.o), Fields: owned(cmp.live)}
+		if old := a.inv.find(cmp.id); old == nil || old.UID != e.UID || old.Digest != e.Digest {
+			a.inv.put(e)
+			changed = true
 		}
 	}
-	return nil
+	if a.inv.Set != a.p.digest {
+		a.inv.Set, changed = a.p.digest, true
+	}
+	if !changed {
+		return nil
+	}
+	return a.c.save(ctx, a.inv)
 }
 
 // begin writes down what is going to be applied, so that a run that is cut off
@@ -330,7 +340,7 @@ func (a *application) explain(ctx context.Context, i item, err error) error {
 func (a *application) hooks(ctx context.Context, event Event) error {
 	var done []item
 	for _, h := range a.p.hooksOf(event) {
-		i, err := a.waitKnown(ctx, item{o: h.Object, id: IDOf(h.Object)})
+		i, err := a.waitKnown(ctx, item{o: h.Object, id: IDOf(h.Object), withheld: a.opts.Sensitive || groupKind(h.Object) == secretKind})
 		if err != nil {
 			return fmt.Errorf("hook %s: %w", event, err)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -221,27 +222,30 @@ func conflictPaths(err error) []string {
 	return out
 }
 
+// goValue is how the server's messages write a value.
+var goValue = regexp.MustCompile(`&value\.valueUnstructured\{Value:(.*?)\}`)
+
 // refused puts the server's refusal of an object into an InvalidError.
 func (c *Cluster) refused(ctx context.Context, i item, err error) error {
 	var status *apierrors.StatusError
-	if err == nil || !errors.As(err, &status) || !apierrors.IsInvalid(err) && !apierrors.IsBadRequest(err) &&
-		status.ErrStatus.Code != 500 || status.ErrStatus.Code == 500 && !strings.Contains(err.Error(), "failed to create typed patch object") {
+	about := errors.As(err, &status) &&
+		(apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || strings.Contains(status.ErrStatus.Message, untyped))
+	if !about {
 		return c.asked(ctx, "applying "+i.id.String(), err)
 	}
 	e := &InvalidError{ID: i.id}
-	withheld := i.id.groupKind() == secretKind
 	if d := status.ErrStatus.Details; d != nil {
 		for _, cause := range d.Causes {
-			if withheld {
+			if i.withheld {
 				cause.Message = string(cause.Type)
 			}
 			e.Problems = append(e.Problems, strings.TrimPrefix(cause.Field+": "+cause.Message, ": "))
 		}
 	}
 	if len(e.Problems) == 0 {
-		e.Problems = []string{shorten(status.ErrStatus.Message)}
-		if withheld {
-			e.Problems = []string{"the server refuses it; what it says is not shown, because it may repeat values: check that the keys under data have base64 texts"}
+		e.Problems = []string{shorten(goValue.ReplaceAllString(status.ErrStatus.Message, "$1"))}
+		if i.withheld {
+			e.Problems = []string{"the server refuses it; what it says is not shown, because it may repeat values that are secret"}
 		}
 	}
 	return e

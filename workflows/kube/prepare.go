@@ -16,6 +16,8 @@ type item struct {
 	// or empty when the definition is nowhere to be seen.
 	served bool
 	def    *definition
+	// withheld keeps its values out of lines and errors.
+	withheld bool
 }
 
 // prepared is a set that was checked as far as it can be without its objects in
@@ -97,7 +99,7 @@ func (c *Cluster) prepare(ctx context.Context, set Set, opts Options) (*prepared
 // place finds out how an object is addressed, completes it, and checks it
 // against its definition where that is at hand.
 func (c *Cluster) place(ctx context.Context, o Object, all definitions, opts Options, owner string) (item, error) {
-	i := item{o: o, def: all[groupKind(o)]}
+	i := item{o: o, def: all[groupKind(o)], withheld: opts.Sensitive || groupKind(o) == secretKind}
 	r, err := c.lookup(ctx, o.GroupVersionKind())
 	var unknown *UnknownKindError
 	switch {

@@ -49,11 +49,11 @@ var errSilent = errors.New("no answer in time")
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	began := t.clock.Now()
 	for n := 1; ; n++ {
-		resp, err := t.attempt(req)
+		resp, definite, err := t.attempt(req)
 		if req.Context().Err() != nil {
 			return nil, context.Cause(req.Context())
 		}
-		if err == nil && !transient(resp.StatusCode) || err != nil && distrusted(err) {
+		if err == nil && (definite || !transient(resp.StatusCode)) || err != nil && distrusted(err) {
 			return resp, hide(err, n)
 		}
 		pause := t.pause(n, resp)
@@ -72,36 +72,42 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
+// untyped is how the server says that an object does not fit its kind at all,
+// such as a list with one key twice. It says so with status 500, as of
+// Kubernetes 1.34.
+const untyped = "failed to create typed patch object"
+
 // attempt sends the request once and reads the whole answer, so that an answer
-// that is cut off is retried too.
-func (t *transport) attempt(req *http.Request) (*http.Response, error) {
+// that is cut off is retried too. An answer is definite when it is about what was
+// asked in spite of its status.
+func (t *transport) attempt(req *http.Request) (resp *http.Response, definite bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(req.Context(), t.timeout, errSilent)
 	defer cancel()
 	once := req.Clone(ctx)
 	if req.Body != nil {
 		if req.GetBody == nil {
-			return nil, errors.New("the request cannot be sent again")
+			return nil, false, errors.New("the request cannot be sent again")
 		}
 		body, err := req.GetBody()
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		once.Body = body
 	}
-	resp, err := t.base.RoundTrip(once)
+	resp, err = t.base.RoundTrip(once)
 	if err != nil {
-		return nil, late(ctx, err)
+		return nil, false, late(ctx, err)
 	}
 	defer resp.Body.Close()
 	content, err := io.ReadAll(io.LimitReader(resp.Body, maxResponseBytes+1))
 	if err != nil {
-		return nil, late(ctx, err)
+		return nil, false, late(ctx, err)
 	}
 	if len(content) > maxResponseBytes {
-		return nil, fmt.Errorf("the answer has more than %d bytes", maxResponseBytes)
+		return nil, false, fmt.Errorf("the answer has more than %d bytes", maxResponseBytes)
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(content))
-	return resp, nil
+	return resp, bytes.Contains(content, []byte(untyped)), nil
 }
 
 func late(ctx context.Context, err error) error {
