@@ -54,6 +54,7 @@ It can be interrupted at any time; running it again continues.`,
 	}
 	f.register(c)
 	f.ports.register(c)
+	a.supply.register(c)
 	c.Flags().BoolVar(&f.autoApprove, "auto-approve", false, "do not ask; never consents to erasing a disk that carries something")
 	c.Flags().BoolVar(&f.json, "json", false, "report progress as one JSON object a line (format_version 1)")
 	c.Flags().IntVar(&f.parallelism, "parallelism", 10, "how many machines and steps may be worked on at once")

@@ -95,6 +95,7 @@ that cannot be asked makes the answer incomplete: that is exit code 2 always.`,
 		},
 	}
 	flags.register(c)
+	a.supply.register(c)
 	c.Flags().StringVar(&agent, "agent", "", "the edge-agent program, for facts of adopted machines; default: beside this program")
 	c.Flags().StringVar(&out, "out", "", "save the plan to a file for apply")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the plan as JSON (format_version 1)")
@@ -114,6 +115,11 @@ func (w *world) plan(ctx context.Context, service *steps.Service, o workflows.Bu
 		return plan, false, err
 	}
 	plan, diags := workflows.Build(w.site, seen, o)
+	upgrades, err := w.checkUpgrade(ctx)
+	if err != nil {
+		return plan, false, err
+	}
+	diags = append(diags, upgrades...)
 	return plan, w.app.report(diags) != nil, nil
 }
 

@@ -30,6 +30,8 @@ type app struct {
 	varFiles                   []string
 	allowFile, allowEnv        bool
 	verbose                    bool
+	supply                     supply
+	stackSet                   string
 
 	files map[string]*hcl.File // sources of the site, for diagnostics
 }
@@ -53,12 +55,13 @@ image to the disk that the plan names, and keeps a catalog of it all.`,
 	flags.StringArrayVar(&a.varFiles, "var-file", nil, "file of variable values; may be repeated")
 	flags.BoolVar(&a.allowFile, "allow-file", false, "let site.hcl read files below its own directory with file()")
 	flags.BoolVar(&a.allowEnv, "allow-env", false, "let site.hcl read this environment with env()")
+	flags.StringVar(&a.stackSet, "stack-set", "", "file of a set of versions, for a site that names one which this program does not have")
 	flags.BoolVar(&a.verbose, "verbose", false, "log what the services do to standard error")
 	root.AddCommand(
 		a.validateCommand(), a.fmtCommand(), a.graphCommand(), a.keyCommand(),
 		a.planCommand(), a.applyCommand(), a.destroyCommand(), a.serveCommand(),
 		a.inventoryCommand(), a.traceCommand(), a.whyCommand(),
-		a.bmcCommand(), a.imageCommand(), a.runsCommand(),
+		a.bmcCommand(), a.imageCommand(), a.bundleCommand(), a.runsCommand(),
 		a.rackCommand(), a.superviseCommand(),
 	)
 	return root
@@ -111,6 +114,9 @@ func (a *app) load(path string) (*site.Site, error) {
 	})
 	if s != nil {
 		a.files = s.Files
+	}
+	if !diags.HasErrors() {
+		diags = append(diags, a.checkStack(s)...)
 	}
 	if err := a.report(diags); err != nil {
 		return nil, err

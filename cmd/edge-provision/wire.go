@@ -15,6 +15,8 @@ import (
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/pxe"
 	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/artifact"
+	"github.com/edge-provision/edge-provision/workflows/bundle"
 	"github.com/edge-provision/edge-provision/workflows/journal"
 	"github.com/edge-provision/edge-provision/workflows/keyring"
 	"github.com/edge-provision/edge-provision/workflows/site"
@@ -50,6 +52,8 @@ type world struct {
 	wanted  *steps.Wanted
 	tell    func(steps.Progress)
 	agent   string // the edge-agent program, where a flag names it
+	store   *artifact.Store
+	bundle  *bundle.Reader // nil: files are fetched
 }
 
 // open loads a site and opens what belongs to it. The caller closes the world.
@@ -63,13 +67,13 @@ func (a *app) open(ctx context.Context, path string, tell func(steps.Progress)) 
 		return nil, err
 	}
 	w := &world{app: a, site: s, catalog: catalog, tell: tell, wanted: steps.NewWanted()}
-	if err := w.fill(ctx); err != nil {
-		return nil, errors.Join(err, catalog.Close())
+	if err := w.fill(ctx, path); err != nil {
+		return nil, errors.Join(err, w.closeBundle(), catalog.Close())
 	}
 	return w, nil
 }
 
-func (w *world) fill(ctx context.Context) error {
+func (w *world) fill(ctx context.Context, path string) error {
 	a := w.app
 	dir, err := a.data()
 	if err != nil {
@@ -100,6 +104,9 @@ func (w *world) fill(ctx context.Context) error {
 		Site: w.site, Catalog: w.catalog, Keys: w.keys, Hosts: w.hosts, Powers: w.powers, Machines: w.hosts, SSH: w.hosts,
 		Clock: workflows.SystemClock{}, Tell: w.tell,
 	}
+	if err := w.artifacts(ctx, path); err != nil {
+		return err
+	}
 	if err := steps.Move(ctx, w.site, w.catalog, w.keys); err != nil {
 		return err
 	}
@@ -124,7 +131,7 @@ func (a *app) bmcDeps(keys *keyring.Keyring, catalog *store.Store, dir string) b
 
 func (w *world) close() error {
 	w.powers.Close()
-	return w.catalog.Close()
+	return errors.Join(w.closeBundle(), w.catalog.Close())
 }
 
 // observe asks the site what it is; service is nil when nothing is served.
@@ -152,6 +159,9 @@ func (w *world) listen(ctx context.Context, p ports) (*steps.Service, error) {
 
 // installer builds what machines netboot.
 func (w *world) installer(ctx context.Context, agentPath string) (steps.Installer, error) {
+	if w.bundle != nil {
+		return w.bundledInstaller(ctx)
+	}
 	path, err := findAgent(agentPath)
 	if err != nil {
 		return steps.Installer{}, err
@@ -166,9 +176,12 @@ func (w *world) installer(ctx context.Context, agentPath string) (steps.Installe
 	return steps.Installer{
 		Kernel:    asset("kernel", pxe.AssetKernel, built.Kernel),
 		Initramfs: asset("initramfs", pxe.AssetInitramfs, built.Initramfs),
-		Console:   []string{"console=tty0", "console=ttyS0,115200"},
+		Console:   installerConsole,
 	}, nil
 }
+
+// installerConsole is where the installer shows itself: a screen and a serial line.
+var installerConsole = []string{"console=tty0", "console=ttyS0,115200"}
 
 // findAgent finds the edge-agent program: where the flag says, beside this
 // program, or in PATH's place of installation.

@@ -35,6 +35,8 @@ type Spec struct {
 	Key ed25519.PrivateKey
 	// Secrets must not be in the bundle: one that is found refuses it.
 	Secrets []string
+	// Check is asked before anything is written; nil: everything may be.
+	Check func(*Contents) error
 	// Progress is called while bytes are written; nil: nobody listens.
 	Progress func(done, total int64)
 }
@@ -113,6 +115,11 @@ func (b *builder) build(ctx context.Context, w io.Writer) (string, error) {
 	if err := b.list(); err != nil {
 		return "", err
 	}
+	if b.spec.Check != nil {
+		if err := b.spec.Check(&b.contents); err != nil {
+			return "", err
+		}
+	}
 	// What describes the bundle is kept apart from what it lists.
 	described := map[string]section{}
 	put := func(what string, v any) (v1.Hash, int64, error) {
@@ -163,6 +170,12 @@ func (b *builder) gather(ctx context.Context) error {
 				return err
 			}
 		}
+		if merged, err := b.merge(item); merged || err != nil {
+			if err != nil {
+				return err
+			}
+			continue
+		}
 		root := i.Tree.Root
 		root.Annotations = map[string]string{artifact.AnnotationContainerdName: i.Tree.Name}
 		b.parts = append(b.parts, root)
@@ -205,14 +218,27 @@ func (b *builder) file(ctx context.Context, f File) error {
 	sum := hex.EncodeToString(h.Sum(nil))
 	item.Digest = "sha256:" + sum
 	b.add(&item, sum, s)
-	for i, other := range b.contents.Items {
-		if compareItems(other, item) == 0 && other.Digest == item.Digest {
-			b.contents.Items[i].UsedBy = users(append(other.UsedBy, item.UsedBy...))
-			return nil
-		}
+	if merged, err := b.merge(item); merged || err != nil {
+		return err
 	}
 	b.contents.Items = append(b.contents.Items, item)
 	return nil
+}
+
+// merge joins an item to an equal one that is there already.
+func (b *builder) merge(item Item) (bool, error) {
+	for i, other := range b.contents.Items {
+		if compareItems(other, item) != 0 {
+			continue
+		}
+		if other.Digest != item.Digest {
+			return false, fmt.Errorf("%s %s is wanted as %s by %s and as %s by %s: let both name one", item.Kind, item.Name,
+				other.Digest, strings.Join(other.UsedBy, ", "), item.Digest, strings.Join(item.UsedBy, ", "))
+		}
+		b.contents.Items[i].UsedBy = users(append(other.UsedBy, item.UsedBy...))
+		return true, nil
+	}
+	return false, nil
 }
 
 // osImage adds an image chunk by chunk, so that a delta carries only the chunks

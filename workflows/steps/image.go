@@ -102,6 +102,15 @@ func (im *Images) Build(ctx context.Context, i *site.Image) (imagebuilder.Artifa
 	return a, im.Catalog.Settings().Put(ctx, imageKey(spec), []byte(a.Digest))
 }
 
+// Adopt remembers which image of the cache a declaration means, so that it is
+// not built: one that a bundle brought.
+func (im *Images) Adopt(ctx context.Context, spec, digest string) error {
+	if _, err := im.Builder.Open(digest); err != nil {
+		return err
+	}
+	return im.Catalog.Settings().Put(ctx, imageKey(spec), []byte(digest))
+}
+
 // one admits one builder of a spec at a time.
 func (im *Images) one(spec string) (unlock func()) {
 	im.mu.Lock()
