@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -88,7 +89,7 @@ const plantMachine = `machine "m" {
 `
 
 // declare writes the site: its machine, and a workflow with steps in which DIR
-// stands for the machine's folder. OWNER lines make files the test's own.
+// stands for the machine's folder. OWNED makes files the test's own.
 func (p *plant) declare(steps string) {
 	p.t.Helper()
 	p.write("site \"plant\" {}\n" + plantMachine + "workflow \"w\" {\n" + steps + "\n}\n")
@@ -106,13 +107,31 @@ func (p *plant) write(text string) {
 func (p *plant) site() string { return filepath.Join(filepath.Dir(p.dir), "site.hcl") }
 
 // command is the program with a typed answer, in a process of its own.
-func (p *plant) command(ctx context.Context, answer string, env []string, args ...string) (*exec.Cmd, *bytes.Buffer) {
+func (p *plant) command(ctx context.Context, answer string, env []string, args ...string) (*exec.Cmd, *transcript) {
 	c := exec.CommandContext(ctx, "edge-provision", args...)
 	c.Env = append(p.env, env...)
 	c.Stdin = strings.NewReader(answer)
-	var out bytes.Buffer
-	c.Stdout, c.Stderr = &out, &out
-	return c, &out
+	out := &transcript{}
+	c.Stdout, c.Stderr = out, out
+	return c, out
+}
+
+// transcript is the output of a program that may still run.
+type transcript struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *transcript) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *transcript) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
 }
 
 // run runs the program to its end. A code of -1 is a death by signal.
