@@ -3,6 +3,7 @@ package imagebuilder
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ var ErrNoImage = errors.New("image is not in the cache")
 type Artifact struct {
 	Digest       string // "sha256:…" of the raw content, see chunk.Manifest.Digest
 	Manifest     *chunk.Manifest
+	ManifestText string // "sha256:…" of the manifest file as it is, frame digests included
 	Dir          string
 	ManifestPath string
 	FramesPath   string
@@ -90,10 +92,12 @@ func Inspect(path string) (Artifact, error) {
 		return Artifact{}, fmt.Errorf("inspecting image: %w", err)
 	}
 	defer f.Close()
-	if a.Manifest, err = chunk.ParseManifest(f); err != nil {
+	text := sha256.New()
+	if a.Manifest, err = chunk.ParseManifest(io.TeeReader(f, text)); err != nil {
 		return Artifact{}, fmt.Errorf("inspecting image %s: %w", path, err)
 	}
 	a.Digest = a.Manifest.Digest()
+	a.ManifestText = "sha256:" + hex.EncodeToString(text.Sum(nil))
 	if info, err = os.Stat(a.FramesPath); err != nil {
 		return Artifact{}, fmt.Errorf("inspecting image: %w", err)
 	}
@@ -161,8 +165,8 @@ func (b *Builder) store(ctx context.Context, dir, rawPath string, o chunk.Create
 	return b.publish(ctx, made, m.Digest())
 }
 
-// Put keeps an image that was made elsewhere, such as one from a bundle, after comparing every frame with the manifest. It
-// reads nothing of frames when the image is there already.
+// Put keeps an image that was made elsewhere, such as one from a bundle, after comparing every frame and what it holds with
+// the manifest: machines rely on the frames' digests alone. It reads nothing of frames when the image is there already.
 func (b *Builder) Put(ctx context.Context, manifest []byte, frames io.Reader, source Source) (_ Artifact, err error) {
 	m, err := chunk.ParseManifest(bytes.NewReader(manifest))
 	if err != nil {
@@ -214,7 +218,7 @@ func (b *Builder) putFrames(ctx context.Context, m *chunk.Manifest, path string,
 	if err := f.Sync(); err != nil {
 		return err
 	}
-	return chunk.VerifyFrames(ctx, m, f)
+	return chunk.VerifyContent(ctx, m, f)
 }
 
 // publish moves a finished image to its place. An image of the same digest that is there already stays if it is

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 const testChunk = 256 << 10
@@ -219,39 +221,46 @@ func TestWriteRefetchesACorruptFrame(t *testing.T) {
 		"overlong":     func(p []byte) []byte { return append(p, 0) },
 		"another file": func(p []byte) []byte { return bytes.Repeat([]byte("<html>"), len(p)/6+1)[:len(p)] },
 	} {
-		t.Run(name, func(t *testing.T) {
-			once := &tampering{frames: frames, change: func(call, _ int64, frame []byte) []byte {
-				if call == 2 {
-					return change(frame)
-				}
-				return frame
-			}}
-			disk := &memory{disk: make([]byte, len(raw))}
-			result, err := Write(t.Context(), m, once, disk, WriteOptions{})
-			if err != nil || result.Refetches != 1 || !bytes.Equal(disk.disk, raw) {
-				t.Errorf("Write with one corrupt frame = %+v, %v; want one refetch and the right disk", result, err)
-			}
+		for _, authentic := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, authentic frames %t", name, authentic), func(t *testing.T) {
+				testRefetch(t, raw, m, frames, change, authentic)
+			})
+		}
+	}
+}
 
-			bad := m.Chunks[2]
-			always := &tampering{frames: frames, change: func(_, offset int64, frame []byte) []byte {
-				if offset == bad.FrameOffset {
-					return change(frame)
-				}
-				return frame
-			}}
-			disk = &memory{disk: bytes.Repeat([]byte{0xa5}, len(raw))}
-			_, err = Write(t.Context(), m, always, disk, WriteOptions{Refetches: 2})
-			var corrupt *CorruptChunkError
-			if !errors.As(err, &corrupt) || corrupt.Index != 2 || corrupt.Attempts != 3 || corrupt.RawOffset != bad.RawOffset {
-				t.Fatalf("Write with an always corrupt frame = %v; want CorruptChunkError of chunk 2 after 3 attempts", err)
-			}
-			if got := disk.disk[bad.RawOffset : bad.RawOffset+bad.RawBytes]; !bytes.Equal(got, bytes.Repeat([]byte{0xa5}, len(got))) {
-				t.Error("bytes of a corrupt chunk reached the disk")
-			}
-			if !isZero(disk.disk[:testChunk]) {
-				t.Error("the head of a disk whose write failed is not clear")
-			}
-		})
+func testRefetch(t *testing.T, raw []byte, m *Manifest, frames []byte, change func([]byte) []byte, authentic bool) {
+	t.Helper()
+	once := &tampering{frames: frames, change: func(call, _ int64, frame []byte) []byte {
+		if call == 2 {
+			return change(frame)
+		}
+		return frame
+	}}
+	disk := &memory{disk: make([]byte, len(raw))}
+	result, err := Write(t.Context(), m, once, disk, WriteOptions{AuthenticFrames: authentic})
+	if err != nil || result.Refetches != 1 || !bytes.Equal(disk.disk, raw) {
+		t.Errorf("Write with one corrupt frame = %+v, %v; want one refetch and the right disk", result, err)
+	}
+
+	bad := m.Chunks[2]
+	always := &tampering{frames: frames, change: func(_, offset int64, frame []byte) []byte {
+		if offset == bad.FrameOffset {
+			return change(frame)
+		}
+		return frame
+	}}
+	disk = &memory{disk: bytes.Repeat([]byte{0xa5}, len(raw))}
+	_, err = Write(t.Context(), m, always, disk, WriteOptions{Refetches: 2, AuthenticFrames: authentic})
+	var corrupt *CorruptChunkError
+	if !errors.As(err, &corrupt) || corrupt.Index != 2 || corrupt.Attempts != 3 || corrupt.RawOffset != bad.RawOffset {
+		t.Fatalf("Write with an always corrupt frame = %v; want CorruptChunkError of chunk 2 after 3 attempts", err)
+	}
+	if got := disk.disk[bad.RawOffset : bad.RawOffset+bad.RawBytes]; !bytes.Equal(got, bytes.Repeat([]byte{0xa5}, len(got))) {
+		t.Error("bytes of a corrupt chunk reached the disk")
+	}
+	if !isZero(disk.disk[:testChunk]) {
+		t.Error("the head of a disk whose write failed is not clear")
 	}
 }
 
@@ -266,6 +275,67 @@ func TestWriteRefusesAFrameWithOtherContent(t *testing.T) {
 	var corrupt *CorruptChunkError
 	if !errors.As(err, &corrupt) || corrupt.Index != 1 {
 		t.Fatalf("Write = %v; want CorruptChunkError of chunk 1", err)
+	}
+	// Such an image is not let into a cache, whose frames machines trust.
+	if err := VerifyFrames(t.Context(), m, bytes.NewReader(frames)); err != nil {
+		t.Errorf("VerifyFrames = %v; want nil: every frame is as it was made", err)
+	}
+	err = VerifyContent(t.Context(), m, bytes.NewReader(frames))
+	if !errors.As(err, &corrupt) || corrupt.Index != 1 || corrupt.Want != m.Chunks[1].RawSHA256 {
+		t.Errorf("VerifyContent = %v; want CorruptChunkError of chunk 1", err)
+	}
+}
+
+// With trusted digests of frames the content is held to the frame's own checksum, or to the raw digest where a frame has
+// none: neither a decompressor's fault nor a frame of another tool is taken on trust.
+func TestWriteWithAuthenticFramesChecksWhatTheyHold(t *testing.T) {
+	raw := testRaw(testChunk)
+	for name, c := range map[string]struct {
+		checksum bool
+		change   func(m *Manifest, frame []byte)
+		refused  bool
+	}{
+		"as made":                           {checksum: true, change: func(*Manifest, []byte) {}},
+		"no checksum":                       {change: func(*Manifest, []byte) {}},
+		"wrong checksum":                    {checksum: true, change: func(_ *Manifest, frame []byte) { frame[len(frame)-1] ^= 1 }, refused: true},
+		"no checksum and other raw content": {change: func(m *Manifest, _ []byte) { m.Chunks[0].RawSHA256[0]++ }, refused: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, _ := create(t, raw, CreateOptions{})
+			encoder, err := zstd.NewWriter(nil, zstd.WithEncoderCRC(c.checksum))
+			if err != nil {
+				t.Fatal(err)
+			}
+			frame := encoder.EncodeAll(raw, nil)
+			c.change(m, frame)
+			m.Chunks[0].FrameBytes, m.Chunks[0].FrameSHA256 = int64(len(frame)), sha256.Sum256(frame)
+			disk := &memory{disk: make([]byte, len(raw))}
+			_, err = Write(t.Context(), m, ReaderFetcher{bytes.NewReader(frame)}, disk, WriteOptions{AuthenticFrames: true, Refetches: -1})
+			var corrupt *CorruptChunkError
+			if c.refused != errors.As(err, &corrupt) || c.refused != !bytes.Equal(disk.disk, raw) {
+				t.Errorf("Write = %v, disk is written %t; want refused %t", err, bytes.Equal(disk.disk, raw), c.refused)
+			}
+		})
+	}
+}
+
+func TestVerifyContentFindsACorruptFrame(t *testing.T) {
+	m, frames := create(t, testRaw(6*testChunk), CreateOptions{})
+	if err := VerifyContent(t.Context(), m, bytes.NewReader(frames)); err != nil {
+		t.Fatalf("VerifyContent of what Create made = %v", err)
+	}
+	frames[m.Chunks[3].FrameOffset+9] ^= 1
+	var corrupt *CorruptChunkError
+	if err := VerifyContent(t.Context(), m, bytes.NewReader(frames)); !errors.As(err, &corrupt) || corrupt.Index != 3 || corrupt.Where != "frame" {
+		t.Errorf("VerifyContent = %v; want CorruptChunkError of frame 3", err)
+	}
+}
+
+func TestZeroDigestsAreThoseOfZeroBytes(t *testing.T) {
+	for _, n := range []int64{512, 1 << 20, MaxChunkBytes} {
+		if got, want := newZeroDigests().of(n), SHA256(sha256.Sum256(make([]byte, n))); got != want {
+			t.Errorf("of(%d) = %s; want %s", n, got, want)
+		}
 	}
 }
 
@@ -507,18 +577,30 @@ func FuzzFrame(f *testing.F) {
 	m, frames := create(f, raw, CreateOptions{})
 	f.Add(frames)
 	f.Add([]byte{0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f})
-	work, err := newWorkspace(m)
+	byContent, err := newWorkspace(m, false)
+	if err != nil {
+		f.Fatal(err)
+	}
+	byFrame, err := newWorkspace(m, true)
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, frame []byte) {
-		if len(frame) == 0 || len(frame) > len(work.frame)-1 {
+		if len(frame) == 0 || len(frame) > len(byContent.frame)-1 {
 			return
 		}
 		c := Chunk{RawBytes: testChunk, FrameBytes: int64(len(frame)), FrameSHA256: sha256.Sum256(frame), RawSHA256: m.Chunks[0].RawSHA256}
-		corrupt := work.decode(bytes.NewReader(frame), c, func(int64) {})
-		if corrupt == nil && !bytes.Equal(work.raw[:testChunk], raw) {
+		corrupt := byContent.decode(bytes.NewReader(frame), c, func(int64) {})
+		if corrupt == nil && !bytes.Equal(byContent.raw[:testChunk], raw) {
 			t.Fatal("a frame with other content was accepted")
+		}
+		// What its digest vouches for has its own content.
+		if corrupt := byFrame.decode(bytes.NewReader(frame), c, func(int64) {}); corrupt != nil && corrupt.Got == c.FrameSHA256 {
+			t.Fatalf("a frame with the right digest was refused for its digest: %v", corrupt)
+		}
+		c.FrameSHA256[0]++
+		if corrupt := byFrame.decode(bytes.NewReader(frame), c, func(int64) {}); corrupt == nil {
+			t.Fatal("a frame with another digest was accepted")
 		}
 	})
 }

@@ -30,6 +30,40 @@ func Verify(ctx context.Context, m *Manifest, r io.ReaderAt) error {
 
 // VerifyFrames compares a frames file with the manifest: corruption at rest shows here before a machine fetches it.
 func VerifyFrames(ctx context.Context, m *Manifest, r io.ReaderAt) error {
+	return m.eachFrame(ctx, r, checkFrame)
+}
+
+// VerifyContent compares a frames file that came from elsewhere with the manifest: every frame by its digest, and what it
+// holds by the raw digest that the image's name covers. An image that passes may be written with
+// WriteOptions.AuthenticFrames.
+func VerifyContent(ctx context.Context, m *Manifest, r io.ReaderAt) error {
+	spaces := make(chan *workspace, runtime.GOMAXPROCS(0))
+	defer func() {
+		close(spaces)
+		for w := range spaces {
+			w.close()
+		}
+	}()
+	return m.eachFrame(ctx, r, func(frame []byte, c Chunk) *CorruptChunkError {
+		if corrupt := checkFrame(frame, c); corrupt != nil {
+			return corrupt
+		}
+		var work *workspace
+		select {
+		case work = <-spaces:
+		default:
+			var err error
+			if work, err = newWorkspace(m, false); err != nil {
+				return &CorruptChunkError{Cause: err}
+			}
+		}
+		defer func() { spaces <- work }()
+		return work.verify(frame, c)
+	})
+}
+
+// eachFrame calls check for every frame of a frames file, from several goroutines at once.
+func (m *Manifest) eachFrame(ctx context.Context, r io.ReaderAt, check func(frame []byte, c Chunk) *CorruptChunkError) error {
 	if err := m.Validate(); err != nil {
 		return err
 	}
@@ -40,15 +74,15 @@ func VerifyFrames(ctx context.Context, m *Manifest, r io.ReaderAt) error {
 	return m.each(ctx, longest, func(i int, buffer []byte) error {
 		c := m.Chunks[i]
 		buffer = buffer[:c.FrameBytes]
-		corrupt := &CorruptChunkError{Index: i, Where: "frame", RawOffset: c.RawOffset, FrameOffset: c.FrameOffset, Want: c.FrameSHA256, Attempts: 1}
+		var corrupt *CorruptChunkError
 		if n, err := r.ReadAt(buffer, c.FrameOffset); n != len(buffer) {
-			corrupt.Cause = fmt.Errorf("%d of %d bytes are there: %w", n, len(buffer), noEOF(err))
-			return corrupt
+			corrupt = &CorruptChunkError{Cause: fmt.Errorf("%d of %d bytes are there: %w", n, len(buffer), noEOF(err))}
+		} else if corrupt = check(buffer, c); corrupt == nil {
+			return nil
 		}
-		if corrupt.Got = sha256.Sum256(buffer); corrupt.Got != c.FrameSHA256 {
-			return corrupt
-		}
-		return nil
+		corrupt.Index, corrupt.Where, corrupt.Attempts = i, "frame", 1
+		corrupt.RawOffset, corrupt.FrameOffset = c.RawOffset, c.FrameOffset
+		return corrupt
 	})
 }
 

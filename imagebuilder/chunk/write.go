@@ -45,6 +45,11 @@ type WriteOptions struct {
 	// Prove reads each chunk back from the disk first and leaves it alone when its digest is already right: a
 	// write that was cut short continues without fetching again.
 	Prove bool
+	// AuthenticFrames says that the manifest's frame digests can be trusted as its raw ones can, because the digest of its
+	// whole text came over a trusted channel. A chunk is then checked by its frame before that is decompressed, which is a
+	// third or a quarter of the bytes, and the decompressor by the frame's own checksum (RFC 8878 section 3.1.1). When
+	// it is false, the raw digests decide, which the image's name covers.
+	AuthenticFrames bool
 	// Refetches is how often a frame whose bytes are wrong or too few is fetched again; zero: 3, negative: never.
 	Refetches int
 	// Progress is called after each chunk, from one goroutine at a time.
@@ -156,7 +161,7 @@ func (w *writer) spread(ctx context.Context, first, end int) error {
 	var group sync.WaitGroup
 	for range min(w.options.Workers, end-first) {
 		group.Go(func() {
-			work, err := newWorkspace(w.manifest)
+			work, err := newWorkspace(w.manifest, w.options.AuthenticFrames)
 			if err != nil {
 				cancel(err)
 				return
@@ -300,25 +305,24 @@ func (w *writer) count(n int64) {
 
 // workspace is the memory of one worker.
 type workspace struct {
-	frame   []byte
-	raw     []byte
-	decoder *zstd.Decoder
+	frame     []byte
+	raw       []byte
+	decoder   *zstd.Decoder
+	authentic bool // frame digests are trusted
 }
 
-func newWorkspace(m *Manifest) (*workspace, error) {
+func newWorkspace(m *Manifest, authentic bool) (*workspace, error) {
 	var longest int64
 	for _, c := range m.Chunks {
-		if !c.Zero {
-			longest = max(longest, c.FrameBytes)
-		}
+		longest = max(longest, c.FrameBytes)
 	}
 	// The limit on the capacity makes a frame that claims more than its chunk an error instead of an allocation.
 	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(2*MaxChunkBytes), zstd.WithDecodeAllCapLimit(true),
-		zstd.IgnoreChecksum(true)) // the frame's own, which a digest of the content makes superfluous
+		zstd.IgnoreChecksum(!authentic)) // the frame's own, which a digest of the content makes superfluous
 	if err != nil {
 		return nil, fmt.Errorf("starting zstd: %w", err)
 	}
-	return &workspace{frame: make([]byte, longest+1), raw: alignedBuffer(int(m.Chunks[0].RawBytes)), decoder: decoder}, nil
+	return &workspace{frame: make([]byte, longest+1), raw: alignedBuffer(int(m.Chunks[0].RawBytes)), decoder: decoder, authentic: authentic}, nil
 }
 
 func (w *workspace) close() { w.decoder.Close() }
@@ -335,20 +339,43 @@ func (w *workspace) decode(body io.Reader, chunk Chunk, count func(int64)) *Corr
 	case int64(n) < chunk.FrameBytes:
 		return &CorruptChunkError{Cause: fmt.Errorf("%d of %d bytes arrived: %w", n, chunk.FrameBytes, noEOF(err))}
 	}
-	frame = frame[:n]
-	// The raw digest alone decides, because it alone is part of the image's name. Digesting every frame as well would
-	// take a quarter of the time on a processor without SHA instructions, so that is done only to say what is wrong.
-	raw, err := w.decoder.DecodeAll(frame, w.raw[:0:chunk.RawBytes])
-	if err == nil && int64(len(raw)) == chunk.RawBytes && sha256.Sum256(raw) == chunk.RawSHA256 {
-		return nil
+	return w.verify(frame[:n], chunk)
+}
+
+// verify leaves the content of a frame in w.raw if it is what the manifest says. Without SHA instructions a digest is
+// what a write takes longest for, so exactly one is taken of each chunk: of the frame when its digest is trusted, of
+// the content otherwise. The other one only says what is wrong.
+func (w *workspace) verify(frame []byte, chunk Chunk) *CorruptChunkError {
+	if w.authentic {
+		if corrupt := checkFrame(frame, chunk); corrupt != nil {
+			return corrupt
+		}
 	}
-	if got := SHA256(sha256.Sum256(frame)); got != chunk.FrameSHA256 {
-		return &CorruptChunkError{Want: chunk.FrameSHA256, Got: got}
+	raw, err := w.decoder.DecodeAll(frame, w.raw[:0:chunk.RawBytes])
+	if err == nil && int64(len(raw)) == chunk.RawBytes {
+		// The decoder has checked the content against the frame's checksum, if it has one.
+		var header zstd.Header
+		if w.authentic && header.Decode(frame) == nil && header.HasCheckSum {
+			return nil
+		}
+		if sha256.Sum256(raw) == chunk.RawSHA256 {
+			return nil
+		}
+	}
+	if corrupt := checkFrame(frame, chunk); corrupt != nil {
+		return corrupt
 	}
 	if err != nil {
 		return &CorruptChunkError{Cause: fmt.Errorf("decompressing: %w", err)}
 	}
 	return &CorruptChunkError{Want: chunk.RawSHA256, Got: sha256.Sum256(raw)}
+}
+
+func checkFrame(frame []byte, chunk Chunk) *CorruptChunkError {
+	if got := SHA256(sha256.Sum256(frame)); got != chunk.FrameSHA256 {
+		return &CorruptChunkError{Want: chunk.FrameSHA256, Got: got}
+	}
+	return nil
 }
 
 func noEOF(err error) error {

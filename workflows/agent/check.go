@@ -82,6 +82,9 @@ func (w *Write) check() error {
 	if !digestForm.MatchString(w.Image) {
 		return fmt.Errorf("image %q is not a digest: want sha256: and 64 hexadecimal digits", w.Image)
 	}
+	if w.ManifestText != "" && !digestForm.MatchString(w.ManifestText) {
+		return fmt.Errorf("manifest %q is not a digest: want sha256: and 64 hexadecimal digits", w.ManifestText)
+	}
 	if w.ManifestURL == "" || w.FramesURL == "" {
 		return errors.New("a write needs the addresses of the image's manifest and frames")
 	}

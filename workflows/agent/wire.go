@@ -212,9 +212,14 @@ type Write struct {
 	// ManifestURL and FramesURL say where the bytes are; relative to the
 	// controller's URL, or absolute http or https. They are not trusted:
 	// the manifest must hash to Image, every chunk to what it says.
-	ManifestURL string  `json:"manifest_url"`
-	FramesURL   string  `json:"frames_url"`
-	Consent     Consent `json:"consent"`
+	ManifestURL string `json:"manifest_url"`
+	FramesURL   string `json:"frames_url"`
+	// ManifestText is "sha256:" and hex of the manifest's text, which vouches
+	// for the digests of the frames too: the agent then checks those instead
+	// of the raw content, which is several times as long. When it is empty,
+	// or the manifest is written otherwise, the raw digests decide.
+	ManifestText string  `json:"manifest_text,omitempty"`
+	Consent      Consent `json:"consent"`
 	// Resume says that an unfinished write of this image to this disk is in
 	// the controller's journal: chunks that are on the disk already are
 	// proved by hash and not fetched, and what the disk carries is not

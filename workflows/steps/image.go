@@ -145,5 +145,5 @@ func (im *Images) Publish(ctx context.Context, i *site.Image, network *site.Netw
 	if err != nil {
 		return Published{}, err
 	}
-	return Published{Digest: a.Digest, ManifestURL: urls[0], FramesURL: urls[1]}, nil
+	return Published{Digest: a.Digest, ManifestURL: urls[0], ManifestText: a.ManifestText, FramesURL: urls[1]}, nil
 }

@@ -60,9 +60,10 @@ type ImageSource interface {
 
 // Published is an image that machines can fetch.
 type Published struct {
-	Digest      string
-	ManifestURL string
-	FramesURL   string
+	Digest       string
+	ManifestURL  string
+	ManifestText string // "sha256:…" of what is at ManifestURL
+	FramesURL    string
 }
 
 // Progress is where one address stands, for the terminal.

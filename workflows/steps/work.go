@@ -89,7 +89,7 @@ func (w *work) write(ctx context.Context, a workflows.Action, image Published) e
 	t := w.task(agent.KindWrite)
 	t.Write = &agent.Write{
 		Disk: agentDisk(a.Erase.Disk), Image: image.Digest,
-		ManifestURL: image.ManifestURL, FramesURL: image.FramesURL,
+		ManifestURL: image.ManifestURL, ManifestText: image.ManifestText, FramesURL: image.FramesURL,
 		Consent: agent.Consent{Signatures: a.Erase.Signatures},
 		Resume:  resume,
 	}

@@ -3,6 +3,8 @@ package host
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +19,7 @@ import (
 func (h *Host) write(ctx context.Context, w agent.Write, report func(agent.Progress) error) (result *agent.WriteResult, err error) {
 	fetcher := &fetcher{host: h, ref: w.FramesURL}
 	fetcher.alive()
-	manifest, err := h.manifest(ctx, w, fetcher)
+	manifest, authentic, err := h.manifest(ctx, w, fetcher)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +56,7 @@ func (h *Host) write(ctx context.Context, w agent.Write, report func(agent.Progr
 		// Only PhaseBegin can fail.
 		_ = report(agent.Progress{Phase: phase, Bytes: p.DoneBytes, Total: p.TotalBytes, FetchedBytes: fetcher.received.Load()})
 	}
-	counts, err := chunk.Write(ctx, manifest, fetcher, disk, chunk.WriteOptions{Prove: w.Resume, Progress: progress})
+	counts, err := chunk.Write(ctx, manifest, fetcher, disk, chunk.WriteOptions{Prove: w.Resume, AuthenticFrames: authentic, Progress: progress})
 	if err != nil {
 		return nil, writeFailure(ctx, w.Disk, err)
 	}
@@ -108,21 +110,31 @@ func writeFailure(ctx context.Context, ref agent.DiskRef, err error) error {
 	return failing(code, "%s is half written: %w", ref, err)
 }
 
-// manifest fetches the manifest and holds it to the digest that came over the
-// session.
-func (h *Host) manifest(ctx context.Context, w agent.Write, f *fetcher) (*chunk.Manifest, error) {
+// manifest fetches the manifest and holds it to the digests that came over the
+// session. authentic says that its digests of frames can be trusted too.
+func (h *Host) manifest(ctx context.Context, w agent.Write, f *fetcher) (manifest *chunk.Manifest, authentic bool, err error) {
 	raw, err := f.get(ctx, w.ManifestURL, 0, 0, chunk.MaxManifestBytes)
 	if err != nil {
-		return nil, &failure{code: agent.CodeFetch, untouched: true, err: fmt.Errorf("fetching the manifest of image %s: %w", w.Image, err)}
+		return nil, false, &failure{code: agent.CodeFetch, untouched: true, err: fmt.Errorf("fetching the manifest of image %s: %w", w.Image, err)}
 	}
-	manifest, err := chunk.ParseManifest(bytes.NewReader(raw))
+	manifest, err = chunk.ParseManifest(bytes.NewReader(raw))
 	if err != nil {
-		return nil, refused(agent.CodeManifest, "the manifest of image %s: %w", w.Image, err)
+		return nil, false, refused(agent.CodeManifest, "the manifest of image %s: %w", w.Image, err)
 	}
 	if got := manifest.Digest(); got != w.Image {
-		return nil, refused(agent.CodeManifest, "the manifest at %s is that of image %s; want %s", w.ManifestURL, got, w.Image)
+		return nil, false, refused(agent.CodeManifest, "the manifest at %s is that of image %s; want %s", w.ManifestURL, got, w.Image)
 	}
-	return manifest, nil
+	if w.ManifestText == "" {
+		return manifest, false, nil
+	}
+	// The same image, compressed anew since the task was given, is no fault:
+	// its raw digests still are those of the name.
+	text := sha256.Sum256(raw)
+	authentic = "sha256:"+hex.EncodeToString(text[:]) == w.ManifestText
+	if !authentic {
+		h.log.Warn("the manifest is not written as the controller said; its frames are not trusted, and raw content is checked, which takes longer", "image", w.Image)
+	}
+	return manifest, authentic, nil
 }
 
 // fetchError says that bytes could not be had.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -32,6 +33,7 @@ type bench struct {
 	names  []string
 	raw    []byte
 	digest string
+	text   string // digest of the manifest's text
 	server *httptest.Server
 	url    atomic.Pointer[string]
 
@@ -56,6 +58,7 @@ func newBench(t *testing.T, raw []byte, disks ...string) *bench {
 	if err := manifest.Encode(&text); err != nil {
 		t.Fatal(err)
 	}
+	b.text = fmt.Sprintf("sha256:%x", sha256.Sum256(text.Bytes()))
 	b.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b.mu.Lock()
 		b.gets[r.Header.Get("Range")]++
@@ -150,7 +153,7 @@ func (b *bench) host(change func(*Config)) *Host {
 func (b *bench) task(disk string) agent.Task {
 	return agent.Task{ID: "w", Attempt: 1, Kind: agent.KindWrite, Write: &agent.Write{
 		Disk: agent.DiskRef{Serial: strings.ToUpper(disk), Bytes: 16 * mib}, Image: b.digest,
-		ManifestURL: b.server.URL + "/manifest", FramesURL: b.server.URL + "/frames",
+		ManifestURL: b.server.URL + "/manifest", ManifestText: b.text, FramesURL: b.server.URL + "/frames",
 	}}
 }
 
@@ -354,6 +357,47 @@ func TestCorruptedChunkIsFetchedAgainAndNeverWritten(t *testing.T) {
 	}
 	if !bytes.Equal(b.content("sdb"), make([]byte, 16*mib)) {
 		t.Error("corrupt bytes reached the disk")
+	}
+}
+
+// A stranger on the network can answer for plain HTTP: the manifest's raw
+// digests are those of the image's name, its digests of frames are their own.
+func TestFramesOfAForgedManifestAreNotTrusted(t *testing.T) {
+	raw := picture(t)
+	for name, text := range map[string]string{"a manifest that is written otherwise": "", "a task without its digest": "none"} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, raw, "sda")
+			forged := bytes.Clone(raw)
+			copy(forged[mib:], "not what the image's name stands for")
+			var frames, manifest bytes.Buffer
+			m, err := chunk.Create(t.Context(), bytes.NewReader(forged), int64(len(forged)), &frames, chunk.CreateOptions{ChunkBytes: mib})
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.Chunks[1].RawSHA256 = sha256.Sum256(raw[mib : 2*mib])
+			if err := m.Encode(&manifest); err != nil {
+				t.Fatal(err)
+			}
+			b.serve = func(w http.ResponseWriter, r *http.Request) bool {
+				content := frames.Bytes()
+				if r.URL.Path == "/manifest" {
+					content = manifest.Bytes()
+				}
+				http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+				return true
+			}
+			task := b.task("sda")
+			if text == "none" {
+				task.Write.ManifestText = ""
+			}
+			result := b.host(nil).Execute(t.Context(), task, quiet)
+			if result.Outcome != agent.OutcomeFailed || result.Error.Code != agent.CodeCorrupt {
+				t.Errorf("Execute = %s %+v; want corrupt", result.Outcome, result.Error)
+			}
+			if bytes.Contains(b.content("sda"), []byte("not what the image's name stands for")) {
+				t.Error("forged bytes reached the disk")
+			}
+		})
 	}
 }
 
