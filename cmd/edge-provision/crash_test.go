@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -134,15 +136,19 @@ func TestFailPointThatIsNoneIsRefused(t *testing.T) {
 // TestResumeAsksNothingThatWasApproved continues a run that was killed.
 func TestResumeAsksNothingThatWasApproved(t *testing.T) {
 	p := newPlant(t)
-	p.declare(crashSteps)
+	values := filepath.Join(p.dir, "values")
+	if err := os.WriteFile(values, []byte("text = \"of the file\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.declare(strings.ReplaceAll(crashSteps, `"echo ran >> DIR/act.log"`, `"echo ${var.text} >> DIR/act.log"`) + "\n}\nvariable \"text\" {\n type = string\n")
 	at := []string{failPointVariable + "=workflow.w.step.ssh.made@after-intent"}
-	if code, out := p.run("yes\n", at, "apply", p.site()); code != -1 {
+	if code, out := p.run("yes\n", at, "apply", "-var-file="+values, p.site()); code != -1 {
 		t.Fatalf("apply exits with %d; want it killed\n%s", code, out)
 	}
 	killed := p.runs()[0].ID.String()
 	p.wants(p.must(exitOK, "", "runs", "resume", killed), "Continuing run "+killed)
-	if p.file("act.log") != "ran\n" {
-		t.Error("the resumed run did not complete")
+	if got := p.file("act.log"); got != "of the file\n" {
+		t.Errorf("act.log = %q; want the resumed run to complete, with the file of variables that it was begun with", got)
 	}
 	p.wants(p.must(exitError, "", "runs", "resume", "plant"), "nothing to resume")
 	states := []string{}
@@ -153,7 +159,7 @@ func TestResumeAsksNothingThatWasApproved(t *testing.T) {
 		t.Errorf("states of the runs = %q; want %q", states, want)
 	}
 
-	if code, out := p.run("plant\n", []string{failPointVariable + "=workflow.w.step.ssh.act@after-result"}, "destroy", p.site()); code != -1 {
+	if code, out := p.run("plant\n", []string{failPointVariable + "=workflow.w.step.ssh.act@after-result"}, "destroy", "-var-file="+values, p.site()); code != -1 {
 		t.Fatalf("destroy exits with %d; want it killed\n%s", code, out)
 	}
 	p.must(exitOK, "", "runs", "resume", "plant")

@@ -40,6 +40,7 @@ It can be interrupted at any time; running it again continues.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.destroy(cmd.Context(), args[0], f, nil) },
 	}
+	a.supply.register(c)
 	c.Flags().StringArrayVar(&f.target, "target", nil, "only this address and what depends on it; may be repeated")
 	c.Flags().StringArrayVar(&f.data, "destroy-data", nil, "consent to the loss of the data at this address; may be repeated")
 	c.Flags().BoolVar(&f.forget, "forget", false, "forget the records of the targets and change nothing on machines")

@@ -2,11 +2,13 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -90,6 +92,70 @@ type runRecord struct {
 	HTTPPort    uint16         `json:"http_port,omitempty"`
 	AgentPort   uint16         `json:"agent_port,omitempty"`
 	Plan        workflows.Plan `json:"plan"`
+	Sources     sources        `json:"sources"`
+}
+
+// sources says where a run took its site's text and files from: a run that was
+// cut off offline must not continue online.
+type sources struct {
+	VarFiles       []string `json:"var_files,omitempty"`
+	AllowFile      bool     `json:"allow_file,omitempty"`
+	AllowEnv       bool     `json:"allow_env,omitempty"`
+	StackSet       string   `json:"stack_set,omitempty"`
+	Bundle         string   `json:"bundle,omitempty"`
+	Base           string   `json:"base,omitempty"`
+	TrustKeys      []string `json:"trust_keys,omitempty"`
+	Mirror         string   `json:"mirror,omitempty"`
+	RegistryMirror string   `json:"registry_mirror,omitempty"`
+}
+
+// sources are those that this command was given.
+func (a *app) sources() (sources, error) {
+	s := sources{
+		AllowFile: a.allowFile, AllowEnv: a.allowEnv, TrustKeys: a.supply.trust,
+		Mirror: withoutPassword(a.supply.mirror), RegistryMirror: a.supply.registryMirror,
+	}
+	var errs []error
+	abs := func(path string) string {
+		if path == "" {
+			return ""
+		}
+		out, err := filepath.Abs(path)
+		errs = append(errs, err)
+		return out
+	}
+	s.StackSet, s.Bundle, s.Base = abs(a.stackSet), abs(a.supply.bundle), abs(a.supply.base)
+	for _, f := range a.varFiles {
+		s.VarFiles = append(s.VarFiles, abs(f))
+	}
+	return s, errors.Join(errs...)
+}
+
+// withoutPassword keeps a password in a URL out of the journal.
+func withoutPassword(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	if u.User != nil {
+		u.User = url.User(u.User.Username())
+	}
+	return u.String()
+}
+
+// use gives the sources of an earlier run to this command, where it was given
+// none of its own.
+func (a *app) use(s sources) {
+	if len(a.varFiles) == 0 {
+		a.varFiles = s.VarFiles
+	}
+	a.allowFile, a.allowEnv = a.allowFile || s.AllowFile, a.allowEnv || s.AllowEnv
+	a.stackSet = cmp.Or(a.stackSet, s.StackSet)
+	a.supply.bundle, a.supply.base = cmp.Or(a.supply.bundle, s.Bundle), cmp.Or(a.supply.base, s.Base)
+	a.supply.mirror, a.supply.registryMirror = cmp.Or(a.supply.mirror, s.Mirror), cmp.Or(a.supply.registryMirror, s.RegistryMirror)
+	if len(a.supply.trust) == 0 {
+		a.supply.trust = s.TrustKeys
+	}
 }
 
 // covered reports whether a plan does nothing that an approved one did not name.
@@ -242,6 +308,9 @@ func (r *running) begin(ctx context.Context, plan workflows.Plan) (journal.Run, 
 		return journal.Run{}, err
 	}
 	r.record.Path = path
+	if r.record.Sources, err = r.app.sources(); err != nil {
+		return journal.Run{}, err
+	}
 	record, err := json.Marshal(r.record)
 	if err != nil {
 		return journal.Run{}, fmt.Errorf("recording the run: %w", err)

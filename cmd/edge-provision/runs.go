@@ -89,7 +89,7 @@ func (a *app) runsShowCommand() *cobra.Command {
 }
 
 func (a *app) runsResumeCommand() *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use:   "resume RUN|SITE",
 		Short: "Continue a run that was cut off, stopped or failed",
 		Long: `Runs the command of that run again, with its flags; variables are given again. What
@@ -99,6 +99,8 @@ run.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.resume(cmd.Context(), args[0]) },
 	}
+	a.supply.register(c)
+	return c
 }
 
 func (a *app) resume(ctx context.Context, name string) error {
@@ -117,6 +119,7 @@ func (a *app) resume(ctx context.Context, name string) error {
 	case record.Path == "":
 		return fmt.Errorf("run %s was begun by a program that did not keep its command; run `edge-provision apply` on the site's file", run.ID)
 	}
+	a.use(record.Sources)
 	fmt.Fprintf(a.stderr, "Continuing run %s: edge-provision %s %s\n", run.ID, record.Command, record.Path)
 	if record.Command == "destroy" {
 		return a.destroy(ctx, record.Path, destroyFlags{

@@ -37,6 +37,7 @@ type keptStep struct {
 type Reach struct {
 	Address  string `json:"address"` // host:port
 	User     string `json:"user,omitempty"`
+	Sudo     bool   `json:"sudo,omitempty"`
 	HostKey  string `json:"host_key"` // in authorized_keys form
 	Hostname string `json:"hostname,omitempty"`
 }
@@ -138,8 +139,8 @@ func (s *SSH) reaches(ctx context.Context, addresses []string) map[string]Reach 
 		if !slices.Contains(addresses, m.Address) {
 			continue
 		}
-		if c, err := s.config(ctx, m); err == nil {
-			out[m.Address] = Reach{Address: c.Address, User: c.User, HostKey: c.HostKey, Hostname: m.Hostname}
+		if c, err := s.config(ctx, m); err == nil && c.HostKey != "" {
+			out[m.Address] = Reach{Address: c.Address, User: c.User, Sudo: c.Sudo, HostKey: c.HostKey, Hostname: m.Hostname}
 		}
 	}
 	return out
@@ -159,7 +160,7 @@ func (s formerSSH) Host(ctx context.Context, address string) (*remote.Host, erro
 		return s.SSH.Host(ctx, address)
 	}
 	return remote.Dial(ctx, remote.Config{
-		Name: address, Signer: s.Signer, Address: was.Address, User: was.User, HostKey: was.HostKey,
+		Name: address, Signer: s.Signer, Address: was.Address, User: was.User, Sudo: was.Sudo, HostKey: was.HostKey,
 	})
 }
 
