@@ -121,16 +121,16 @@ type live struct {
 
 // client makes a client of one server and asks it whether it is ready.
 func (c *Cluster) client(ctx context.Context, o *observation) (*client, error) {
-	h, err := c.Hosts.Host(ctx, o.node.Machine)
+	h, err := c.host(ctx, o.node.Machine)
 	if err != nil {
 		return nil, err
 	}
 	defer h.Close()
-	f, err := h.ReadFile(ctx, c.root+kubeconfigPath)
+	f, err := h.read(ctx, kubeconfigPath)
 	if err != nil {
 		return nil, err
 	}
-	a, err := kubeconfig(f.Content, endpoint(o.node.IP), c.Owner)
+	a, err := kubeconfig(f, endpoint(o.node.IP), c.Owner)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", o.node.Machine, err)
 	}
@@ -308,16 +308,16 @@ func (c *Cluster) outputs(ctx context.Context, s scene, clients []*live, d *deci
 		return Outputs{}, fmt.Errorf("no API server answers: %s", c.silence(ctx, s))
 	}
 	first := clients[0]
-	h, err := c.Hosts.Host(ctx, first.machine)
+	h, err := c.host(ctx, first.machine)
 	if err != nil {
 		return Outputs{}, err
 	}
 	defer h.Close()
-	f, err := h.ReadFile(ctx, c.root+kubeconfigPath)
+	f, err := h.read(ctx, kubeconfigPath)
 	if err != nil {
 		return Outputs{}, err
 	}
-	a, err := kubeconfig(f.Content, endpoint(first.node.IP), c.Owner)
+	a, err := kubeconfig(f, endpoint(first.node.IP), c.Owner)
 	if err != nil {
 		return Outputs{}, err
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -35,6 +36,7 @@ type access struct {
 type client struct {
 	endpoint   string
 	kube       kubernetes.Interface
+	readyz     func(ctx context.Context) ([]byte, error) // /readyz?verbose
 	supervisor *http.Client
 	agentToken string
 }
@@ -50,6 +52,8 @@ func connect(_ context.Context, a access) (*client, error) {
 		return nil, fmt.Errorf("reading the kubeconfig of %s: %w", a.endpoint, err)
 	}
 	config.Timeout = requestTimeout
+	// A site's API server is no proxy's business.
+	config.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
 	config.QPS, config.Burst = 50, 100
 	config.WarningHandler = rest.NoWarnings{}
 	kube, err := kubernetes.NewForConfig(config)
@@ -62,6 +66,9 @@ func connect(_ context.Context, a access) (*client, error) {
 	}
 	return &client{
 		endpoint: a.endpoint, kube: kube, agentToken: a.agentToken,
+		readyz: func(ctx context.Context) ([]byte, error) {
+			return kube.Discovery().RESTClient().Get().AbsPath("/readyz").Param("verbose", "").DoRaw(ctx)
+		},
 		supervisor: &http.Client{Timeout: requestTimeout, Transport: &http.Transport{
 			TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true,
 		}},
@@ -74,7 +81,7 @@ func (c *client) ready(ctx context.Context) error {
 	if err := c.supervisorReady(ctx); err != nil {
 		return err
 	}
-	b, err := c.kube.Discovery().RESTClient().Get().AbsPath("/readyz").Param("verbose", "").DoRaw(ctx)
+	b, err := c.readyz(ctx)
 	if err == nil {
 		return nil
 	}

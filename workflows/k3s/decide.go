@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	core "k8s.io/api/core/v1"
 )
@@ -156,6 +157,14 @@ func (c *Cluster) refusals(s scene) error {
 		}
 		if o.joined && o.role == server {
 			joined++
+		}
+		if behind := -o.skew.Round(time.Second); !o.joined && (behind > maxSkew || behind < -maxSkew) {
+			where := "behind"
+			if behind < 0 {
+				behind, where = -behind, "ahead of"
+			}
+			errs = append(errs, refuse("%s: its clock is %s %s this controller's. Certificates would not be valid there; set the clock, and see that it has a time server (ntp of its network)",
+				o.node.Machine, behind, where))
 		}
 		errs = append(errs, c.checkAddress(o.node.Machine, o.node.IP))
 		for _, n := range o.networks {
@@ -356,7 +365,7 @@ func (c *Cluster) compareFiles(t *target) {
 		case got.Mode != f.Mode:
 			t.change(n, "%s has mode %04o instead of %04o", f.Path, got.Mode, f.Mode)
 		case got.UID != 0 || got.GID != 0:
-			if c.root != "" {
+			if c.root != nil {
 				continue // a test that does not run as root
 			}
 			t.change(n, "%s belongs to %d:%d instead of root", f.Path, got.UID, got.GID)
@@ -379,8 +388,7 @@ func (c *Cluster) compareFiles(t *target) {
 		}
 	}
 	for _, l := range links {
-		_, link := t.links[l]
-		if _, file := t.observation.files[l]; !link && !file {
+		if _, file := t.observation.files[l]; !t.links[l] && !file {
 			t.change(settle, "%s is missing", l)
 			t.missing = append(t.missing, l)
 		}

@@ -93,11 +93,10 @@ type Config struct {
 	// Say reports a line of progress.
 	Say func(format string, args ...any)
 
-	// In tests root is prefixed to every path on the machines, uid and gid own
-	// the files there, and connect replaces the way to the API server.
-	root     string
-	uid, gid uint32
-	connect  func(ctx context.Context, a access) (*client, error)
+	// In tests root gives a prefix to every path on a machine, and connect
+	// replaces the way to the API server.
+	root    func(machine string) string
+	connect func(ctx context.Context, a access) (*client, error)
 }
 
 // Defaults of K3s itself (docs.k3s.io/cli/server, "Networking").

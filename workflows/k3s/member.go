@@ -193,7 +193,7 @@ func (w *work) leave(ctx context.Context, m member) error {
 	if err != nil {
 		return err
 	}
-	h, reach := w.Hosts.Host(ctx, m.Machine)
+	h, reach := w.host(ctx, m.Machine)
 	if reach != nil && !slices.Contains(w.Replace, m.Name) {
 		// What cannot be uninstalled has to be off, or it would go on.
 		if err := w.silent(ctx, m); err != nil {
@@ -223,7 +223,7 @@ func (w *work) snapshot(ctx context.Context, name string) error {
 		return fmt.Errorf("no server answers that could take the snapshot %q", name)
 	}
 	machine := w.clients[0].machine
-	h, err := w.Hosts.Host(ctx, machine)
+	h, err := w.host(ctx, machine)
 	if err != nil {
 		return err
 	}
@@ -232,7 +232,7 @@ func (w *work) snapshot(ctx context.Context, name string) error {
 	const patience = 5 * time.Minute
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("saving etcd took longer than %s", patience))
 	defer cancel()
-	if _, err := h.Run(ctx, remote.Command{Line: remote.Quote(w.root+binaryPath) + " etcd-snapshot save --name " + remote.Quote(name)}); err != nil {
+	if _, err := h.Run(ctx, remote.Command{Line: h.path(binaryPath) + " etcd-snapshot save --name " + remote.Quote(name)}); err != nil {
 		return fmt.Errorf("saving etcd: %w", err)
 	}
 	return nil

@@ -26,7 +26,7 @@ func (w *work) node(ctx context.Context, t *target) error {
 	if t.need == upgrade {
 		return w.upgrade(ctx, t)
 	}
-	h, err := w.Hosts.Host(ctx, t.node.Machine)
+	h, err := w.host(ctx, t.node.Machine)
 	if err != nil {
 		return err
 	}
@@ -36,7 +36,7 @@ func (w *work) node(ctx context.Context, t *target) error {
 		if err := w.write(ctx, h, t); err != nil {
 			return err
 		}
-		if err := w.run(ctx, h, "systemctl enable --quiet "+t.role.unit()+".service"); err != nil {
+		if err := h.run(ctx, "systemctl enable --quiet "+t.role.unit()+".service"); err != nil {
 			return err
 		}
 		return w.settleMember(ctx, t)
@@ -59,7 +59,7 @@ func (w *work) node(ctx context.Context, t *target) error {
 }
 
 // enter prepares a machine that is not in the cluster yet.
-func (w *work) enter(ctx context.Context, h *remote.Host, t *target) error {
+func (w *work) enter(ctx context.Context, h *host, t *target) error {
 	if t.replaces {
 		if err := w.makeRoom(ctx, t); err != nil {
 			return err
@@ -95,7 +95,7 @@ func (w *work) enter(ctx context.Context, h *remote.Host, t *target) error {
 
 // stage brings the binary to the machine, beside the one in use, and makes sure
 // that it is what it is declared to be.
-func (w *work) stage(ctx context.Context, h *remote.Host, t *target) error {
+func (w *work) stage(ctx context.Context, h *host, t *target) error {
 	if t.observation.files[binaryPath].SHA256 == w.Binary.SHA256 {
 		return nil
 	}
@@ -104,7 +104,7 @@ func (w *work) stage(ctx context.Context, h *remote.Host, t *target) error {
 			return err
 		}
 	}
-	r, err := h.Run(ctx, remote.Command{Line: remote.Quote(w.root+stagedPath) + " --version"})
+	r, err := h.Run(ctx, remote.Command{Line: h.path(stagedPath) + " --version"})
 	if err != nil {
 		return fmt.Errorf("the K3s binary does not run on it; is it for another architecture? %w", err)
 	}
@@ -117,14 +117,14 @@ func (w *work) stage(ctx context.Context, h *remote.Host, t *target) error {
 }
 
 // swap puts a staged binary in use, in one step.
-func (w *work) swap(ctx context.Context, h *remote.Host) error {
-	staged, binary := remote.Quote(w.root+stagedPath), remote.Quote(w.root+binaryPath)
-	return w.run(ctx, h, fmt.Sprintf("if [ -f %s ]; then mv -f %s %s && sync %s; fi", staged, staged, binary, binary))
+func (w *work) swap(ctx context.Context, h *host) error {
+	staged, binary := h.path(stagedPath), h.path(binaryPath)
+	return h.run(ctx, fmt.Sprintf("if [ -f %s ]; then mv -f %s %s && sync %s; fi", staged, staged, binary, binary))
 }
 
 // send streams a verified file to the machine, has its digest computed there,
 // and puts it in its place in one step.
-func (w *work) send(ctx context.Context, h *remote.Host, t *target, ref artifact.Ref, to string, mode fs.FileMode) error {
+func (w *work) send(ctx context.Context, h *host, t *target, ref artifact.Ref, to string, mode fs.FileMode) error {
 	f, err := w.Artifacts.Open(ctx, ref)
 	if err != nil {
 		return err
@@ -139,10 +139,10 @@ func (w *work) send(ctx context.Context, h *remote.Host, t *target, ref artifact
 		return refuse("its disk is full: %s needs %s and /var/lib has %s free; make room and apply again", path.Base(to), megabytes(info.Size()+minFreeBytes), megabytes(free))
 	}
 	w.say("%s: sending %s (%s)", t.node.Machine, path.Base(to), megabytes(info.Size()))
-	target := remote.Quote(w.root + to)
-	part := remote.Quote(w.root + strings.TrimSuffix(to, stagedSuffix) + stagedSuffix)
+	target := h.path(to)
+	part := h.path(strings.TrimSuffix(to, stagedSuffix) + stagedSuffix)
 	line := fmt.Sprintf(`umask 077; mkdir -p %s && cat >%s && [ "$(sha256sum <%s | cut -d' ' -f1)" = %s ] && chmod %o %s && sync %s && { [ %s = %s ] || mv -f %s %s; } || { c=$?; rm -f %s; exit $c; }`,
-		remote.Quote(w.root+path.Dir(to)), part, part, ref.SHA256, mode, part, part, part, target, part, target, part)
+		h.path(path.Dir(to)), part, part, ref.SHA256, mode, part, part, part, target, part, target, part)
 	_, err = h.Run(ctx, remote.Command{Line: line, Stdin: f})
 	if err == nil {
 		return nil
@@ -164,20 +164,20 @@ func megabytes(n int64) string { return strconv.FormatInt((n+1<<20-1)>>20, 10) +
 
 // write brings the files of a node to the machine, and takes away those that
 // are no longer declared.
-func (w *work) write(ctx context.Context, h *remote.Host, t *target) error {
+func (w *work) write(ctx context.Context, h *host, t *target) error {
 	var prepare []string
 	if t.role == server {
 		// K3s makes it private, and files of ours may come first.
-		prepare = append(prepare, "install -d -m 0700 "+remote.Quote(w.root+dataDir+"/server"))
+		prepare = append(prepare, "install -d -m 0700 "+h.path(dataDir+"/server"))
 		if w.Profile == CIS {
-			prepare = append(prepare, "install -d -m 0700 "+remote.Quote(w.root+auditLogDir))
+			prepare = append(prepare, "install -d -m 0700 "+h.path(auditLogDir))
 		}
 	}
 	for _, p := range t.stale {
-		prepare = append(prepare, "rm -f "+remote.Quote(w.root+p))
+		prepare = append(prepare, "rm -f "+h.path(p))
 	}
 	if len(prepare) > 0 {
-		if err := w.run(ctx, h, strings.Join(prepare, " && ")); err != nil {
+		if err := h.run(ctx, strings.Join(prepare, " && ")); err != nil {
 			return err
 		}
 	}
@@ -192,19 +192,19 @@ func (w *work) write(ctx context.Context, h *remote.Host, t *target) error {
 		if !slices.Contains(t.missing, f.Path) {
 			continue
 		}
-		err := h.WriteFile(ctx, w.root+f.Path, remote.File{Content: f.Content, Mode: f.Mode, UID: w.uid, GID: w.gid})
+		err := h.write(ctx, f.Path, f.Content, f.Mode)
 		if err != nil {
 			return err
 		}
 		if f.Path == sysctlPath {
-			if err := w.run(ctx, h, "sysctl --quiet --load="+remote.Quote(w.root+sysctlPath)); err != nil {
+			if err := h.run(ctx, "sysctl --quiet --load="+h.path(sysctlPath)); err != nil {
 				return err
 			}
 		}
 	}
 	for _, l := range links {
 		if slices.Contains(t.missing, l) {
-			if err := w.run(ctx, h, "ln -s k3s "+remote.Quote(w.root+l)); err != nil {
+			if err := h.run(ctx, "ln -s k3s "+h.path(l)); err != nil {
 				return err
 			}
 		}
@@ -212,16 +212,11 @@ func (w *work) write(ctx context.Context, h *remote.Host, t *target) error {
 	return nil
 }
 
-func (w *work) run(ctx context.Context, h *remote.Host, line string) error {
-	_, err := h.Run(ctx, remote.Command{Line: line})
-	return err
-}
-
 // launch starts the unit, waits until the node is ready, and marks that it was.
-func (w *work) launch(ctx context.Context, h *remote.Host, t *target) error {
+func (w *work) launch(ctx context.Context, h *host, t *target) error {
 	u := t.role.unit() + ".service"
 	line := fmt.Sprintf("systemctl unmask --quiet %s; systemctl daemon-reload && systemctl enable --quiet %s && systemctl restart --no-block %s", u, u, u)
-	if err := w.run(ctx, h, line); err != nil {
+	if err := h.run(ctx, line); err != nil {
 		return err
 	}
 	if err := w.waitReady(ctx, h, t); err != nil {
@@ -235,7 +230,7 @@ func (w *work) launch(ctx context.Context, h *remote.Host, t *target) error {
 }
 
 // mark writes down that K3s got ready with the files that it now has.
-func (w *work) mark(ctx context.Context, h *remote.Host, t *target) error {
+func (w *work) mark(ctx context.Context, h *host, t *target) error {
 	return w.writeMark(ctx, h, started{Owner: w.Owner, Digest: t.digest, Files: t.paths(), Found: t.started.Found})
 }
 
@@ -248,23 +243,23 @@ func (t *target) paths() []string {
 	return out
 }
 
-func (w *work) writeMark(ctx context.Context, h *remote.Host, m started) error {
+func (w *work) writeMark(ctx context.Context, h *host, m started) error {
 	b, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
-	return h.WriteFile(ctx, w.root+startedPath, remote.File{Content: append(b, '\n'), Mode: 0o600, UID: w.uid, GID: w.gid})
+	return h.write(ctx, startedPath, append(b, '\n'), 0o600)
 }
 
 // remember writes down, before K3s first starts, which directories that it and
 // its network use were there already: those are not ours to remove.
-func (w *work) remember(ctx context.Context, h *remote.Host, t *target) error {
+func (w *work) remember(ctx context.Context, h *host, t *target) error {
 	if t.started.Owner != "" {
 		return nil
 	}
 	var line []string
 	for _, d := range sharedDirs {
-		line = append(line, fmt.Sprintf("[ -e %s ] && echo %s", remote.Quote(w.root+d), d))
+		line = append(line, fmt.Sprintf("[ -e %s ] && echo %s", h.path(d), d))
 	}
 	r, err := h.Run(ctx, remote.Command{Line: strings.Join(line, "; ") + "; true"})
 	if err != nil {
@@ -282,7 +277,7 @@ const maxRestarts = 12
 // waitReady waits until the node does its work: a server's own API and
 // supervisor answer, the node is in the cluster with the declared version, and
 // it is Ready where it can be.
-func (w *work) waitReady(ctx context.Context, h *remote.Host, t *target) error {
+func (w *work) waitReady(ctx context.Context, h *host, t *target) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.StartTimeout, fmt.Errorf("K3s was started and was not ready in %s", w.StartTimeout))
 	defer cancel()
 	wasReady := t.member != nil && t.member.Ready && !t.replaces
@@ -318,7 +313,7 @@ func (w *work) waitReady(ctx context.Context, h *remote.Host, t *target) error {
 }
 
 // self is the API to ask about a node: a server's own, an agent's any.
-func (w *work) self(ctx context.Context, h *remote.Host, t *target) (*client, error) {
+func (w *work) self(ctx context.Context, h *host, t *target) (*client, error) {
 	if t.role == agent {
 		cl, err := w.api(t.node.Machine)
 		if err != nil {
@@ -326,11 +321,11 @@ func (w *work) self(ctx context.Context, h *remote.Host, t *target) (*client, er
 		}
 		return cl, nil
 	}
-	f, err := h.ReadFile(ctx, w.root+kubeconfigPath)
+	f, err := h.read(ctx, kubeconfigPath)
 	if err != nil {
 		return nil, err
 	}
-	a, err := kubeconfig(f.Content, endpoint(t.node.IP), w.Owner)
+	a, err := kubeconfig(f, endpoint(t.node.IP), w.Owner)
 	if err != nil {
 		return nil, err
 	}
@@ -344,7 +339,7 @@ func (w *work) self(ctx context.Context, h *remote.Host, t *target) (*client, er
 
 // alive asks whether the unit lives, and ends the wait when it does not get
 // anywhere.
-func (w *work) alive(ctx context.Context, h *remote.Host, t *target) error {
+func (w *work) alive(ctx context.Context, h *host, t *target) error {
 	u := t.role.unit() + ".service"
 	r, err := h.Run(ctx, remote.Command{Line: fmt.Sprintf(
 		"systemctl show %s -p ActiveState -p SubState -p NRestarts; journalctl -u %s -n 40 -o cat --no-pager 2>/dev/null | grep -F 'no space left on device' | tail -n 1", u, u)})
@@ -382,7 +377,7 @@ func lastLine(s string) string {
 }
 
 // journal is the end of what K3s has logged.
-func (w *work) journal(ctx context.Context, h *remote.Host, t *target) string {
+func (w *work) journal(ctx context.Context, h *host, t *target) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	r, err := h.Run(ctx, remote.Command{Line: "journalctl -u " + t.role.unit() + ".service -n 12 -o cat --no-pager"})
@@ -409,7 +404,7 @@ func (w *work) settleMember(ctx context.Context, t *target) error {
 	}
 	cl, err := w.api("")
 	if err != nil {
-		h, err := w.Hosts.Host(ctx, t.node.Machine)
+		h, err := w.host(ctx, t.node.Machine)
 		if err != nil {
 			return err
 		}

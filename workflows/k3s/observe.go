@@ -32,7 +32,7 @@ type observation struct {
 	skew time.Duration
 	// files are the files that were found, links the symbolic links.
 	files map[string]found
-	links map[string]string
+	links map[string]bool
 	units map[string]unit
 	// networks are those of its interfaces, cluster's own excepted.
 	networks []netip.Prefix
@@ -91,22 +91,28 @@ type started struct {
 // observeScript prints what is there, a line each: a word, a tab, values. $1 is
 // a prefix of all paths. It is plain POSIX sh, and reads only.
 const observeScript = `R=$1
-t() { printf '%s\t%s\n' "$1" "$2"; }
+t() { w=$1; shift; printf '%s\t%s\n' "$w" "$*"; }
 t time "$(date +%s)"
 t machine-id "$(cat "$R/etc/machine-id" 2>/dev/null)"
 t system-uuid "$(cat /sys/class/dmi/id/product_uuid 2>/dev/null)"
+t root "$R"
 set -- $SSH_CONNECTION
-t address "$3"
+t address "${3:-$(ip -o -4 route get 203.0.113.1 2>/dev/null | sed -n 's/.* src \([0-9.]*\).*/\1/p')}"
 ip -o -4 addr show 2>/dev/null | while read -r n i f a x; do t network "$i $a"; done
 d="$R/var/lib"; while [ ! -d "$d" ]; do d="${d%/*}"; done
 t free "$(df -Pk "${d:-/}" | awk 'NR==2 {print $4}')"
+set --
 for f in FILES "$R"IMAGES/edge-*; do
-  if [ -L "$f" ]; then t link "${f#"$R"} $(readlink "$f")"
-  elif [ -f "$f" ]; then t file "$(stat -c '%a %u %g %s' "$f") $(sha256sum <"$f" | cut -d' ' -f1) ${f#"$R"}"
+  if [ -L "$f" ]; then t link "${f#"$R"}"
+  elif [ -f "$f" ]; then set -- "$@" "$f"
   elif [ -e "$f" ]; then t other "${f#"$R"}"
   fi
 done
-[ -x "$R/BINARY" ] && t version "$("$R/BINARY" --version 2>/dev/null | awk 'NR==1 {print $3}')"
+if [ $# -gt 0 ]; then
+  stat -c "file	%a %u %g %s %n" "$@"
+  sha256sum "$@" | sed 's/^/sum	/'
+fi
+[ -x "$R/BINARY" ] && t version "$("$R/BINARY" --version 2>/dev/null | sed -n '1s/.* \(v[^ ]*\).*/\1/p')"
 for f in "$R"SNAPSHOTS/*; do [ -f "$f" ] && t snapshot "${f##*/}"; done | tail -n 500
 [ -d "$R/ETCD" ] && t etcd yes
 [ -f "$R/SQLITE" ] && t sqlite yes
@@ -114,9 +120,9 @@ for f in "$R"SNAPSHOTS/*; do [ -f "$f" ] && t snapshot "${f##*/}"; done | tail -
 [ -f "$R/PASSWORD" ] && t password yes
 [ -f "$R/STARTED" ] && t started "$(tr -d '\n' <"$R/STARTED")"
 for u in k3s k3s-agent; do
-  t unit "$u $(systemctl show "$u.service" -p LoadState -p ActiveState -p SubState -p UnitFileState -p NRestarts | tr '\n' ' ')"
+  t unit "$u" $(systemctl show "$u.service" -p LoadState -p ActiveState -p SubState -p UnitFileState -p NRestarts)
 done
-for f in SERVERCA AGENTCA; do [ -f "$R/$f" ] && t ca "$(sha256sum <"$R/$f" | cut -d' ' -f1)"; done
+for f in SERVERCA AGENTCA; do [ -f "$R/$f" ] && sha256sum "$R/$f" | sed 's/^/ca	/'; done
 exit 0
 `
 
@@ -155,7 +161,7 @@ func (c *Cluster) observe(ctx context.Context) []*observation {
 
 func (c *Cluster) observeOne(ctx context.Context, n Node, r role) *observation {
 	o := &observation{node: n, role: r}
-	h, err := c.Hosts.Host(ctx, n.Machine)
+	h, err := c.host(ctx, n.Machine)
 	if err != nil {
 		o.err = err
 		return o
@@ -166,9 +172,9 @@ func (c *Cluster) observeOne(ctx context.Context, n Node, r role) *observation {
 }
 
 // look fills o in.
-func (c *Cluster) look(ctx context.Context, h *remote.Host, o *observation) error {
+func (c *Cluster) look(ctx context.Context, h *host, o *observation) error {
 	before := c.Clock.Now()
-	line := "sh -s -- " + remote.Quote(c.root)
+	line := "sh -s -- " + remote.Quote(h.root)
 	r, err := h.Run(ctx, remote.Command{Line: line, Stdin: strings.NewReader(script())})
 	if err != nil {
 		return fmt.Errorf("looking at %s: %w", o.node.Machine, err)
@@ -180,12 +186,15 @@ func (c *Cluster) look(ctx context.Context, h *remote.Host, o *observation) erro
 	if !o.node.IP.IsValid() || o.node.IP.IsLoopback() {
 		o.node.IP = o.address
 	}
+	if !o.node.IP.IsValid() {
+		return fmt.Errorf("%s: its own address is not known; declare `address` for it", o.node.Machine)
+	}
 	if _, ok := o.files[configPath]; ok {
-		f, err := h.ReadFile(ctx, c.root+configPath)
+		f, err := h.read(ctx, configPath)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		o.join = parseJoin(f.Content)
+		o.join = parseJoin(f)
 	}
 	if o.role == server {
 		return c.readTokens(ctx, h, o)
@@ -195,9 +204,9 @@ func (c *Cluster) look(ctx context.Context, h *remote.Host, o *observation) erro
 
 // readTokens reads the tokens that a server has: those that its cluster began
 // with, or else those that it was prepared with.
-func (c *Cluster) readTokens(ctx context.Context, h *remote.Host, o *observation) error {
+func (c *Cluster) readTokens(ctx context.Context, h *host, o *observation) error {
 	for _, p := range []string{server.envPath(), tokenPath} {
-		f, err := h.ReadFile(ctx, c.root+p)
+		f, err := h.read(ctx, p)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -205,12 +214,12 @@ func (c *Cluster) readTokens(ctx context.Context, h *remote.Host, o *observation
 			return err
 		}
 		if p == tokenPath {
-			if t := shortToken(strings.TrimSpace(string(f.Content))); t != "" {
+			if t := shortToken(strings.TrimSpace(string(f))); t != "" {
 				o.tokens.Server = t
 			}
 			continue
 		}
-		for line := range strings.Lines(string(f.Content)) {
+		for line := range strings.Lines(string(f)) {
 			key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 			switch key {
 			case "K3S_TOKEN":
@@ -229,8 +238,8 @@ const maxLines = 4096
 // parse reads what the script printed. A line that is cut or strange is an
 // error, not a guess.
 func (o *observation) parse(text string, now time.Time) error {
-	o.files, o.links, o.units, o.freeBytes = map[string]found{}, map[string]string{}, map[string]unit{}, -1
-	etcd, kubelet, lines := false, false, 0
+	o.files, o.links, o.units, o.freeBytes = map[string]found{}, map[string]bool{}, map[string]unit{}, -1
+	etcd, kubelet, lines, root, sums := false, false, 0, "", map[string]string{}
 	scan := bufio.NewScanner(strings.NewReader(text))
 	for scan.Scan() {
 		if lines++; lines > maxLines {
@@ -260,10 +269,14 @@ func (o *observation) parse(text string, now time.Time) error {
 				o.freeBytes = k << 10
 			}
 		case "file":
-			err = o.parseFile(value)
+			err = o.parseFile(root, value)
+		case "root":
+			root = value
 		case "link":
-			name, target, _ := strings.Cut(value, " ")
-			o.links[name] = target
+			o.links[value] = true
+		case "sum":
+			sum, name, _ := strings.Cut(value, "  ")
+			sums[strings.TrimPrefix(name, root)] = sum
 		case "other":
 			err = fmt.Errorf("%s is neither a file nor a link", value)
 		case "etcd":
@@ -284,7 +297,7 @@ func (o *observation) parse(text string, now time.Time) error {
 		case "snapshot":
 			o.snapshots = append(o.snapshots, value)
 		case "ca":
-			o.ca = value
+			o.ca, _, _ = strings.Cut(value, " ")
 		}
 		if err != nil {
 			return fmt.Errorf("%q: %w", scan.Text(), err)
@@ -292,6 +305,13 @@ func (o *observation) parse(text string, now time.Time) error {
 	}
 	if err := scan.Err(); err != nil {
 		return err
+	}
+	for name, f := range o.files {
+		f.SHA256 = sums[name]
+		if b, err := hex.DecodeString(f.SHA256); err != nil || len(b) != sha256.Size {
+			return fmt.Errorf("it did not tell the digest of %s", name)
+		}
+		o.files[name] = f
 	}
 	if len(o.units) != 2 {
 		return errors.New("it did not tell about its services; does it run systemd?")
@@ -316,19 +336,16 @@ func (o *observation) parseNetwork(value string) error {
 	return nil
 }
 
-func (o *observation) parseFile(value string) error {
-	fields := strings.SplitN(value, " ", 6)
-	if len(fields) != 6 || len(fields[4]) != 2*sha256.Size {
+func (o *observation) parseFile(root, value string) error {
+	fields := strings.SplitN(value, " ", 5)
+	if len(fields) != 5 {
 		return errors.New("it is not a line about a file")
-	}
-	if _, err := hex.DecodeString(fields[4]); err != nil {
-		return err
 	}
 	mode, err := strconv.ParseUint(fields[0], 8, 32)
 	if err != nil {
 		return err
 	}
-	f := found{SHA256: fields[4], Mode: fs.FileMode(mode).Perm()}
+	f := found{Mode: fs.FileMode(mode).Perm()}
 	for i, to := range map[int]*int{1: &f.UID, 2: &f.GID} {
 		if *to, err = strconv.Atoi(fields[i]); err != nil {
 			return err
@@ -337,7 +354,7 @@ func (o *observation) parseFile(value string) error {
 	if f.SizeBytes, err = strconv.ParseInt(fields[3], 10, 64); err != nil {
 		return err
 	}
-	o.files[fields[5]] = f
+	o.files[strings.TrimPrefix(fields[4], root)] = f
 	return nil
 }
 

@@ -50,7 +50,7 @@ func (c *Cluster) Remove(ctx context.Context, data bool) error {
 			errs = append(errs, o.err)
 			continue
 		}
-		h, err := c.Hosts.Host(ctx, o.node.Machine)
+		h, err := c.host(ctx, o.node.Machine)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -77,9 +77,9 @@ const (
 
 // uninstall removes K3s, and all that it and its networks have made, from one
 // machine. It may begin anywhere.
-func (c *Cluster) uninstall(ctx context.Context, h *remote.Host, mode keeping) error {
+func (c *Cluster) uninstall(ctx context.Context, h *host, mode keeping) error {
 	_, err := h.Run(ctx, remote.Command{
-		Line:  fmt.Sprintf("sh -s -- %s %s", remote.Quote(c.root), mode),
+		Line:  fmt.Sprintf("sh -s -- %s %s", remote.Quote(h.root), mode),
 		Stdin: strings.NewReader(uninstallScript()),
 	})
 	return err

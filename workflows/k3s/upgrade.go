@@ -37,7 +37,7 @@ func (w *work) beforeUpgrade(ctx context.Context) error {
 		}
 	}
 	return each(due, func(t *target) error {
-		h, err := w.Hosts.Host(ctx, t.node.Machine)
+		h, err := w.host(ctx, t.node.Machine)
 		if err != nil {
 			return err
 		}
@@ -55,7 +55,7 @@ func (w *work) upgrade(ctx context.Context, t *target) (err error) {
 	if err != nil {
 		return err
 	}
-	h, err := w.Hosts.Host(ctx, t.node.Machine)
+	h, err := w.host(ctx, t.node.Machine)
 	if err != nil {
 		return err
 	}
