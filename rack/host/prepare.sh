@@ -7,7 +7,7 @@ set -eu
 # shared between mount namespaces.
 for hierarchy in /sys/fs/cgroup/*; do
   if mountpoint -q "$hierarchy"; then
-    mount -o remount,rw "$hierarchy"
+    mount -o remount,bind,rw "$hierarchy"
   fi
 done
 mount --make-rshared /
