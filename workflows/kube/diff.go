@@ -229,7 +229,7 @@ var goValue = regexp.MustCompile(`&value\.valueUnstructured\{Value:(.*?)\}`)
 func (c *Cluster) refused(ctx context.Context, i item, err error) error {
 	var status *apierrors.StatusError
 	about := errors.As(err, &status) &&
-		(apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || strings.Contains(status.ErrStatus.Message, untyped))
+		(apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || saysUnfit(status.ErrStatus.Message))
 	if !about {
 		return c.asked(ctx, "applying "+i.id.String(), err)
 	}

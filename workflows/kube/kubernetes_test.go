@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -171,13 +172,12 @@ func TestUpstreamManifests(t *testing.T) {
 	c := open(t)
 	for _, test := range []struct {
 		name, file, namespace string
-		objects               int
+		objects               int // without the hooks
 	}{
 		{"calico-crds", "calico-crds-v3.32.1.yaml.gz", "", 32},
-		{"tigera-operator", "tigera-operator-v3.32.1.yaml", "tigera-operator", 0},
-		{"portworx", "portworx-9.1.1.yaml.gz", "portworx", 0},
-		{"prometheus", "prometheus-29.27.0.yaml", "monitoring", 0},
-		{"fluentd", "fluentd-0.6.0.yaml", "logging", 0},
+		{"tigera-operator", "tigera-operator-v3.32.1.yaml", "tigera-operator", 9},
+		{"portworx", "portworx-9.1.1.yaml.gz", "portworx", 10},
+		{"prometheus", "prometheus-29.27.0.yaml", "monitoring", 20},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := upstream(t, test.file)
@@ -190,7 +190,10 @@ func TestUpstreamManifests(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			s.Hooks = nil // nothing runs them here
+			if len(s.Objects) != test.objects {
+				t.Errorf("%s has %d objects; want %d", test.file, len(s.Objects), test.objects)
+			}
+			s.Hooks = nil // no pod runs here
 			began := time.Now()
 			d := diff(t, c, s, opts)
 			if len(d.Changes) != len(s.Objects) {
@@ -207,4 +210,46 @@ func TestUpstreamManifests(t *testing.T) {
 			wantNothing(t, diff(t, c, s, opts))
 		})
 	}
+}
+
+// TestRefusalNamesObjectAndField uses an upstream chart that the API server
+// refuses to apply, and mistakes of other kinds.
+func TestRefusalNamesObjectAndField(t *testing.T) {
+	c := open(t)
+	pod := func(container string) string {
+		return "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: default}\nspec: {containers: [{name: a, image: b, " + container + "}]}\n"
+	}
+	for _, test := range []struct{ name, manifest, want string }{
+		{"mistyped field", pod("imagePullPolice: Always"), "Pod/default/p.*imagePullPolice"},
+		{"bad enum", pod("imagePullPolicy: Sometimes"), `Pod/default/p.*spec\.containers\[0\]\.imagePullPolicy: Unsupported value: "Sometimes"`},
+		{"bad quantity", pod("resources: {limits: {cpu: many}}"), "Pod/default/p.*quantities must match"},
+		{"wrong type", pod("env: none"), `Pod/default/p.*env: expected list`},
+		{"in a namespace that comes with the set", namespace("notyet") + strings.ReplaceAll("---\n"+pod("imagePullPolicy: Sometimes"), "namespace: default", "namespace: notyet"), "Pod/notyet/p.*Sometimes"},
+		{"unknown version", "apiVersion: policy/v1beta1\nkind: PodDisruptionBudget\nmetadata: {name: p}\n", "policy/v1beta1.*serves v1"},
+		{"bad ignore_fields", "", "ignore_fields.*no path"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			opts := options(t, "bad")
+			if test.manifest == "" {
+				opts.IgnoreFields = []string{"spec..replicas"}
+			}
+			_, err := c.Diff(t.Context(), set(t, test.manifest), opts)
+			if err == nil || !regexp.MustCompile("(?s)"+test.want).MatchString(err.Error()) {
+				t.Errorf("Diff = %v; want an error that fits %s", err, test.want)
+			}
+			var unreachable *kube.UnreachableError
+			if errors.As(err, &unreachable) {
+				t.Error("a refusal is taken for silence")
+			}
+		})
+	}
+	t.Run("upstream chart with a key twice", func(t *testing.T) {
+		opts := options(t, "fluentd")
+		opts.Namespace = "default"
+		_, err := c.Diff(t.Context(), upstream(t, "fluentd-0.6.0.yaml"), opts)
+		var invalid *kube.InvalidError
+		if !errors.As(err, &invalid) || invalid.ID.Kind != "DaemonSet" || !strings.Contains(err.Error(), `containers[name="fluentd"].env: duplicate entries for key [name="FLUENTD_CONF"]`) {
+			t.Errorf("Diff = %v; want an InvalidError about the DaemonSet's env", err)
+		}
+	})
 }

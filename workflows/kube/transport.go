@@ -9,7 +9,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -72,10 +74,14 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// untyped is how the server says that an object does not fit its kind at all,
-// such as a list with one key twice. It says so with status 500, as of
-// Kubernetes 1.34.
-const untyped = "failed to create typed patch object"
+// unfit are the words with which the server says that an object does not fit its
+// kind at all, such as a list with one key twice or a quantity that is none. It
+// says so with status 500 and no reason, as of Kubernetes 1.34.
+var unfit = []string{"failed to create typed patch object", "failed to convert new object"}
+
+func saysUnfit(message string) bool {
+	return slices.ContainsFunc(unfit, func(words string) bool { return strings.Contains(message, words) })
+}
 
 // attempt sends the request once and reads the whole answer, so that an answer
 // that is cut off is retried too. An answer is definite when it is about what was
@@ -107,7 +113,7 @@ func (t *transport) attempt(req *http.Request) (resp *http.Response, definite bo
 		return nil, false, fmt.Errorf("the answer has more than %d bytes", maxResponseBytes)
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(content))
-	return resp, bytes.Contains(content, []byte(untyped)), nil
+	return resp, transient(resp.StatusCode) && saysUnfit(string(content)), nil
 }
 
 func late(ctx context.Context, err error) error {
