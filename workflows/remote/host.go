@@ -94,7 +94,7 @@ type AuthError struct {
 }
 
 func (e *AuthError) Error() string {
-	return fmt.Sprintf("%s: the host refused this site's SSH key for user %s: %v; was authorized_keys edited?", e.Host, e.User, e.Err)
+	return fmt.Sprintf("%s: the host refused this site's SSH key for user %s: %v; is the line that `edge-provision key` prints in its authorized_keys?", e.Host, e.User, e.Err)
 }
 
 func (e *AuthError) Unwrap() error { return e.Err }

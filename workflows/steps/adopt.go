@@ -91,18 +91,20 @@ func (a *Adopter) gather(ctx context.Context, h *remote.Host) (facts inventory.F
 	if err := fits(path, program, strings.TrimSpace(system.Stdout)); err != nil {
 		return facts, "", err
 	}
-	var out document
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	out := document{over: func() { cancel(errTooMuch) }}
 	result, err := h.Run(ctx, remote.Command{
 		Line:  "exec sh -c " + remote.Quote(onceScript(fmt.Sprintf("%x", sha256.Sum256(program)))),
 		Stdin: bytes.NewReader(program), Stdout: &out,
 	})
+	if errors.Is(context.Cause(ctx), errTooMuch) {
+		return facts, "", errTooMuch
+	}
 	if err != nil {
 		return facts, "", err
 	}
-	if out.over {
-		return facts, "", fmt.Errorf("it printed more than %d bytes", inventory.MaxDocumentBytes)
-	}
-	facts, err = inventory.DecodeFacts(out.Bytes())
+	facts, err = inventory.DecodeFacts(out.text.Bytes())
 	return facts, unseen(result.Stderr), err
 }
 
@@ -142,21 +144,25 @@ func fits(path string, program []byte, system string) error {
 	return fmt.Errorf("%s is built for %s and the machine is %q: build edge-agent for it, with GOARCH set, and name it with --agent", path, have, processor)
 }
 
+// errTooMuch ends a program that is not edge-agent, or that was made to lie.
+var errTooMuch = fmt.Errorf("it printed more than the %d bytes that a facts document may have", inventory.MaxDocumentBytes)
+
 // document keeps what a command prints, up to the size that a facts document may
-// have.
+// have, and calls over when there is more. The buffer is not embedded: its
+// ReadFrom would be used instead of Write, and has no bound.
 type document struct {
-	bytes.Buffer
-	over bool
+	text bytes.Buffer
+	over func()
 }
 
-// Write implements io.Writer; it takes everything, so that the command ends.
+// Write implements io.Writer. It takes everything: whoever refuses a part would
+// leave the command waiting.
 func (d *document) Write(p []byte) (int, error) {
-	if room := inventory.MaxDocumentBytes + 1 - d.Len(); len(p) > room {
-		d.over = true
-		d.Buffer.Write(p[:max(room, 0)])
+	if room := inventory.MaxDocumentBytes - d.text.Len(); len(p) > room {
+		d.over()
 		return len(p), nil
 	}
-	return d.Buffer.Write(p)
+	return d.text.Write(p)
 }
 
 // onceScript receives a program on its input, compares its digest, runs it, and
