@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -145,6 +146,11 @@ func (d *File) once(ctx context.Context, f *os.File, have int64) (done bool, now
 	defer stall.Stop()
 	response, err := d.Client.Do(request)
 	if err != nil {
+		// The client's own error repeats the address as it is.
+		var about *url.Error
+		if errors.As(err, &about) {
+			err = about.Err
+		}
 		return false, have, errors.Join(err, context.Cause(ctx))
 	}
 	defer response.Body.Close()
@@ -222,15 +228,16 @@ func hashFile(ctx context.Context, name string) (sum chunk.SHA256, err error) {
 	}
 }
 
-// Redact removes user and password from an address.
+// Redact removes from an address what lets somebody in: user and password, and
+// the query, which often holds a token. What is no URL is returned as it is.
 func Redact(address string) string {
-	scheme, rest, ok := strings.Cut(address, "://")
-	if !ok {
+	if !strings.Contains(address, "://") {
 		return address
 	}
-	host, _, _ := strings.Cut(rest, "/")
-	if at := strings.LastIndex(host, "@"); at >= 0 {
-		return scheme + "://" + host[at+1:] + strings.TrimPrefix(rest, host)
+	u, err := url.Parse(address)
+	if err != nil {
+		return "an address that cannot be read"
 	}
-	return address
+	u.User, u.RawQuery, u.Fragment = nil, "", ""
+	return u.String()
 }

@@ -11,8 +11,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/url"
 	"strings"
+
+	"github.com/edge-provision/edge-provision/imagebuilder/fetch"
 )
 
 // Ref names one file: where it comes from, and what it must be.
@@ -95,19 +96,8 @@ func cutDigest(digest string) (string, error) {
 	return sum, nil
 }
 
-// Redact removes what lets somebody in from a source: user and password, and
-// the query, which often holds a token.
-func Redact(source string) string {
-	if !strings.Contains(source, "://") {
-		return source
-	}
-	u, err := url.Parse(source)
-	if err != nil {
-		return "an address that cannot be read"
-	}
-	u.User, u.RawQuery, u.Fragment = nil, "", ""
-	return u.String()
-}
+// Redact removes from a source what lets somebody in.
+func Redact(source string) string { return fetch.Redact(source) }
 
 // ErrNotInBundle says that a store that works offline was asked for what its
 // bundle does not hold.

@@ -35,7 +35,7 @@ func (s *Store) origin(ctx context.Context, image Image) (origin, error) {
 		return nil, err
 	}
 	if info.IsDir() {
-		return &layout{store: s, image: image, where: path, open: func(name string) (io.ReadCloser, int64, error) {
+		return &layoutOrigin{store: s, image: image, where: path, open: func(name string) (io.ReadCloser, int64, error) {
 			f, err := os.Open(filepath.Join(path, filepath.FromSlash(name)))
 			if err != nil {
 				return nil, 0, err
@@ -50,8 +50,8 @@ func (s *Store) origin(ctx context.Context, image Image) (origin, error) {
 	return s.archived(image, path)
 }
 
-// registry is an origin that speaks the OCI distribution protocol.
-type registry struct {
+// remoteOrigin is an origin that speaks the OCI distribution protocol.
+type remoteOrigin struct {
 	store  *Store
 	image  Image
 	ref    name.Repository
@@ -73,7 +73,7 @@ func (s *Store) registry(ctx context.Context, image Image) (origin, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &registry{store: s, image: image, ref: repository, tag: rest[colon+1:]}
+	r := &remoteOrigin{store: s, image: image, ref: repository, tag: rest[colon+1:]}
 	auth := authn.Anonymous
 	if s.config.Keychain != nil {
 		if auth, err = s.config.Keychain.Resolve(repository); err != nil {
@@ -92,7 +92,7 @@ func (s *Store) registry(ctx context.Context, image Image) (origin, error) {
 	return r, nil
 }
 
-func (r *registry) resolve(ctx context.Context) (string, error) {
+func (r *remoteOrigin) resolve(ctx context.Context) (string, error) {
 	d, err := remote.Head(r.ref.Tag(r.tag), remote.WithContext(ctx), remote.WithTransport(r.client.Transport))
 	if err != nil {
 		return "", fmt.Errorf("asking registry %s: %w", r.ref.RegistryStr(), err)
@@ -102,7 +102,7 @@ func (r *registry) resolve(ctx context.Context) (string, error) {
 
 // fetch brings manifests whole, and everything else in pieces that survive a
 // cut.
-func (r *registry) fetch(ctx context.Context, d v1.Descriptor, path string) error {
+func (r *remoteOrigin) fetch(ctx context.Context, d v1.Descriptor, path string) error {
 	if d.Size < 0 || d.MediaType.IsIndex() || d.MediaType.IsImage() {
 		m, err := remote.Get(r.ref.Digest(d.Digest.String()), remote.WithContext(ctx), remote.WithTransport(r.client.Transport))
 		if err != nil {
@@ -114,11 +114,11 @@ func (r *registry) fetch(ctx context.Context, d v1.Descriptor, path string) erro
 	return r.store.download(ctx, r.client, address, d.Digest.Hex, r.image.Name, path)
 }
 
-func (r *registry) close() error { return nil }
+func (r *remoteOrigin) close() error { return nil }
 
-// layout is an origin that is an OCI image layout: a directory, or a tar file
+// layoutOrigin is an origin that is an OCI image layout: a directory, or a tar file
 // of one.
-type layout struct {
+type layoutOrigin struct {
 	store *Store
 	image Image
 	where string
@@ -126,7 +126,7 @@ type layout struct {
 	done  func() error
 }
 
-func (l *layout) close() error {
+func (l *layoutOrigin) close() error {
 	if l.done == nil {
 		return nil
 	}
@@ -135,7 +135,7 @@ func (l *layout) close() error {
 
 // resolve finds the image in the layout's index: the one of its name, or the
 // only one.
-func (l *layout) resolve(context.Context) (string, error) {
+func (l *layoutOrigin) resolve(context.Context) (string, error) {
 	text, err := l.read("index.json")
 	if err != nil {
 		return "", err
@@ -155,7 +155,7 @@ func (l *layout) resolve(context.Context) (string, error) {
 	return index.Manifests[0].Digest.String(), nil
 }
 
-func (l *layout) read(name string) ([]byte, error) {
+func (l *layoutOrigin) read(name string) ([]byte, error) {
 	f, _, err := l.open(name)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", l.where, err)
@@ -167,7 +167,7 @@ func (l *layout) read(name string) ([]byte, error) {
 	return text, errors.Join(err, f.Close())
 }
 
-func (l *layout) fetch(ctx context.Context, d v1.Descriptor, path string) error {
+func (l *layoutOrigin) fetch(ctx context.Context, d v1.Descriptor, path string) error {
 	f, size, err := l.open("blobs/sha256/" + d.Digest.Hex)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s lacks %s: it is not whole, or the digest is of another image", l.where, d.Digest)
@@ -197,7 +197,7 @@ func (s *Store) archived(image Image, path string) (origin, error) {
 		byName[strings.TrimPrefix(e.Name, "./")] = e
 	}
 	if _, ok := byName["oci-layout"]; ok {
-		return &layout{store: s, image: image, where: path, done: f.Close, open: func(name string) (io.ReadCloser, int64, error) {
+		return &layoutOrigin{store: s, image: image, where: path, done: f.Close, open: func(name string) (io.ReadCloser, int64, error) {
 			e, ok := byName[name]
 			if !ok {
 				return nil, 0, fmt.Errorf("%s in %s: %w", name, path, fs.ErrNotExist)
@@ -214,9 +214,9 @@ func (s *Store) archived(image Image, path string) (origin, error) {
 	return newSaved(s, image, path)
 }
 
-// saved is an origin that `docker save` wrote: layers are not compressed there,
+// savedOrigin is an origin that `docker save` wrote: layers are not compressed there,
 // so their digests, and the image's, come from compressing them here.
-type saved struct {
+type savedOrigin struct {
 	store *Store
 	where string
 	image v1.Image
@@ -234,10 +234,10 @@ func newSaved(s *Store, image Image, path string) (origin, error) {
 			return nil, fmt.Errorf("reading %s: %w", path, err)
 		}
 	}
-	return &saved{store: s, where: path, image: img}, nil
+	return &savedOrigin{store: s, where: path, image: img}, nil
 }
 
-func (d *saved) resolve(context.Context) (string, error) {
+func (d *savedOrigin) resolve(context.Context) (string, error) {
 	h, err := d.image.Digest()
 	if err != nil {
 		return "", fmt.Errorf("reading %s: %w", d.where, err)
@@ -245,7 +245,7 @@ func (d *saved) resolve(context.Context) (string, error) {
 	return h.String(), nil
 }
 
-func (d *saved) fetch(ctx context.Context, want v1.Descriptor, path string) error {
+func (d *savedOrigin) fetch(ctx context.Context, want v1.Descriptor, path string) error {
 	manifest, err := d.image.RawManifest()
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", d.where, err)
@@ -274,4 +274,4 @@ func (d *saved) fetch(ctx context.Context, want v1.Descriptor, path string) erro
 	return errors.Join(d.store.keep(ctx, r, want.Size, want.Digest.Hex, d.where, path), r.Close())
 }
 
-func (d *saved) close() error { return nil }
+func (d *savedOrigin) close() error { return nil }
