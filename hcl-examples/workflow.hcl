@@ -1,14 +1,21 @@
 # What is done with machines once they run: every kind of step, and how steps
 # depend on each other. The machine is adopted: it runs already, is reached
 # over SSH, and is never powered or imaged.
+#
+# Two keys have to be exchanged before. The line that "edge-provision key
+# SITE.hcl" prints goes into ~ops/.ssh/authorized_keys on the machine. The
+# machine's own key comes from its /etc/ssh/ssh_host_ed25519_key.pub and is given
+# as --var host_key="ssh-ed25519 AAAA…", or written below as the default. As long
+# as it is missing, plan refuses the machine and prints what it offers.
 
 required_version = ">= 0.1"
 
-site "workflow" {
-  # On every machine that is imaged. Machines can add to them.
-  user "ops" {
-    sudo = true
-  }
+site "workflow" {}
+
+variable "host_key" {
+  type        = string
+  default     = null
+  description = "The machine's SSH host key: one line, as in its ssh_host_ed25519_key.pub."
 }
 
 variable "motd" {
@@ -25,7 +32,9 @@ machine "controller" {
   address = "172.27.0.10"
 
   ssh {
-    user = "ops"
+    user     = "ops"
+    sudo     = true # ops may do everything without a password
+    host_key = var.host_key
   }
 }
 
