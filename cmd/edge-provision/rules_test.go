@@ -121,6 +121,13 @@ func TestImportsPointOneWay(t *testing.T) {
 			func(_, p string) bool { return ours(p) && !within(p, "inventory", "inventory/query") }, false,
 		},
 		{
+			"K3s is installed without knowing how it was declared",
+			func(p string) bool { return within(p, "workflows/k3s") },
+			func(_, p string) bool {
+				return below(p, "github.com/hashicorp/hcl/v2") || ours(p) && !within(p, "workflows/k3s", "workflows/remote", "workflows/artifact", "inventory")
+			}, false,
+		},
+		{
 			"nothing needs a program",
 			func(string) bool { return true },
 			func(from, p string) bool { return below(p, module+"cmd") && from != p }, false,

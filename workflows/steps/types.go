@@ -20,6 +20,7 @@ var Types = []Type{
 	rebootType,
 	powerType,
 	wipeType,
+	k3sType,
 }
 
 // Shapes is Types as the decoder of site.hcl wants them.
