@@ -128,6 +128,16 @@ func TestImportsPointOneWay(t *testing.T) {
 			}, false,
 		},
 		{
+			"a cluster is kept without machines, images or a site",
+			func(p string) bool { return below(p, module+"workflows/kube") },
+			func(_, p string) bool { return ours(p) && !below(p, module+"workflows/kube") }, false,
+		},
+		{
+			"an add-on is objects and their proof",
+			func(p string) bool { return below(p, module+"workflows/addon") },
+			func(_, p string) bool { return ours(p) && !below(p, module+"workflows/kube") && !within(p, "workflows/addon/addontest") }, false,
+		},
+		{
 			"nothing needs a program",
 			func(string) bool { return true },
 			func(from, p string) bool { return below(p, module+"cmd") && from != p }, false,

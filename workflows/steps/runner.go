@@ -44,6 +44,8 @@ type Runner struct {
 	// FailPoint is told when a step's work is done and not recorded yet.
 	FailPoint workflows.FailPoint
 
+	declared Declared
+
 	mu     sync.Mutex
 	done   map[string][]Step         // by address, one for each attempt, for Undo
 	before map[string]*store.Applied // by address, of before the first attempt; nil: nothing
@@ -253,7 +255,7 @@ func (r *Runner) make(ctx context.Context, s *site.Step, inputs cty.Value) (Step
 // env is what every step may use.
 func (r *Runner) env(address, phase string) Env {
 	return Env{
-		Address: address, Hosts: r.Hosts, Power: r.Powers, Machines: r.Machines, Artifacts: r.Artifacts, Clock: r.Clock,
+		Address: address, Catalog: r.Catalog.CatalogID().String(), Site: r.Site.Name, Declared: &r.declared, Hosts: r.Hosts, Power: r.Powers, Machines: r.Machines, Artifacts: r.Artifacts, Clock: r.Clock,
 		Marks: marks{r.Catalog.Settings()},
 		Say: func(format string, args ...any) {
 			r.Tell(Progress{Address: address, Phase: phase, Message: fmt.Sprintf(format, args...)})

@@ -32,7 +32,8 @@ type Type struct {
 	// New makes the step from its inputs, which are wholly known.
 	New func(inputs cty.Value, env Env) (Step, error)
 	// Needs lists the files and container images that the step brings to
-	// machines, for bundles; nil: none. Inputs that are secret or not known
+	// machines, for bundles; nil: the objects among its inputs that have a
+	// source and a sha256. Inputs that are secret or not known
 	// before the site is there are unknown in it: what depends on them is left
 	// out, since it is rendered on site.
 	Needs func(inputs cty.Value) (artifact.Needs, error)
@@ -81,8 +82,12 @@ type Finding struct {
 type Env struct {
 	// Address is the step's own, for errors and journals.
 	Address string
-	Hosts   Hosts
-	Power   Powers
+	// Catalog is the id of the catalog, which marks what is ours in a cluster.
+	Catalog string
+	// Site is the site's name.
+	Site  string
+	Hosts Hosts
+	Power Powers
 	// Machines tells what is known of the machines that the step names.
 	Machines Machines
 	// Artifacts hands out the files that the step brings to machines.
@@ -94,6 +99,8 @@ type Env struct {
 	// Marks remembers what must never be done twice, whatever happens to the
 	// step's name.
 	Marks Marks
+	// Declared knows what other steps declare in a cluster; nil: nothing.
+	Declared *Declared
 	// Say reports one line of progress.
 	Say func(format string, args ...any)
 }

@@ -20,7 +20,15 @@ var Types = []Type{
 	rebootType,
 	powerType,
 	wipeType,
+	httpType,
+	manifestType,
 	k3sType,
+	helmType,
+	calicoType,
+	portworxType,
+	localPathType,
+	fluentdType,
+	prometheusType,
 }
 
 // Shapes is Types as the decoder of site.hcl wants them.

@@ -1,7 +1,7 @@
 package portworx
 
 import (
-	"fmt"
+	"cmp"
 
 	"github.com/edge-provision/edge-provision/workflows/kube"
 )
@@ -21,23 +21,29 @@ const (
 	snapshotKeep = 7
 )
 
-// classes are the storage classes and, with Snapshots, the schedule that volumes
-// of the database class follow.
-func (c Config) classes() []kube.Object {
+// ScheduleDefinition is the CRD that Stork brings for schedules.
+const ScheduleDefinition = "schedulepolicies.stork.libopenstorage.org"
+
+// Schedules reports whether volumes of the database class are kept by schedule.
+func (c Config) Schedules() bool { return c.Snapshots.EveryMinutes > 0 }
+
+// Schedule is how often volumes of the database class are kept, and how many.
+func (c Config) Schedule() kube.Object {
+	return kube.Make("stork.libopenstorage.org/v1alpha1", "SchedulePolicy", "", policyName, map[string]any{
+		"policy": map[string]any{"interval": map[string]any{
+			"intervalMinutes": int64(c.Snapshots.EveryMinutes), "retain": int64(cmp.Or(c.Snapshots.Retain, snapshotKeep)),
+		}},
+	})
+}
+
+// Classes are the storage classes.
+func (c Config) Classes() []kube.Object {
 	database := map[string]any{"repl": "3", "io_profile": "db_remote", "io_priority": "high"}
-	var out []kube.Object
-	if c.Snapshots.EveryMinutes > 0 {
-		retain := c.Snapshots.Retain
-		if retain == 0 {
-			retain = snapshotKeep
-		}
-		database["snapshotschedule.stork.libopenstorage.org/edge"] = fmt.Sprintf("schedulePolicyName: %s\nannotations:\n  portworx/snapshot-type: local\n", policyName)
-		out = append(out, kube.Make("stork.libopenstorage.org/v1alpha1", "SchedulePolicy", "", policyName, map[string]any{
-			"policy": map[string]any{"interval": map[string]any{"intervalMinutes": int64(c.Snapshots.EveryMinutes), "retain": int64(retain)}},
-		}))
+	if c.Schedules() {
+		database["snapshotschedule.stork.libopenstorage.org/edge"] = "schedulePolicyName: " + policyName + "\nannotations:\n  portworx/snapshot-type: local\n"
 	}
 	shared := map[string]any{"repl": "2", "sharedv4": "true", "sharedv4_svc_type": "ClusterIP"}
-	return append(out, class(DatabaseClass, database), class(SharedClass, shared))
+	return []kube.Object{class(DatabaseClass, database), class(SharedClass, shared)}
 }
 
 // class waits with a volume until a pod wants it, so that it lies where the pod

@@ -49,6 +49,8 @@ type Config struct {
 	Telemetry bool
 	// Snapshots is how often volumes that ask for it are kept; zero: never.
 	Snapshots Snapshots
+	// Wipe makes the deletion of the StorageCluster erase its disks.
+	Wipe bool
 }
 
 // Node is one machine of the storage cluster.
@@ -96,7 +98,7 @@ func (c Config) Set() (kube.Set, error) {
 		objects = append(objects, kube.Make("v1", "ConfigMap", Namespace, "px-versions", map[string]any{"data": map[string]any{"versions": c.Versions}}))
 	}
 	objects = append(objects, c.storageCluster())
-	objects = append(objects, c.classes()...)
+	objects = append(objects, c.Classes()...)
 	return kube.NewSet(objects...)
 }
 
@@ -145,9 +147,7 @@ func (c Config) storageCluster() kube.Object {
 			"prometheus": map[string]any{"exportMetrics": true},
 			"telemetry":  map[string]any{"enabled": c.Telemetry},
 		},
-		// Deleting the object never wipes: that is another strategy, which only
-		// a typed consent sets.
-		"deleteStrategy": map[string]any{"type": "Uninstall"},
+		"deleteStrategy": map[string]any{"type": c.deleteStrategy()},
 		"updateStrategy": map[string]any{"type": "RollingUpdate", "rollingUpdate": map[string]any{"maxUnavailable": int64(1)}},
 		"placement":      c.placement(),
 		"nodes":          c.nodes(),
@@ -162,6 +162,14 @@ func (c Config) storageCluster() kube.Object {
 		"metadata": map[string]any{"annotations": map[string]any{"portworx.io/disable-storage-class": "false"}},
 		"spec":     spec,
 	})
+}
+
+// deleteStrategy: deleting the object wipes only when somebody typed it.
+func (c Config) deleteStrategy() string {
+	if c.Wipe {
+		return "UninstallAndWipe"
+	}
+	return "Uninstall"
 }
 
 func (c Config) network() map[string]any {

@@ -19,7 +19,9 @@ import (
 	"helm.sh/helm/v4/pkg/engine"
 )
 
-// Request is everything that a rendering depends on beside the chart.
+// Request is everything that a rendering depends on beside the chart. Templates
+// always see an installation (.Release.IsInstall): a chart that rendered
+// otherwise after the first time would differ from its cluster for ever.
 type Request struct {
 	// Release and Namespace are what templates see as .Release.
 	Release, Namespace string
@@ -31,8 +33,6 @@ type Request struct {
 	// APIVersions are what the cluster serves beside Kubernetes' own, each as
 	// group/version or group/version/Kind.
 	APIVersions []string
-	// Upgrade says that the release is there already.
-	Upgrade bool
 }
 
 // Rendered is what a chart comes to.
@@ -106,7 +106,7 @@ func (c *Chart) render(ctx context.Context, r Request, now time.Time) (map[strin
 	capabilities := common.DefaultCapabilities.Copy()
 	capabilities.KubeVersion = *version
 	capabilities.APIVersions = append(slices.Clone(capabilities.APIVersions), r.APIVersions...)
-	options := common.ReleaseOptions{Name: r.Release, Namespace: r.Namespace, Revision: 1, IsInstall: !r.Upgrade, IsUpgrade: r.Upgrade}
+	options := common.ReleaseOptions{Name: r.Release, Namespace: r.Namespace, Revision: 1, IsInstall: true}
 	// The schema is checked by validate, which fetches nothing.
 	top, err := util.ToRenderValuesWithSchemaValidation(fresh, values, options, capabilities, true)
 	if err != nil {

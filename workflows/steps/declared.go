@@ -1,0 +1,54 @@
+package steps
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+
+	"github.com/edge-provision/edge-provision/workflows/kube"
+)
+
+// Declared knows which step of a run declares which object of which cluster. Two
+// steps that declare one object would undo each other's work with every apply,
+// and an object that one step drops because another has taken it must not be
+// deleted.
+type Declared struct {
+	mu sync.Mutex
+	by map[string]map[kube.ID]string // by server, then object: the step's address
+}
+
+// declare notes the objects of a step in place of what it declared before. The
+// error names objects that another step declares too.
+func (d *Declared) declare(server, address string, set kube.Set) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.by == nil {
+		d.by = map[string]map[kube.ID]string{}
+	}
+	if d.by[server] == nil {
+		d.by[server] = map[kube.ID]string{}
+	}
+	objects := d.by[server]
+	maps.DeleteFunc(objects, func(_ kube.ID, by string) bool { return by == address })
+	var errs []error
+	for _, o := range set.Objects {
+		id := kube.IDOf(o)
+		if by, taken := objects[id]; taken {
+			errs = append(errs, fmt.Errorf("%s is declared by %s too; one of the two steps must leave it out", id, by))
+			continue
+		}
+		objects[id] = address
+	}
+	return errors.Join(errs...)
+}
+
+// elsewhere names the step other than address that declares an object.
+func (d *Declared) elsewhere(server, address string, id kube.ID) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if by := d.by[server][id]; by != address {
+		return by
+	}
+	return ""
+}

@@ -1,0 +1,408 @@
+package steps
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hcldec"
+	"github.com/zclconf/go-cty/cty"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/query"
+	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/addon/portworx"
+	"github.com/edge-provision/edge-provision/workflows/addon/volume"
+	"github.com/edge-provision/edge-provision/workflows/artifact"
+	"github.com/edge-provision/edge-provision/workflows/kube"
+	"github.com/edge-provision/edge-provision/workflows/remote"
+	"github.com/edge-provision/edge-provision/workflows/site"
+)
+
+// portworxType gives a cluster replicated storage on disks that the catalog
+// knows.
+var portworxType = Type{
+	Name: "portworx",
+	Shape: site.StepType{
+		Spec: clusterSpec(hcldec.ObjectSpec{
+			"manifest":             manifestBlocks(1),
+			"nodes":                attribute("nodes", cty.DynamicPseudoType, true),
+			"disks":                attribute("disks", cty.String, false),
+			"kvdb_disk":            attribute("kvdb_disk", cty.String, false),
+			"metadata_disk":        attribute("metadata_disk", cty.String, false),
+			"name":                 attribute("name", cty.String, false),
+			"image":                attribute("image", cty.String, true),
+			"registry":             attribute("registry", cty.String, false),
+			"preloaded":            attribute("preloaded", cty.Bool, false),
+			"versions":             attribute("versions", cty.String, false),
+			"kernels":              attribute("kernels", cty.List(cty.String), false),
+			"data_interface":       attribute("data_interface", cty.String, false),
+			"management_interface": attribute("management_interface", cty.String, false),
+			"telemetry":            attribute("telemetry", cty.Bool, false),
+			"licence":              attribute("licence", cty.String, false),
+			"probe_image":          attribute("probe_image", cty.String, false),
+			"snapshots": &hcldec.BlockSpec{TypeName: "snapshots", Nested: hcldec.ObjectSpec{
+				"every_minutes": attribute("every_minutes", cty.Number, true),
+				"retain":        attribute("retain", cty.Number, false),
+			}},
+		}),
+		Outputs: map[string]cty.Type{"database_class": cty.String, "shared_class": cty.String, "devices": cty.Map(cty.List(cty.String))},
+		Check:   checkPortworx,
+	},
+	New: newPortworx,
+	Needs: func(inputs cty.Value) (artifact.Needs, error) {
+		files, err := fileNeeds(inputs)
+		images, imagesErr := imageNeeds("image")(inputs)
+		files.Images = images.Images
+		return files, errors.Join(err, imagesErr)
+	},
+}
+
+// diskRules are the attributes that hold an expression over one disk.
+var diskRules = []string{"disks", "kvdb_disk", "metadata_disk"}
+
+func checkPortworx(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	for _, name := range diskRules {
+		v, _ := inputs.GetAttr(name).Unmark()
+		if !v.IsKnown() || v.IsNull() {
+			continue
+		}
+		_, wrong := query.Parse(v.AsString(), query.Disk)
+		for _, d := range wrong {
+			diags = append(diags, mistake(ranges, name, d.Summary, fmt.Sprintf("%s: %s", name, d.Detail)))
+		}
+	}
+	nodes := inputs.GetAttr("nodes")
+	if nodes.IsWhollyKnown() {
+		if n := len(site.References(nodes)); n > 0 && n < 3 {
+			diags = append(diags, mistake(ranges, "nodes", "Too few nodes for Portworx",
+				fmt.Sprintf("Portworx needs 3 nodes with disks and %d are named. On one or two, step \"local_path\" gives volumes that stay on their node; "+
+					"Longhorn, by a helm step, shares files between two.", n)))
+		}
+	}
+	return diags
+}
+
+// portworxStep is the inputs of one portworx step.
+type portworxStep struct {
+	*clusterStep
+	inputs   cty.Value
+	machines []string
+	config   portworx.Config
+	rules    map[string]*query.Expr
+	chosen   []portworx.Node
+}
+
+func newPortworx(inputs cty.Value, env Env) (Step, error) {
+	base, err := newClusterStep(inputs, env)
+	if err != nil {
+		return nil, err
+	}
+	s := &portworxStep{clusterStep: base, inputs: inputs, rules: map[string]*query.Expr{}}
+	if s.machines, err = machines(inputs.GetAttr("nodes")); err != nil {
+		return nil, fmt.Errorf("nodes: %w", err)
+	}
+	for _, name := range diskRules {
+		if v := text(inputs, name); v != "" {
+			expr, diags := query.Parse(v, query.Disk)
+			if diags.HasErrors() {
+				return nil, fmt.Errorf("%s: %w", name, diags)
+			}
+			s.rules[name] = expr
+		}
+	}
+	s.config = portworx.Config{
+		Name: cmp.Or(text(inputs, "name"), env.Site), Image: text(inputs, "image"), Registry: text(inputs, "registry"),
+		Preloaded: truth(inputs, "preloaded"), Versions: text(inputs, "versions"), Kernels: textList(inputs, "kernels"),
+		DataInterface: text(inputs, "data_interface"), ManagementInterface: text(inputs, "management_interface"), Telemetry: truth(inputs, "telemetry"),
+	}
+	if b, _ := inputs.GetAttr("snapshots").Unmark(); !b.IsNull() {
+		s.config.Snapshots = portworx.Snapshots{EveryMinutes: int(number(b, "every_minutes")), Retain: int(number(b, "retain"))}
+	}
+	s.set, s.verify, s.outputs = s.objects, s.works, s.devices
+	return s, nil
+}
+
+// objects chooses the disks of every node and makes the StorageCluster. A disk
+// that the StorageCluster in the cluster names already stays chosen: Portworx has
+// written to it since, so that it does not look empty any more.
+func (s *portworxStep) objects(ctx context.Context) (kube.Set, error) {
+	if s.config.Upstream == nil {
+		upstream, err := readObjects(ctx, s.env.Artifacts, fileRefs(s.inputs.GetAttr("manifest")))
+		if err != nil {
+			return kube.Set{}, err
+		}
+		s.config.Upstream = upstream
+	}
+	live, err := s.cluster.Get(ctx, "core.libopenstorage.org/v1", "StorageCluster", portworx.Namespace, s.config.Name)
+	if err != nil && !errors.Is(err, kube.ErrNotFound) {
+		return kube.Set{}, err
+	}
+	s.config.Nodes = nil
+	for _, m := range s.machines {
+		info, err := s.env.Machines.Machine(ctx, m)
+		if err != nil {
+			return kube.Set{}, err
+		}
+		n, err := s.node(m, info, devicesOf(live, info.Hostname))
+		if err != nil {
+			return kube.Set{}, err
+		}
+		s.config.Nodes = append(s.config.Nodes, n)
+	}
+	s.chosen = s.config.Nodes
+	set, err := s.config.Set()
+	if err != nil || !s.config.Schedules() {
+		return set, err
+	}
+	// Stork brings the definition of schedules when it first runs.
+	_, err = s.cluster.Get(ctx, "apiextensions.k8s.io/v1", "CustomResourceDefinition", "", portworx.ScheduleDefinition)
+	if errors.Is(err, kube.ErrNotFound) {
+		return set, nil
+	}
+	if err != nil {
+		return set, err
+	}
+	schedule, err := kube.NewSet(s.config.Schedule())
+	if err != nil {
+		return set, err
+	}
+	return kube.Join(set, schedule)
+}
+
+// Do implements Step. Schedules come in a second round, when Stork runs.
+func (s *portworxStep) Do(ctx context.Context) (cty.Value, error) {
+	out, err := s.clusterStep.Do(ctx)
+	if err != nil || !s.config.Schedules() {
+		return out, err
+	}
+	_, err = s.cluster.WaitFor(ctx, "apiextensions.k8s.io/v1", "CustomResourceDefinition", "", portworx.ScheduleDefinition, statusBound, func(kube.Object) (kube.Status, error) {
+		return kube.Status{Done: true}, nil
+	})
+	if err != nil {
+		return cty.NilVal, fmt.Errorf("waiting for Stork: %w", err)
+	}
+	return s.clusterStep.Do(ctx)
+}
+
+// devicesOf are the devices that a StorageCluster names for a node.
+func devicesOf(live kube.Object, node string) []string {
+	if live == nil {
+		return nil
+	}
+	nodes, _, _ := unstructured.NestedSlice(live.Object, "spec", "nodes")
+	for _, n := range nodes {
+		m, _ := n.(map[string]any)
+		if name, _, _ := unstructured.NestedString(m, "selector", "nodeName"); name != node {
+			continue
+		}
+		devices, _, _ := unstructured.NestedStringSlice(m, "storage", "devices")
+		for _, field := range []string{"kvdbDevice", "systemMetadataDevice"} {
+			if d, found, _ := unstructured.NestedString(m, "storage", field); found {
+				devices = append(devices, d)
+			}
+		}
+		return devices
+	}
+	return nil
+}
+
+// node chooses one machine's disks from its facts.
+func (s *portworxStep) node(machine string, info MachineInfo, used []string) (portworx.Node, error) {
+	n := portworx.Node{Machine: machine, Name: info.Hostname}
+	f := info.Facts
+	if f == nil {
+		return n, workflows.GiveUp(fmt.Errorf("%s: nothing is known of its disks; it has never reported facts", machine))
+	}
+	if f.CPU != nil {
+		n.Cores = f.CPU.Cores
+	}
+	if f.Memory != nil {
+		n.MemoryBytes = f.Memory.Bytes
+	}
+	doc := query.NewDoc(inventory.Machine{}, f)
+	var data []inventory.Disk
+	for _, d := range f.Disks {
+		if !free(d, info.RootDisk, used) {
+			continue
+		}
+		role, err := s.role(doc.WithDisk(d))
+		if err != nil {
+			return n, fmt.Errorf("%s: %s: %w", machine, d.Name, err)
+		}
+		id := deviceID(d)
+		switch role {
+		case "kvdb_disk":
+			if n.KVDB != "" {
+				return n, fmt.Errorf("%s: kvdb_disk matches %s and %s, and must match one", machine, n.KVDB, id)
+			}
+			n.KVDB, n.KVDBBytes = id, d.Bytes
+		case "metadata_disk":
+			if n.Metadata != "" {
+				return n, fmt.Errorf("%s: metadata_disk matches %s and %s, and must match one", machine, n.Metadata, id)
+			}
+			n.Metadata = id
+		case "disks":
+			data = append(data, d)
+		}
+	}
+	slices.SortFunc(data, func(a, b inventory.Disk) int { return cmp.Compare(a.ByID, b.ByID) })
+	for _, d := range data {
+		n.Devices, n.DeviceBytes = append(n.Devices, deviceID(d)), append(n.DeviceBytes, d.Bytes)
+	}
+	return n, nil
+}
+
+// free reports whether a disk may be given to Portworx: it has a stable name, is
+// not the root disk, and carries nothing that Portworx did not put there.
+func free(d inventory.Disk, root *workflows.DiskName, used []string) bool {
+	if d.ByID == "" || d.Bus == "usb" || root != nil && root.Same(workflows.NameDisk(d)) {
+		return false
+	}
+	return len(d.Signatures) == 0 || slices.Contains(used, deviceID(d))
+}
+
+func deviceID(d inventory.Disk) string {
+	return "/dev/disk/by-id/" + strings.TrimPrefix(d.ByID, "/dev/disk/by-id/")
+}
+
+// role is which rule takes a disk: the narrow ones first. Without `disks` every
+// disk that is left is for data.
+func (s *portworxStep) role(doc query.Doc) (string, error) {
+	for _, name := range []string{"kvdb_disk", "metadata_disk", "disks"} {
+		rule := s.rules[name]
+		if rule == nil {
+			if name == "disks" {
+				return name, nil
+			}
+			continue
+		}
+		result, err := rule.Eval(doc)
+		if err != nil {
+			return "", err
+		}
+		if result == query.True {
+			return name, nil
+		}
+	}
+	return "", nil
+}
+
+// works asks the operator, every node, and then for a volume of each class.
+func (s *portworxStep) works(ctx context.Context) error {
+	_, err := s.cluster.WaitFor(ctx, "core.libopenstorage.org/v1", "StorageCluster", portworx.Namespace, s.config.Name, statusBound, func(o kube.Object) (kube.Status, error) {
+		if err := portworx.Working(o); err != nil {
+			return kube.Status{Failed: portworx.Failed(o), Reason: err.Error()}, nil
+		}
+		return kube.Status{Done: true}, nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, n := range s.chosen {
+		_, err := s.cluster.WaitFor(ctx, "core.libopenstorage.org/v1", "StorageNode", portworx.Namespace, n.Name, statusBound, func(o kube.Object) (kube.Status, error) {
+			if err := portworx.Online(o); err != nil {
+				return kube.Status{Reason: err.Error()}, nil
+			}
+			return kube.Status{Done: true}, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := s.license(ctx); err != nil {
+		return err
+	}
+	image := cmp.Or(text(s.inputs, "probe_image"), k3sBusyBox)
+	for _, class := range s.config.Classes() {
+		s.env.Say("trying storage class %s with a volume", class.GetName())
+		canary := volume.Canary{Cluster: s.cluster, Class: class, Shared: class.GetName() == portworx.SharedClass, Image: image, Owner: s.opts.Owner}
+		if err := canary.Run(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// license gives Portworx its licence key once. pxctl takes it on its command
+// line only, where root on the node can see it while it runs.
+func (s *portworxStep) license(ctx context.Context) error {
+	key := text(s.inputs, "licence")
+	if key == "" {
+		return nil
+	}
+	mark := "portworx-licence/" + s.config.Name + "/" + workflows.DigestOf(key)
+	done, err := s.env.Marks.Marked(ctx, mark)
+	if err != nil || done {
+		return err
+	}
+	h, err := s.env.Hosts.Host(ctx, s.machines[0])
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	_, err = h.Run(ctx, remote.Command{
+		Line: `IFS= read -r key && /opt/pwx/bin/pxctl license add "$key"`, Stdin: strings.NewReader(key + "\n"), Sensitive: true,
+	})
+	if err != nil {
+		return fmt.Errorf("adding the licence: %w", err)
+	}
+	return s.env.Marks.Mark(ctx, mark)
+}
+
+// Loss implements Remover: the volumes are on disks that are kept unless their
+// wiping is typed.
+func (s *portworxStep) Loss(ctx context.Context) ([]string, error) {
+	live, err := s.cluster.Get(ctx, "core.libopenstorage.org/v1", "StorageCluster", portworx.Namespace, s.config.Name)
+	if errors.Is(err, kube.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, m := range s.machines {
+		info, err := s.env.Machines.Machine(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		if devices := devicesOf(live, info.Hostname); len(devices) > 0 {
+			out = append(out, fmt.Sprintf("%s: every volume on %s", m, strings.Join(devices, ", ")))
+		}
+	}
+	return out, nil
+}
+
+// Remove implements Remover. With data the StorageCluster is told to wipe its
+// disks before it goes; without, another installation on the same disks finds
+// its volumes again.
+func (s *portworxStep) Remove(ctx context.Context, data bool) error {
+	if data {
+		s.config.Wipe = true
+		set, err := s.objects(ctx)
+		if err != nil {
+			return err
+		}
+		if err := s.cluster.Apply(ctx, set, s.opts); err != nil {
+			return fmt.Errorf("telling Portworx to wipe its disks: %w", err)
+		}
+	}
+	return s.clusterStep.Remove(ctx, data)
+}
+
+// devices are what each machine gives.
+func (s *portworxStep) devices(context.Context) (map[string]cty.Value, error) {
+	devices := map[string]cty.Value{}
+	for _, n := range s.chosen {
+		devices[n.Machine] = stringList(n.Devices)
+	}
+	return map[string]cty.Value{
+		"database_class": cty.StringVal(portworx.DatabaseClass), "shared_class": cty.StringVal(portworx.SharedClass), "devices": cty.MapVal(devices),
+	}, nil
+}
