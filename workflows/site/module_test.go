@@ -203,6 +203,75 @@ func TestSensitivityAndUnknownsPassThroughModules(t *testing.T) {
 	}
 }
 
+func TestReferencesPassThroughTypedCollections(t *testing.T) {
+	s := loadTree(t, map[string]string{
+		"site.hcl": `
+site "s" {}
+network "edge" {
+  interface = "eth0"
+  cidr      = "10.0.0.0/24"
+}
+image "os" {
+  distribution = "debian"
+  release      = "bookworm"
+}
+machine "m" {
+  count   = 2
+  mac     = "52:54:00:00:00:0${count.index}"
+  network = network.edge
+  address = "10.0.0.${count.index + 1}"
+  image   = count.index == 0 ? null : image.os
+}
+module "work" {
+  source   = "./work"
+  list     = machine.m
+  map      = { a = machine.m[1] }
+  optional = { image = image.os }
+  network  = network.edge
+}
+`,
+		"work/work.hcl": `
+variable "list" {
+  type = list(any)
+}
+variable "map" {
+  type = map(any)
+}
+variable "network" {
+  type = any
+}
+variable "optional" {
+  type = object({ image = any, size = optional(number, 3) })
+}
+machine "own" {
+  mac     = "52:54:00:00:00:0${var.optional.size + 6}"
+  network = var.network
+  address = "10.0.0.9"
+  image   = var.optional.image
+}
+workflow "w" {
+  step "ssh" "list" {
+    hosts   = var.list
+    command = "true"
+  }
+  step "ssh" "map" {
+    hosts   = var.map["a"]
+    command = var.map["a"].address
+  }
+}
+`})
+	steps := s.Workflows[0].Steps
+	if got, want := References(steps[0].Inputs.GetAttr("hosts")), []string{"machine.m[0]", "machine.m[1]"}; !cmp.Equal(got, want) {
+		t.Errorf("References(list) = %q; want %q", got, want)
+	}
+	if got, want := Text(steps[1].Inputs), `{ check = null, command = "10.0.0.2", creates = null, environment = null, hosts = machine.m[1], triggers = null }`; got != want {
+		t.Errorf("Inputs(map) = %s; want %s", got, want)
+	}
+	if own := s.MachineByAddress("module.work.machine.own"); own.Image != s.Images[0] || own.MAC.String() != "52:54:00:00:00:09" {
+		t.Errorf("machine = %+v; want image.os through an object, and the default of its attribute", own)
+	}
+}
+
 func TestMovedReachesIntoModules(t *testing.T) {
 	s := loadTree(t, map[string]string{"site.hcl": callingSite + `
 moved {
