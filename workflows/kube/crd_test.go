@@ -143,7 +143,7 @@ func TestUpstreamObjectsAreCheckedBeforeTheirDefinitionsAreThere(t *testing.T) {
 	opts := options(t, "installation")
 	opts.Definitions = upstream(t, "calico-crds-v3.32.1.yaml.gz").Objects
 	installation := func(dataplane string) kube.Set {
-		return set(t, "apiVersion: operator.tigera.io/v1\nkind: Installation\nmetadata: {name: default}\nspec: {calicoNetwork: {bgp: Disabled, linuxDataplane: "+dataplane+"}}\n")
+		return set(t, "apiVersion: operator.tigera.io/v1\nkind: Installation\nmetadata: {name: planned}\nspec: {calicoNetwork: {bgp: Disabled, linuxDataplane: "+dataplane+"}}\n")
 	}
 	if d := diff(t, c, installation("Iptables"), opts); len(d.Changes) != 1 || d.Changes[0].Operation != kube.Create {
 		t.Errorf("Diff = %q; want the Installation created", d.Lines())

@@ -1,0 +1,160 @@
+package kube_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/edge-provision/edge-provision/workflows/kube"
+	"github.com/edge-provision/edge-provision/workflows/kube/kubetest"
+)
+
+// pretend gives the pods of the test's namespace their end, by their image.
+func pretend(t *testing.T, namespace string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- server.PretendKubelet(ctx, func(pod kube.Object) kubetest.Outcome {
+			containers, _, _ := unstructured.NestedSlice(pod.Object, "spec", "containers")
+			image, _ := containers[0].(map[string]any)["image"].(string)
+			_, what, _ := strings.Cut(image, ":")
+			if pod.GetNamespace() != namespace {
+				return ""
+			}
+			return map[string]kubetest.Outcome{"ok": kubetest.Succeeded, "fails": kubetest.Failed, "runs": kubetest.Running, "hangs": kubetest.Waiting}[what]
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func job(namespace, name, image, annotations string) string {
+	return fmt.Sprintf(`---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: %s, namespace: %s, annotations: {%s}}
+spec:
+  backoffLimit: 0
+  template: {spec: {restartPolicy: Never, containers: [{name: main, image: "x:%s"}]}}
+`, name, namespace, annotations, image)
+}
+
+func TestHooksRunInOrderAndOnlyWhenTheyShould(t *testing.T) {
+	c := open(t)
+	pretend(t, "hooks")
+	opts := options(t, "chart")
+	var said []string
+	opts.Say = func(format string, args ...any) {
+		if line := fmt.Sprintf(format, args...); strings.HasPrefix(line, "running the ") || strings.HasPrefix(line, "applying ConfigMap") || strings.HasPrefix(line, "deleting ConfigMap") {
+			said = append(said, line)
+		}
+	}
+	hooks := func(value string) kube.Set {
+		return set(t, namespace("hooks")+configMap("hooks", "cm", "k: "+value)+
+			job("hooks", "second", "ok", `helm.sh/hook: "pre-install,pre-upgrade", helm.sh/hook-weight: "5"`)+
+			job("hooks", "first", "ok", `helm.sh/hook: pre-install, helm.sh/hook-weight: "-5", helm.sh/hook-delete-policy: hook-succeeded`)+
+			job("hooks", "after", "ok", `helm.sh/hook: "post-install,post-upgrade"`)+
+			job("hooks", "never", "ok", `helm.sh/hook: test`)+
+			job("hooks", "neither", "ok", `helm.sh/hook: post-rollback`)+
+			job("hooks", "before-the-end", "ok", `helm.sh/hook: pre-delete`)+
+			job("hooks", "at-the-end", "ok", `helm.sh/hook: post-delete`))
+	}
+	expect := func(when string, want ...string) {
+		t.Helper()
+		if !slices.Equal(said, want) {
+			t.Errorf("%s: ran %q; want %q", when, said, want)
+		}
+		said = nil
+	}
+	s := hooks("one")
+	apply(t, c, s, opts)
+	expect("install", "running the pre-install hook Job/hooks/first", "running the pre-install hook Job/hooks/second", "applying ConfigMap/hooks/cm", "running the post-install hook Job/hooks/after")
+	jobs := func() []string {
+		all, err := c.List(t.Context(), "batch/v1", "Job", "hooks", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, o := range all {
+			names = append(names, o.GetName())
+		}
+		slices.Sort(names)
+		return names
+	}
+	if got := jobs(); !slices.Equal(got, []string{"after", "second"}) {
+		t.Errorf("jobs after the installation = %v; want first deleted by its policy, and no test or rollback hook", got)
+	}
+	wantNothing(t, diff(t, c, s, opts))
+	apply(t, c, s, opts)
+	expect("again")
+	edit(t, configMaps, "hooks", "cm", `{"data":{"k":"drift"}}`)
+	apply(t, c, s, opts)
+	expect("repair of drift", "applying ConfigMap/hooks/cm")
+	apply(t, c, hooks("two"), opts)
+	expect("upgrade", "running the pre-upgrade hook Job/hooks/second", "applying ConfigMap/hooks/cm", "running the post-upgrade hook Job/hooks/after")
+	if err := c.Remove(t.Context(), hooks("two"), opts, false); err != nil {
+		t.Fatal(err)
+	}
+	expect("removal", "running the pre-delete hook Job/hooks/before-the-end", "deleting ConfigMap/hooks/cm", "running the post-delete hook Job/hooks/at-the-end")
+	if got := jobs(); len(got) > 0 {
+		t.Errorf("jobs after the removal = %v; want none: hooks leave nothing behind", got)
+	}
+}
+
+func TestHookThatFailsStopsTheInstallation(t *testing.T) {
+	c := open(t)
+	pretend(t, "hookfails")
+	opts := options(t, "chart")
+	manifest := func(image string) kube.Set {
+		return set(t, namespace("hookfails")+configMap("hookfails", "cm", "k: v")+job("hookfails", "migrate", image, `helm.sh/hook: pre-install`))
+	}
+	err := c.Apply(t.Context(), manifest("fails"), opts)
+	var notReady *kube.NotReadyError
+	if !errors.As(err, &notReady) || !notReady.Failed || !strings.Contains(err.Error(), "hook pre-install: Job/hookfails/migrate failed") {
+		t.Errorf("Apply = %v; want the hook named and that it failed", err)
+	}
+	if _, err := c.Get(t.Context(), "v1", "ConfigMap", "hookfails", "cm"); !errors.Is(err, kube.ErrNotFound) {
+		t.Errorf("the ConfigMap was applied after a failed pre-install hook (%v)", err)
+	}
+	if d := diff(t, c, manifest("ok"), opts); d.Installed {
+		t.Error("Diff says that it is installed; its hook has failed")
+	}
+	// The next run begins with the hook again, still as an installation.
+	apply(t, c, manifest("ok"), opts)
+	wantNothing(t, diff(t, c, manifest("ok"), opts))
+}
+
+func TestWaitingNamesWhatDoesNotWork(t *testing.T) {
+	c := open(t)
+	pretend(t, "waits")
+	opts := options(t, "web")
+	opts.NoWait, opts.Wait = false, 20*time.Second
+	s := set(t, namespace("waits")+deployment("waits", "web", "x:runs", 2)+job("waits", "once", "ok", ""))
+	apply(t, c, s, opts)
+	wantNothing(t, diff(t, c, s, opts))
+	if err := c.Wait(t.Context(), s, opts); err != nil {
+		t.Errorf("Wait for what works = %v", err)
+	}
+
+	opts.Wait = 2 * time.Second
+	broken := set(t, namespace("waits")+deployment("waits", "web", "x:hangs", 2)+job("waits", "once", "ok", ""))
+	err := c.Apply(t.Context(), broken, opts)
+	var notReady *kube.NotReadyError
+	if !errors.As(err, &notReady) || notReady.ID.String() != "Deployment/waits/web" || !strings.Contains(err.Error(), "replicas are updated") && !strings.Contains(err.Error(), "old replicas") ||
+		!strings.Contains(err.Error(), "ImagePullBackOff: there is no such image") {
+		t.Errorf("Apply of an image that is not there = %v; want the deployment, its replicas and its pod's trouble", err)
+	}
+	opts.Wait = 20 * time.Second
+	apply(t, c, s, opts)
+}
