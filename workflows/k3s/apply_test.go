@@ -2,6 +2,7 @@ package k3s
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	core "k8s.io/api/core/v1"
@@ -215,6 +217,10 @@ func TestDriftIsSeenAndJustThatIsRepaired(t *testing.T) {
 				w.t.Fatal(err)
 			}
 		}, "machine.a: was not restarted, or not seen to get ready, since its files were changed", []string{"a: start k3s.service"}},
+		{"a binary damaged, and K3s dead of it", func(w *world) {
+			w.put(filepath.Join(w.hosts["machine.d"].root, binaryPath), "#!/bin/false\n", 0o755)
+			w.set("machine.d", "k3s-agent.service.active", "failed\n")
+		}, "machine.d: /usr/local/bin/k3s is missing or damaged, and k3s-agent.service is failed", []string{"d: start k3s-agent.service"}},
 		{"a link removed", func(w *world) {
 			if err := os.Remove(filepath.Join(w.hosts["machine.a"].root, "/usr/local/bin/kubectl")); err != nil {
 				w.t.Fatal(err)
@@ -350,13 +356,35 @@ func TestBlockedDrainStopsTheUpgradeAndLiftsTheCordon(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.took()
-	_, err := apply(t, w.config(newVersion, []string{"a", "b", "c"}, []string{"d"}))
+	c := w.config(newVersion, []string{"a", "b", "c"}, []string{"d"})
+	c.DrainTimeout = 200 * time.Millisecond
+	_, err := apply(t, c)
 	if err == nil || !strings.Contains(err.Error(), "was not drained in 200ms") || !strings.Contains(err.Error(), "pod pos/guarded") {
 		t.Fatalf("Apply() = %v; want the pod that stands in the way", err)
 	}
 	log := w.took()
 	if log[len(log)-1] != "api: uncordon a" || strings.Contains(strings.Join(log, "\n"), "start") {
 		t.Errorf("Apply() did %q; want the cordon lifted and nothing restarted", log)
+	}
+}
+
+func TestStoppedClusterIsStartedBeforeItIsUpgraded(t *testing.T) {
+	w, _ := ha(t)
+	for _, n := range []string{"a", "b", "c"} {
+		w.set("machine."+n, "k3s.service.active", "inactive\n")
+	}
+	mustApply(t, w.config(newVersion, []string{"a", "b", "c"}, []string{"d"}))
+	log := w.took()
+	if slices.Sort(log[:3]); !cmp.Equal(log[:4], []string{"a: start k3s.service", "b: start k3s.service", "c: start k3s.service", "a: etcd-snapshot save edge-before-v1-35-1-k3s1"}) {
+		t.Errorf("Apply() did %q; want the servers started as they were, then saved", log)
+	}
+}
+
+func TestNetworksOfAClusterAreForLife(t *testing.T) {
+	_, c := ha(t)
+	c.ClusterCIDR = netip.MustParsePrefix("10.44.0.0/16")
+	if _, err := apply(t, c); err == nil || !strings.Contains(err.Error(), "K3s cannot change that later") {
+		t.Errorf("Apply() = %v; want a refusal", err)
 	}
 }
 

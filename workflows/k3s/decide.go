@@ -44,6 +44,10 @@ type target struct {
 	need   need
 	// member is the node as the cluster knows it; nil when it does not.
 	member *member
+	// swap says that the binary is put in place without an upgrade, and expect
+	// which version is to run after what is done next.
+	swap   bool
+	expect Version
 	// missing are the paths of files and images to write, stale of those to
 	// remove.
 	missing, stale []string
@@ -166,6 +170,10 @@ func (c *Cluster) refusals(s scene) error {
 			errs = append(errs, refuse("%s: its clock is %s %s this controller's. Certificates would not be valid there; set the clock, and see that it has a time server (ntp of its network)",
 				o.node.Machine, behind, where))
 		}
+		if o.joined && o.started.Fixed != "" && o.started.Fixed != c.fixed() {
+			errs = append(errs, refuse("%s: the cluster was made with %s, and %s is declared: K3s cannot change that later. Declare it as it was, or destroy the cluster first",
+				o.node.Machine, o.started.Fixed, c.fixed()))
+		}
 		errs = append(errs, c.checkAddress(o.node.Machine, o.node.IP))
 		for _, n := range o.networks {
 			errs = append(errs, c.checkNetwork(o.node.Machine, n))
@@ -189,6 +197,12 @@ func (c *Cluster) refusals(s scene) error {
 			"Bring a server with its disk back, or restore a snapshot by hand (k3s server --cluster-reset); to begin anew, run `edge-provision destroy -target=%s` first", c.Owner))
 	}
 	return errors.Join(errs...)
+}
+
+// fixed are the settings that K3s cannot change later
+// (docs.k3s.io/cli/server, "Critical Configuration Values").
+func (c *Config) fixed() string {
+	return fmt.Sprintf("cluster_cidr %s and service_cidr %s", c.ClusterCIDR, c.ServiceCIDR)
 }
 
 func wrapRefusal(machine string, err error) error {
@@ -304,6 +318,8 @@ func (c *Cluster) compare(t *target, s scene) {
 	installed := t.files[0].Path
 	_, has := t.observation.files[installed]
 	u := t.units[t.role.unit()]
+	binary := t.observation.files[binaryPath].SHA256
+	t.expect = c.Version
 	switch {
 	case !t.joined:
 		// What is missing on a machine that has nothing goes without saying.
@@ -317,14 +333,22 @@ func (c *Cluster) compare(t *target, s scene) {
 			what = "was prepared and never got ready"
 		}
 		t.change(enter, "K3s %s %s: it %s", c.Version, what, how)
-	case t.observation.files[binaryPath].SHA256 != c.Binary.SHA256:
+	case !u.running() && binary != c.Binary.SHA256 && (t.version == Version{} || t.version == c.Version):
+		// Nothing runs that could be upgraded, and what there is is no
+		// release that could be started first.
+		t.swap = true
+		t.change(start, "%s is missing or damaged, and %s.service is %s", binaryPath, t.role.unit(), state(u))
+	case !u.running():
+		if binary != c.Binary.SHA256 {
+			t.expect = t.version
+		}
+		t.change(start, "%s.service is %s", t.role.unit(), state(u))
+	case binary != c.Binary.SHA256:
 		from := "another binary"
 		if v := runs(t.observation, s.members); v != (Version{}) && v != c.Version {
 			from = v.String()
 		}
 		t.change(upgrade, "runs %s, declared is %s", from, c.Version)
-	case !u.running():
-		t.change(start, "%s.service is %s", t.role.unit(), state(u))
 	case t.started.Digest != t.digest && len(t.missing) == 0:
 		t.change(restart, "was not restarted, or not seen to get ready, since its files were changed")
 	}

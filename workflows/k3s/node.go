@@ -51,6 +51,14 @@ func (w *work) node(ctx context.Context, t *target) error {
 		fallthrough
 	default:
 		w.say("%s: starting %s.service", t.node.Machine, t.role.unit())
+		if t.swap {
+			if err := w.stage(ctx, h, t); err != nil {
+				return err
+			}
+			if err := w.swap(ctx, h); err != nil {
+				return err
+			}
+		}
 		if err := w.write(ctx, h, t); err != nil {
 			return err
 		}
@@ -231,7 +239,7 @@ func (w *work) launch(ctx context.Context, h *host, t *target) error {
 
 // mark writes down that K3s got ready with the files that it now has.
 func (w *work) mark(ctx context.Context, h *host, t *target) error {
-	return w.writeMark(ctx, h, started{Owner: w.Owner, Digest: t.digest, Files: t.paths(), Found: t.started.Found})
+	return w.writeMark(ctx, h, started{Owner: w.Owner, Digest: t.digest, Files: t.paths(), Fixed: w.fixed(), Found: t.started.Found})
 }
 
 // paths are those of the files that the node should have.
@@ -297,7 +305,7 @@ func (w *work) waitReady(ctx context.Context, h *host, t *target) error {
 		switch {
 		case !ok:
 			return fmt.Errorf("node %s has not registered", t.node.Name)
-		case m.Version != w.Version.String():
+		case m.Version != t.expect.String():
 			return fmt.Errorf("node %s still says that it runs %s", t.node.Name, m.Version)
 		case !m.Ready && (wasReady || w.CNI == Flannel):
 			return fmt.Errorf("node %s is not Ready", t.node.Name)

@@ -84,6 +84,8 @@ type started struct {
 	// Files are those that were put there, so that what is no longer declared
 	// can be taken away.
 	Files []string `json:"files,omitempty"`
+	// Fixed are the settings that a cluster keeps for life.
+	Fixed string `json:"fixed,omitempty"`
 	// Found are shared directories that were there before K3s was.
 	Found []string `json:"found,omitempty"`
 }

@@ -152,7 +152,6 @@ for t in iptables ip6tables; do
   rules=$($t-save 2>/dev/null)
   case "$rules" in *KUBE-* | *CNI-* | *cali-* | *FLANNEL* | *flannel*)
     echo "$rules" | grep -v -e KUBE- -e CNI- -e cali- -i -e flannel | $t-restore
-    # Chains that KUBE- rules had stood in are empty now, and whole.
     ;;
   esac
 done
@@ -167,7 +166,7 @@ if command -v ipset >/dev/null; then
     case "$s" in cali* | KUBE-*) ipset destroy "$s" ;; esac
   done
 fi
-find /sys/fs/cgroup -depth -type d -path '*kubepods*' -exec rmdir {} + 2>/dev/null
+[ -z "$R" ] && find /sys/fs/cgroup -depth -type d -path '*kubepods*' -exec rmdir {} + 2>/dev/null
 
 # Files.
 for l in @LINKS@; do
@@ -185,7 +184,8 @@ for e in "$R@DATA@"/* "$R@DATA@"/server/*; do
 done
 [ "$mode" = all ] && rm -rf "$R@DATA@"
 rmdir "$R@DATA@" 2>/dev/null
-for d in @SHARED@; do
+# Without a mark nothing says that the directories are ours.
+[ -f "$R@STARTED@" ] && for d in @SHARED@; do
   case "$found" in *" $d "*) continue ;; esac
   [ -e "$R$d" ] || continue
   case "$d" in
@@ -193,8 +193,10 @@ for d in @SHARED@; do
   *) rm -rf "$R$d" ;;
   esac
 done
-rm -f "$R@STARTED@"
-rmdir "$R/var/lib/edge-provision" 2>/dev/null
+if [ "$mode" = all ]; then
+  rm -f "$R@STARTED@"
+  rmdir "$R/var/lib/edge-provision" 2>/dev/null
+fi
 
 left=
 for p in @BINARY@ /etc/systemd/system/k3s.service /etc/systemd/system/k3s-agent.service; do [ -e "$R$p" ] && left="$left $p"; done

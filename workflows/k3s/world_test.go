@@ -354,7 +354,7 @@ func (w *world) config(version string, servers, agents []string) Config {
 			defer w.mu.Unlock()
 			w.says = append(w.says, fmt.Sprintf(format, args...))
 		},
-		root: func(machine string) string { return w.hosts[machine].root }, connect: w.connect, StartTimeout: 2 * time.Minute, DrainTimeout: 200 * time.Millisecond,
+		root: func(machine string) string { return w.hosts[machine].root }, connect: w.connect, StartTimeout: 2 * time.Minute, DrainTimeout: time.Minute,
 	}
 	for i, names := range [][]string{servers, agents} {
 		for _, n := range names {
