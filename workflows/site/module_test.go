@@ -2,6 +2,7 @@ package site
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -436,4 +437,50 @@ func TestHostileModulesAreRefusedQuickly(t *testing.T) {
 			}
 		})
 	}
+}
+
+func FuzzModule(f *testing.F) {
+	f.Add(callingSite, nodeModule)
+	for _, path := range glob(f, "../../hcl-examples/fleet/*.hcl") {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		text := strings.ReplaceAll(string(b), "./till", "./node")
+		for _, inside := range glob(f, "../../hcl-examples/fleet/till/*.hcl") {
+			b, err := os.ReadFile(inside)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(text, string(b))
+		}
+	}
+	opts := testOptions()
+	f.Fuzz(func(t *testing.T, text, inside string) {
+		if len(text)+len(inside) > 64<<10 {
+			return
+		}
+		watchdog := time.AfterFunc(20*time.Second, func() { panic(fmt.Sprintf("Load(%q, %q) takes more than 20s", text, inside)) })
+		defer watchdog.Stop()
+		s, diags := Load(writeTree(t, map[string]string{"site.hcl": text, "node/node.hcl": inside}), opts)
+		if err := WriteDiagnostics(io.Discard, s.Files, diags, false, 80); err != nil {
+			t.Fatal(err)
+		}
+		if diags.HasErrors() {
+			return
+		}
+		if err := s.Print(io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		for _, node := range s.Graph().Nodes {
+			s.Select(node)
+		}
+		for _, w := range s.Workflows {
+			for _, step := range w.Steps {
+				s.StepInputs(step, Known{})
+				s.StepWhen(step, Known{})
+			}
+		}
+		s.OutputValues(Known{})
+	})
 }
