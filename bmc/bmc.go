@@ -116,8 +116,9 @@ type Config struct {
 	// IPMITool is the path of ipmitool; empty: looked up in PATH.
 	IPMITool string
 
-	// Machine is the machine's address in site.hcl, for messages.
-	Machine string
+	// Machine is the machine's address in site.hcl, and Declared the place of its
+	// bmc block there, such as "site.hcl:18"; both for messages.
+	Machine, Declared string
 	// Site, MAC and MachineID join the events to the machine.
 	Site      string
 	MAC       inventory.MAC

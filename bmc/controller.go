@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"time"
@@ -25,6 +26,12 @@ type session interface {
 	setPower(ctx context.Context, a PowerAction) error
 	setBoot(ctx context.Context, d BootDevice, o BootOptions) error
 	boot(ctx context.Context) (NextBoot, error)
+	// media puts an image into the virtual CD drive; empty: takes it out.
+	media(ctx context.Context, image string) error
+	sensors(ctx context.Context) ([]Sensor, error)
+	// console returns what joins two streams to the machine's console. That
+	// may be called after close, and returns a *fault or its context's error.
+	console() (func(ctx context.Context, in io.Reader, out io.Writer) error, error)
 	// identity is what the BMC says its machine is; zero when it does not.
 	identity() Identity
 	// close logs out; it is called exactly once, whatever happened before.
@@ -259,7 +266,7 @@ func (c *Controller) settle(ctx context.Context, op string, sent *effect, err er
 
 // info describes a call for an error.
 func (c *Controller) info(op string) Call {
-	return Call{Machine: c.config.Machine, Driver: c.config.Driver, Address: c.address, Operation: op}
+	return Call{Machine: c.config.Machine, Declared: c.config.Declared, Driver: c.config.Driver, Address: c.address, Operation: op}
 }
 
 // record emits an event; attrs get driver and address added.

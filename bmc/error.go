@@ -8,7 +8,9 @@ import (
 // Call says which call on which BMC an error is about.
 type Call struct {
 	// Machine is its address in site.hcl; may be empty.
-	Machine   string
+	Machine string
+	// Declared is where its bmc block is; may be empty.
+	Declared  string
 	Driver    Driver
 	Address   string
 	Operation string
@@ -23,6 +25,21 @@ func (c Call) String() string {
 		who += " of " + c.Machine
 	}
 	return c.Operation + " at " + who
+}
+
+// block is the place to correct what is declared of the BMC.
+func (c Call) block() string {
+	if c.Declared == "" {
+		return "in the machine's bmc block"
+	}
+	return "in the machine's bmc block at " + c.Declared
+}
+
+func (c Call) at() string {
+	if c.Declared == "" {
+		return ""
+	}
+	return " (" + c.Declared + ")"
 }
 
 // CredentialError says that the BMC refused the username and password, or
@@ -42,12 +59,12 @@ type CredentialError struct {
 func (e *CredentialError) Error() string {
 	switch {
 	case e.Remembered:
-		return fmt.Sprintf("%s: not tried, because the BMC refused user %q with this password at %s; correct username or password in the machine's bmc block (the same credential is not sent again, to avoid locking the account)",
-			e.Call, e.Username, e.Since.UTC().Format(time.RFC3339))
+		return fmt.Sprintf("%s: not tried, because the BMC refused user %q with this password at %s; correct username or password %s (the same credential is not sent again, to avoid locking the account)",
+			e.Call, e.Username, e.Since.UTC().Format(time.RFC3339), e.block())
 	case e.Privilege:
 		return fmt.Sprintf("%s: user %q logged in but may not do this: %v; give the account the Administrator or Operator role", e.Call, e.Username, e.Err)
 	}
-	return fmt.Sprintf("%s: the BMC refused user %q with this password: %v; correct username or password in the machine's bmc block", e.Call, e.Username, e.Err)
+	return fmt.Sprintf("%s: the BMC refused user %q with this password: %v; correct username or password %s", e.Call, e.Username, e.Err, e.block())
 }
 
 // Unwrap returns the cause.
@@ -66,7 +83,7 @@ func (e *UnreachableError) Error() string {
 	if !e.Until.IsZero() {
 		return fmt.Sprintf("%s: not tried before %s, because the last calls found it unreachable: %v", e.Call, e.Until.UTC().Format(time.RFC3339), e.Err)
 	}
-	return fmt.Sprintf("%s: no answer: %v; check its address, its cable and power, and that this host may reach its network", e.Call, e.Err)
+	return fmt.Sprintf("%s: no answer: %v; check its address%s, its cable and power, and that this host may reach its network", e.Call, e.Err, e.at())
 }
 
 // Unwrap returns the cause.

@@ -61,16 +61,8 @@ func ipmiDialer(c Config, e endpoint) (func(context.Context) (session, error), e
 }
 
 // run executes ipmitool verbosely, which makes it tell why a login failed.
-// The password goes through the environment, which only the same user can
-// read, never through the command line, which everybody can.
 func (s *ipmi) run(ctx context.Context, args ...string) (string, error) {
-	argv := append([]string{
-		"-v", "-I", "lanplus", "-H", s.endpoint.host, "-p", strconv.Itoa(int(s.endpoint.port)),
-		"-U", s.config.Username, "-E", "-C", strconv.Itoa(s.config.CipherSuite), "-N", "2", "-R", "3",
-	}, args...)
-	cmd := exec.CommandContext(ctx, s.tool, argv...)
-	cmd.Env = []string{"IPMITOOL_PASSWORD=" + string(s.config.Password), "LC_ALL=C"}
-	cmd.WaitDelay = time.Second
+	cmd := s.command(ctx, append([]string{"-v"}, s.options(args...)...))
 	out := &cappedBuffer{}
 	cmd.Stdout, cmd.Stderr = out, out
 	err := cmd.Run()
@@ -81,6 +73,24 @@ func (s *ipmi) run(ctx context.Context, args ...string) (string, error) {
 		return "", s.explain(out.String(), err)
 	}
 	return out.String(), nil
+}
+
+// options puts which controller before what is asked of it.
+func (s *ipmi) options(args ...string) []string {
+	return append([]string{
+		"-I", "lanplus", "-H", s.endpoint.host, "-p", strconv.Itoa(int(s.endpoint.port)),
+		"-U", s.config.Username, "-E", "-C", strconv.Itoa(s.config.CipherSuite), "-N", "2", "-R", "3",
+	}, args...)
+}
+
+// command prepares one run of ipmitool. The password goes through the
+// environment, which only the same user can read, never through the command
+// line, which everybody can.
+func (s *ipmi) command(ctx context.Context, argv []string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, s.tool, argv...)
+	cmd.Env = []string{"IPMITOOL_PASSWORD=" + string(s.config.Password), "LC_ALL=C"}
+	cmd.WaitDelay = time.Second
+	return cmd
 }
 
 // cappedBuffer keeps the first maxToolOutput bytes and swallows the rest.
@@ -113,6 +123,9 @@ var explanations = []struct {
 	{"invalid confidentiality algorithm", faultUnsupported, "the controller does not take the cipher suite; try cipher suite 3 or 17"},
 	{"no matching cipher suite", faultUnsupported, "the controller does not take the cipher suite; try cipher suite 3 or 17"},
 	{"does not support IPMI v2", faultUnsupported, "the controller does not offer IPMI 2.0"},
+	{"already active on another session", faultBusy, "somebody else has the console open; end that session, or wait until the controller does"},
+	{"payload type disabled", faultUnsupported, "serial over LAN is disabled; enable it in the controller's setup, for this account too"},
+	{"SOL parameter", faultUnsupported, "the controller has no serial over LAN"},
 	{"insufficient resources", faultBusy, "the controller has no free session"},
 	{"node busy", faultBusy, "the controller is busy"},
 	{"insufficient privilege", faultPrivilege, "the account lacks the privilege"},

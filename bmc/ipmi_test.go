@@ -18,7 +18,7 @@ import (
 )
 
 // ipmiRig is a simulated machine behind ipmi_sim on loopback.
-func ipmiRig(t *testing.T, secret string) (*sim.Memory, bmc.Config) {
+func ipmiRig(t *testing.T, secret string, more ...func(*sim.IPMIConfig)) (*sim.Memory, bmc.Config) {
 	t.Helper()
 	for _, program := range []string{"ipmi_sim", "ipmitool"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -27,7 +27,11 @@ func ipmiRig(t *testing.T, secret string) (*sim.Memory, bmc.Config) {
 	}
 	m := &sim.Memory{}
 	addr := freeUDP(t)
-	s, err := sim.StartIPMI(t.Context(), sim.IPMIConfig{Addr: addr, Username: "admin", Password: secret, StateDir: t.TempDir(), EFI: true}, m)
+	c := sim.IPMIConfig{Addr: addr, Username: "admin", Password: secret, StateDir: t.TempDir(), EFI: true, Log: t.Output()}
+	for _, change := range more {
+		change(&c)
+	}
+	s, err := sim.StartIPMI(t.Context(), c, m)
 	if err != nil {
 		t.Fatal(err)
 	}

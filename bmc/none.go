@@ -3,6 +3,7 @@ package bmc
 import (
 	"context"
 	"errors"
+	"io"
 )
 
 // person is the session of DriverNone.
@@ -36,6 +37,21 @@ func (person) setBoot(_ context.Context, d BootDevice, _ BootOptions) error {
 	case BootDisk, BootCDROM, BootBIOS:
 	}
 	return ask("choose " + string(d) + " in its boot menu")
+}
+
+func (person) media(_ context.Context, image string) error {
+	if image == "" {
+		return ask("take the disc or USB stick out by hand")
+	}
+	return ask("put a disc or USB stick with the image in by hand")
+}
+
+func (person) sensors(context.Context) ([]Sensor, error) {
+	return nil, ask("boot it: edge-provision inventory show MACHINE has what its installer found")
+}
+
+func (person) console() (func(context.Context, io.Reader, io.Writer) error, error) {
+	return nil, ask("look at its screen, or join its serial port to this host by a cable")
 }
 
 func (person) boot(context.Context) (NextBoot, error) { return NextBoot{}, nil }

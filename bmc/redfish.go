@@ -36,7 +36,7 @@ func redfishDialer(c Config, e endpoint) (func(context.Context) (session, error)
 		if err := s.explain(ctx, s.conn.Open(ctx)); err != nil {
 			return nil, err
 		}
-		if !t.token {
+		if t.token == "" {
 			return nil, &fault{kind: faultUnsupported, err: fmt.Errorf("the login gave no session token; the BMC has no Redfish sessions (DSP0266 section 13.3.4)")}
 		}
 		return s, nil
@@ -55,6 +55,9 @@ func (s *redfishSession) explain(ctx context.Context, err error) error {
 		return noted
 	case strings.Contains(err.Error(), "no matching redfish system"):
 		return &fault{kind: faultUnsupported, err: fmt.Errorf("the BMC manages no system or several (a blade chassis?), and only one is supported")}
+	case strings.Contains(err.Error(), "no virtual media found"), strings.Contains(err.Error(), "not a supported media type"),
+		strings.Contains(err.Error(), "does not support insert"):
+		return &fault{kind: faultUnsupported, err: fmt.Errorf("the BMC has no virtual CD drive that takes an image by URL, or no licence for it; use the one of its web page")}
 	case strings.Contains(err.Error(), "is not supported by this service"):
 		return &fault{kind: faultUnsupported, err: fmt.Errorf("%s", clip(err.Error()))}
 	}

@@ -52,17 +52,21 @@ func (e *events) kinds() []inventory.EventKind {
 	return out
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T, more ...func(*sim.RedfishConfig)) *rig {
 	t.Helper()
 	cert, fingerprint, err := sim.SelfSigned(netip.MustParseAddr("127.0.0.1"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &rig{machine: &sim.Memory{}, events: &events{}}
-	r.service = sim.NewRedfish(sim.RedfishConfig{
+	c := sim.RedfishConfig{
 		Username: "admin", Password: password, SystemUUID: "4c4c4544-0042-3010-8042-b4c04f4d3232",
 		Serial: "SN-1", Manufacturer: "Example", Model: "Edge 1", MACs: []string{"52:54:00:04:21:01"},
-	}, r.machine)
+	}
+	for _, change := range more {
+		change(&c)
+	}
+	r.service = sim.NewRedfish(c, r.machine)
 	r.server = httptest.NewUnstartedServer(r.service)
 	r.server.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
 	r.server.Config.ErrorLog = log.New(io.Discard, "", 0)

@@ -57,8 +57,9 @@ type transport struct {
 	ctx    context.Context // of the running call, later of the logout
 	bytes  int
 	fault  *fault // first one
-	token  bool   // the login gave a session token
+	token  string // of the session; empty when the login gave none
 	system systemDocument
+	drives []string // paths of the virtual media that were read
 }
 
 // newTransport prepares a session with the BMC at e.
@@ -127,7 +128,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, t.failed(classifyRead(err))
 	}
-	if req.Method == http.MethodGet && resp.StatusCode < 300 {
+	if req.Method == http.MethodGet && resp.StatusCode < 300 && req.Context().Value(own{}) == nil {
 		if f := checkCollection(body); f != nil {
 			return nil, t.failed(f)
 		}
@@ -179,7 +180,7 @@ func (t *transport) note(req *http.Request, resp *http.Response, body []byte, lo
 	switch code := resp.StatusCode; {
 	case login && code < 300:
 		t.mu.Lock()
-		t.token = resp.Header.Get("X-Auth-Token") != ""
+		t.token = resp.Header.Get("X-Auth-Token")
 		t.mu.Unlock()
 	case login && (code == http.StatusUnauthorized || code == http.StatusForbidden || code == http.StatusBadRequest):
 		// Some controllers (HPE iLO 4) answer 400 to a wrong password.
@@ -196,11 +197,22 @@ func (t *transport) note(req *http.Request, resp *http.Response, body []byte, lo
 	case code >= 300:
 		said(faultResponse)
 	case req.Method == http.MethodGet:
-		if doc, ok := parseSystem(body); ok {
-			t.mu.Lock()
-			t.system = doc
-			t.mu.Unlock()
-		}
+		t.read(body)
+	}
+}
+
+// read keeps what this package wants to know of the documents that the library
+// reads.
+func (t *transport) read(body []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if doc, ok := parseSystem(body); ok {
+		t.system = doc
+		return
+	}
+	var drive mediaDocument
+	if json.Unmarshal(body, &drive) == nil && len(drive.MediaTypes) > 0 && drive.ID != "" && len(t.drives) < maxMembers {
+		t.drives = append(t.drives, drive.ID)
 	}
 }
 

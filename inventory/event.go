@@ -67,9 +67,10 @@ const (
 	EventHTTPEnd   EventKind = "http.end"
 
 	// BMC: driver, address; power also action and state; boot also device,
-	// efi, once.
+	// efi, once; media also action (inserted|ejected) and image (a URL).
 	EventBMCPower       EventKind = "bmc.power"
 	EventBMCBoot        EventKind = "bmc.boot"
+	EventBMCMedia       EventKind = "bmc.media"
 	EventBMCRefused     EventKind = "bmc.refused"     // credential refused; error
 	EventBMCUnreachable EventKind = "bmc.unreachable" // error
 	EventBMCError       EventKind = "bmc.error"       // error

@@ -36,6 +36,12 @@ type IPMIConfig struct {
 	// EFI is what the Machine is told about overrides: ipmi_sim does not hand
 	// the EFI flag of the request on.
 	EFI bool
+	// Sensors are what the controller measures.
+	Sensors []Sensor
+	// Console is the TCP address of the machine's serial port, for serial over
+	// LAN; the zero AddrPort: none is offered. ipmi_sim connects to it at its
+	// start and again while nobody answers there.
+	Console netip.AddrPort
 	// Program is the path of ipmi_sim; empty: looked up in PATH.
 	Program string
 	// Log gets the child's output; nil: discarded.
@@ -167,6 +173,11 @@ func (c IPMIConfig) validate() error {
 			}
 		}
 	}
+	for _, s := range c.Sensors {
+		if err := s.check(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -191,6 +202,10 @@ func (c IPMIConfig) writeFiles(dir string) error {
 		sum := sha256.Sum256([]byte(c.Addr.String()))
 		copy(guid[:], sum[:])
 	}
+	sol := ""
+	if c.Console.IsValid() {
+		sol = fmt.Sprintf("  sol \"tcp:%s:%d\" 115200\n", c.Console.Addr(), c.Console.Port())
+	}
 	lan := fmt.Sprintf(`name "edge-provision-simulator"
 set_working_mc 0x20
   startlan 1
@@ -202,14 +217,17 @@ set_working_mc 0x20
     allowed_auths_admin none md5
     guid %x
   endlan
-  chassis_control "%s"
+%s  chassis_control "%s"
   user 1 false "" "none" user 10 none md5
   user 2 true "%s" "%s" admin 10 none md5
-`, c.Addr.Addr(), c.Addr.Port(), guid, filepath.Join(dir, "chassis-control"), c.Username, c.Password)
-	const emulation = `mc_setbmc 0x20
+`, c.Addr.Addr(), c.Addr.Port(), guid, sol, filepath.Join(dir, "chassis-control"), c.Username, c.Password)
+	emulation := `mc_setbmc 0x20
 mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr
-mc_enable 0x20
 `
+	for i, s := range c.Sensors {
+		emulation += s.commands(i + 1)
+	}
+	emulation += "mc_enable 0x20\n"
 	// ipmi_sim prefers what it saved in an earlier run to the configuration.
 	state := filepath.Join(dir, "state")
 	err := errors.Join(os.RemoveAll(state), os.Mkdir(state, 0o700),

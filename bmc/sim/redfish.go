@@ -23,6 +23,10 @@ type RedfishConfig struct {
 	Model        string
 	// MACs are its Ethernet addresses, colon form.
 	MACs []string
+	// Sensors are what the chassis measures, shown by its Thermal and Power, or
+	// with SensorCollection by the Sensors that replace them.
+	Sensors          []Sensor
+	SensorCollection bool
 	// MaxSessions is how many sessions may be open; default 4. More are
 	// answered with 503, as real controllers do.
 	MaxSessions int
@@ -89,6 +93,8 @@ const (
 	FaultEcho        Fault = "echo"         // a refused login is answered with the request's body as message
 	FaultNoReset     Fault = "no reset"     // ForceRestart is not among the allowed actions
 	FaultSessionLost Fault = "session lost" // all sessions end at the next request that uses one; then none
+	FaultNoMedia     Fault = "no media"     // the virtual drive takes floppies only
+	FaultLostMedia   Fault = "lost media"   // an insertion is accepted and forgotten
 	FaultForbidden   Fault = "forbidden"    // actions need a privilege that the account lacks
 )
 

@@ -55,11 +55,13 @@ func (r *Redfish) routes() {
 		"FirmwareVersion": "simulator", "VirtualMedia": link(managerPath + "/VirtualMedia"),
 		"Links": object{"ManagerForServers": []object{link(systemPath)}},
 	})
-	fixed(chassisPath, object{
+	chassis := object{
 		"@odata.type": "#Chassis.v1_15_0.Chassis", "Id": "1", "Name": "Simulated chassis", "ChassisType": "RackMount",
 		"Manufacturer": r.config.Manufacturer, "SerialNumber": r.config.Serial,
 		"Links": object{"ComputerSystems": []object{link(systemPath)}, "ManagedBy": []object{link(managerPath)}},
-	})
+	}
+	r.sensorRoutes(chassis, fixed)
+	fixed(chassisPath, chassis)
 	fixed(managerPath+"/VirtualMedia", collection("Virtual media", mediaPath))
 	nics := make([]string, 0, len(r.config.MACs))
 	for i, mac := range r.config.MACs {
@@ -325,11 +327,14 @@ func (r *Redfish) resetSystem(w http.ResponseWriter, req *http.Request) {
 
 func (r *Redfish) showMedia(w http.ResponseWriter, _ *http.Request) {
 	r.mu.Lock()
-	image := r.inserted
+	image, types := r.inserted, []string{"CD", "DVD"}
+	if r.fault == FaultNoMedia {
+		types = []string{"Floppy"}
+	}
 	r.mu.Unlock()
 	writeJSON(w, http.StatusOK, object{
 		"@odata.id": mediaPath, "@odata.type": "#VirtualMedia.v1_3_0.VirtualMedia", "Id": "Cd", "Name": "Virtual CD",
-		"MediaTypes": []string{"CD", "DVD"}, "Image": image, "Inserted": image != "", "ConnectedVia": "URI",
+		"MediaTypes": types, "Image": image, "Inserted": image != "", "ConnectedVia": "URI",
 		"Actions": object{
 			"#VirtualMedia.InsertMedia": object{"target": mediaPath + "/Actions/VirtualMedia.InsertMedia"},
 			"#VirtualMedia.EjectMedia":  object{"target": mediaPath + "/Actions/VirtualMedia.EjectMedia"},
@@ -343,7 +348,12 @@ func (r *Redfish) insertMedia(w http.ResponseWriter, req *http.Request) {
 		redfishError(w, http.StatusBadRequest, "Base.1.8.ActionParameterMissing", "The request has no Image.")
 		return
 	}
-	r.changeMedia(MediaEvent{Image: body.Image, Inserted: true})
+	if r.forbidden(w) {
+		return
+	}
+	if r.currentFault() != FaultLostMedia {
+		r.changeMedia(MediaEvent{Image: body.Image, Inserted: true})
+	}
 	w.WriteHeader(http.StatusNoContent)
 }
 

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -43,7 +45,7 @@ func (a *app) bmcCommand() *cobra.Command {
 				})
 			},
 		},
-		a.bmcBoot(&path),
+		a.bmcBoot(&path), a.bmcMedia(&path), a.bmcSensors(&path), a.bmcConsole(&path),
 		&cobra.Command{
 			Use: "status MACHINE", Short: "Show power, boot device and identity", Args: cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
@@ -88,6 +90,75 @@ func (a *app) bmcBoot(path *string) *cobra.Command {
 	c.Flags().BoolVar(&options.Persistent, "persistent", false, "for every boot, not only the next one")
 	c.Flags().BoolVar(&legacy, "legacy", false, "for a machine that boots by BIOS")
 	return c
+}
+
+func (a *app) bmcMedia(path *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "media MACHINE insert URL | MACHINE eject", Short: "Put a disc image into a machine's virtual CD drive, or take it out", Args: cobra.RangeArgs(2, 3),
+		Long: `The BMC fetches the image by itself, over http or https, from an address that it
+must be able to reach. What the machine boots is not changed: see bmc boot MACHINE cdrom.
+Redfish only.`,
+		Example: `  edge-provision bmc media 'machine.node["a"]' insert http://172.22.1.1/rescue.iso`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withBMC(cmd.Context(), *path, args[0], func(ctx context.Context, c *bmc.Controller, _ *site.Machine) error {
+				switch {
+				case args[1] == "insert" && len(args) == 3:
+					return c.InsertMedia(ctx, args[2])
+				case args[1] == "eject" && len(args) == 2:
+					return c.EjectMedia(ctx)
+				}
+				return usage("say insert and a URL, or eject")
+			})
+		},
+	}
+}
+
+func (a *app) bmcSensors(path *string) *cobra.Command {
+	var format string
+	c := &cobra.Command{
+		Use: "sensors MACHINE", Short: "Show the temperatures, fans and voltages that a machine's BMC measures", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if format != "table" && format != "json" {
+				return usage("output %q is neither table nor json", format)
+			}
+			return a.withBMC(cmd.Context(), *path, args[0], func(ctx context.Context, c *bmc.Controller, _ *site.Machine) error {
+				sensors, err := c.Sensors(ctx)
+				if err != nil {
+					return err
+				}
+				if format == "json" {
+					return writeJSON(a.stdout, sensors)
+				}
+				table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+				fmt.Fprintln(table, "KIND\tNAME\tREADING\tHEALTH")
+				for _, s := range sensors {
+					reading := "none"
+					if s.Value != nil {
+						reading = strings.TrimSpace(strconv.FormatFloat(*s.Value, 'f', -1, 64) + " " + s.Unit)
+					}
+					fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", s.Kind, s.Name, reading, s.Health)
+				}
+				return table.Flush()
+			})
+		},
+	}
+	c.Flags().StringVarP(&format, "output", "o", "table", "table or json")
+	return c
+}
+
+func (a *app) bmcConsole(path *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "console MACHINE", Short: "Join this terminal to a machine's serial console", Args: cobra.ExactArgs(1),
+		Long: `Serial over LAN of an IPMI controller, until "~." is typed at the beginning of a line
+or the input ends. The machine must use its serial port: the firmware by its console
+redirection, the kernel by console=ttyS… on its command line. IPMI only.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withBMC(cmd.Context(), *path, args[0], func(ctx context.Context, c *bmc.Controller, _ *site.Machine) error {
+				fmt.Fprintln(a.stderr, "Leave with ~. at the beginning of a line.")
+				return c.Console(ctx, a.stdin, a.stdout)
+			})
+		},
+	}
 }
 
 // withBMC opens the BMC of one machine of a site.

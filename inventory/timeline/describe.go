@@ -80,6 +80,8 @@ func describe(e inventory.Event) string {
 		return sentence("power "+a("action"), bmcName(e), field("state", a("state")))
 	case inventory.EventBMCBoot:
 		return sentence("next boot from "+a("device"), bmcName(e), field("efi", a("efi")), field("once", a("once")))
+	case inventory.EventBMCMedia:
+		return sentence("virtual media "+a("action"), a("image"), bmcName(e))
 	case inventory.EventBMCRefused:
 		return sentence("login refused", bmcName(e), a("error"))
 	case inventory.EventBMCUnreachable:

@@ -3,11 +3,13 @@ package steps
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/hashicorp/hcl/v2"
 
 	"github.com/edge-provision/edge-provision/bmc"
 	"github.com/edge-provision/edge-provision/inventory"
@@ -104,10 +106,19 @@ func BMCConfig(s *site.Site, m *site.Machine) bmc.Config {
 	c := bmc.Config{
 		Driver: bmc.Driver(m.BMC.Driver), Address: m.BMC.Address,
 		Username: m.BMC.Username, Password: bmc.Secret(m.BMC.Password.Reveal()),
-		CA: []byte(m.BMC.CACert), Machine: m.Address, Site: s.Name, MAC: m.MAC,
+		CA: []byte(m.BMC.CACert), Machine: m.Address, Declared: declared(m.BMC.DeclRange), Site: s.Name, MAC: m.MAC,
 	}
 	if f := m.BMC.Fingerprint; f != "" {
 		c.Fingerprint = "sha256:" + strings.TrimPrefix(f, "sha256:")
 	}
 	return c
+}
+
+// declared is a place in site.hcl as messages name it; empty for a machine
+// without a bmc block.
+func declared(r hcl.Range) string {
+	if r.Filename == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d", filepath.Base(r.Filename), r.Start.Line)
 }

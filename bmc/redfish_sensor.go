@@ -1,0 +1,255 @@
+package bmc
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+)
+
+// odataLink is a reference to another document (DSP0266 section 8.5).
+type odataLink struct {
+	ID string `json:"@odata.id"`
+}
+
+// own marks requests of this package: their answers are read here, and not by
+// the library that checkCollection protects.
+type own struct{}
+
+// get reads one document of the session.
+func (s *redfishSession) get(ctx context.Context, path string, doc any) error {
+	if !strings.HasPrefix(path, "/") {
+		return &fault{kind: faultResponse, err: fmt.Errorf("the BMC sent a link that is no path: %s", clip(path))}
+	}
+	s.http.mu.Lock()
+	token := s.http.token
+	s.http.mu.Unlock()
+	req, err := http.NewRequestWithContext(context.WithValue(ctx, own{}, true), http.MethodGet, "https://"+s.http.host+path, nil)
+	if err != nil {
+		return &fault{kind: faultResponse, err: fmt.Errorf("the BMC sent a link that is no path: %s", clip(path))}
+	}
+	req.Header.Set("X-Auth-Token", token)
+	req.Header.Set("Accept", "application/json")
+	resp, err := s.http.client().Do(req)
+	if err == nil {
+		defer resp.Body.Close()
+		if resp.StatusCode >= 300 {
+			err = fmt.Errorf("GET %s: HTTP %s", clip(path), clip(resp.Status))
+		} else {
+			err = json.NewDecoder(resp.Body).Decode(doc)
+		}
+	}
+	return s.explain(ctx, err)
+}
+
+// sensors reads Thermal and Power of each chassis, which nearly all controllers
+// have, and where they are missing the Sensors that replace them (DSP0268,
+// Chassis v1.15).
+func (s *redfishSession) sensors(ctx context.Context) ([]Sensor, error) {
+	s.http.begin(ctx)
+	var root struct{ Chassis odataLink }
+	if err := s.get(ctx, "/redfish/v1/", &root); err != nil {
+		return nil, err
+	}
+	var all struct{ Members []odataLink }
+	if err := s.get(ctx, root.Chassis.ID, &all); err != nil {
+		return nil, err
+	}
+	if len(all.Members) > maxMembers {
+		return nil, &fault{kind: faultResponse, err: fmt.Errorf("the BMC lists %d chassis; at most %d are read", len(all.Members), maxMembers)}
+	}
+	out := []Sensor{}
+	for _, member := range all.Members {
+		found, err := s.chassisSensors(ctx, member.ID)
+		if err != nil {
+			return nil, err
+		}
+		if out = append(out, found...); len(out) > maxSensors {
+			return nil, &fault{kind: faultResponse, err: fmt.Errorf("the BMC lists more than %d sensors", maxSensors)}
+		}
+	}
+	if len(out) == 0 {
+		return nil, &fault{kind: faultUnsupported, err: fmt.Errorf("the BMC shows no sensors over Redfish; look at its web page, or try driver ipmi")}
+	}
+	return out, nil
+}
+
+func (s *redfishSession) chassisSensors(ctx context.Context, path string) ([]Sensor, error) {
+	var chassis struct{ Thermal, Power, Sensors *odataLink }
+	if err := s.get(ctx, path, &chassis); err != nil {
+		return nil, err
+	}
+	var out []Sensor
+	for _, link := range []*odataLink{chassis.Thermal, chassis.Power} {
+		if link == nil || link.ID == "" {
+			continue
+		}
+		var doc thermalDocument
+		if err := s.get(ctx, link.ID, &doc); err != nil {
+			return nil, err
+		}
+		out = append(out, doc.sensors()...)
+	}
+	if len(out) > 0 || chassis.Sensors == nil {
+		return out, nil
+	}
+	var list struct{ Members []odataLink }
+	if err := s.get(ctx, chassis.Sensors.ID, &list); err != nil {
+		return nil, err
+	}
+	if len(list.Members) > maxSensors {
+		return nil, &fault{kind: faultResponse, err: fmt.Errorf("the BMC lists %d sensors; at most %d are read", len(list.Members), maxSensors)}
+	}
+	for _, member := range list.Members {
+		var doc sensorDocument
+		if err := s.get(ctx, member.ID, &doc); err != nil {
+			return nil, err
+		}
+		if doc.present() {
+			out = append(out, doc.sensor())
+		}
+	}
+	return out, nil
+}
+
+// sensorStatus is DSP0268's Status.
+type sensorStatus struct{ State, Health string }
+
+// present says whether the thing that is measured is there.
+func (s sensorStatus) present() bool { return s.State != "Absent" && s.State != "Disabled" }
+
+func (s sensorStatus) health() SensorHealth {
+	switch s.Health {
+	case "OK":
+		return HealthOK
+	case "Warning":
+		return HealthWarning
+	case "Critical":
+		return HealthCritical
+	}
+	return HealthUnknown
+}
+
+// sensorDocument is a Sensor (DSP0268, Sensor v1.2).
+type sensorDocument struct {
+	Name         string
+	Reading      *float64
+	ReadingUnits string
+	Status       sensorStatus
+}
+
+func (d sensorDocument) present() bool { return d.Status.present() }
+
+func (d sensorDocument) sensor() Sensor {
+	known, ok := sensorUnits[strings.ToLower(d.ReadingUnits)]
+	if !ok {
+		known.kind, known.unit = SensorOther, clip(d.ReadingUnits)
+	}
+	return Sensor{Name: clip(d.Name), Kind: known.kind, Value: d.Reading, Unit: known.unit, Health: d.Status.health()}
+}
+
+// thermalDocument is what is read of Thermal and of Power (DSP0268).
+type thermalDocument struct {
+	Temperatures []struct {
+		Name           string
+		ReadingCelsius *float64
+		Status         sensorStatus
+	}
+	Fans []struct {
+		Name, FanName string // FanName before Thermal v1.3
+		Reading       *float64
+		ReadingUnits  string
+		Status        sensorStatus
+	}
+	Voltages []struct {
+		Name         string
+		ReadingVolts *float64
+		Status       sensorStatus
+	}
+	PowerControl []struct {
+		Name               string
+		PowerConsumedWatts *float64
+		Status             sensorStatus
+	}
+}
+
+func (d thermalDocument) sensors() []Sensor {
+	var out []Sensor
+	add := func(name string, kind SensorKind, value *float64, unit string, status sensorStatus) {
+		if status.present() {
+			out = append(out, Sensor{Name: clip(name), Kind: kind, Value: value, Unit: unit, Health: status.health()})
+		}
+	}
+	for _, t := range d.Temperatures {
+		add(t.Name, SensorTemperature, t.ReadingCelsius, "°C", t.Status)
+	}
+	for _, f := range d.Fans {
+		unit := "rpm"
+		if f.ReadingUnits == "Percent" {
+			unit = "%"
+		}
+		if f.Name == "" {
+			f.Name = f.FanName
+		}
+		add(f.Name, SensorFan, f.Reading, unit, f.Status)
+	}
+	for _, v := range d.Voltages {
+		add(v.Name, SensorVoltage, v.ReadingVolts, "V", v.Status)
+	}
+	for _, p := range d.PowerControl {
+		add(p.Name, SensorPower, p.PowerConsumedWatts, "W", p.Status)
+	}
+	return out
+}
+
+// media goes through bmclib, which knows what drives and forms of the request
+// controllers take, and is then read back.
+func (s *redfishSession) media(ctx context.Context, image string) error {
+	s.http.begin(ctx)
+	s.http.mu.Lock()
+	s.http.drives = nil
+	s.http.mu.Unlock()
+	_, err := s.conn.SetVirtualMedia(ctx, "CD", image)
+	if err := s.explain(ctx, err); err != nil {
+		return err
+	}
+	s.http.mu.Lock()
+	drives := s.http.drives
+	s.http.mu.Unlock()
+	holds := false
+	for _, path := range drives {
+		var drive mediaDocument
+		if err := s.get(ctx, path, &drive); err != nil {
+			return err
+		}
+		if drive.takesCD() && drive.Inserted {
+			holds = true
+		}
+	}
+	if holds != (image != "") {
+		return &fault{kind: faultResponse, err: fmt.Errorf("the BMC accepted the action, but its virtual drive is not as asked; look at the virtual media of its web page: another user's session may hold the drive")}
+	}
+	return nil
+}
+
+// mediaDocument is what is read of a VirtualMedia (DSP0268).
+type mediaDocument struct {
+	odataLink
+	MediaTypes []string
+	Inserted   bool
+}
+
+func (d mediaDocument) takesCD() bool {
+	for _, t := range d.MediaTypes {
+		if t == "CD" {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *redfishSession) console() (func(context.Context, io.Reader, io.Writer) error, error) {
+	return nil, &fault{kind: faultUnsupported, err: fmt.Errorf("Redfish carries no console; open the one of the BMC's web page, or declare driver = \"ipmi\" for this machine where its BMC has serial over LAN")}
+}
