@@ -52,7 +52,7 @@ var namespacePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`
 const statusBound = 15 * time.Minute
 
 func checkCalico(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics {
-	var diags hcl.Diagnostics
+	diags := checkCluster(inputs, ranges)
 	for _, name := range []string{"pod_cidr", "node_cidr"} {
 		v, _ := inputs.GetAttr(name).Unmark()
 		if v.IsKnown() && !v.IsNull() {

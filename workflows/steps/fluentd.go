@@ -64,13 +64,14 @@ func imageNeeds(names ...string) func(cty.Value) (artifact.Needs, error) {
 }
 
 func checkFluentd(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics {
+	diags := checkCluster(inputs, ranges)
 	if plain, _ := inputs.UnmarkDeep(); !plain.IsWhollyKnown() {
-		return nil
+		return diags
 	}
 	if err := fluentdConfig(inputs, "").Check(); err != nil {
-		return hcl.Diagnostics{mistake(ranges, "image", "Invalid log shipping", upper(err.Error())+".")}
+		diags = append(diags, mistake(ranges, "image", "Invalid log shipping", upper(err.Error())+"."))
 	}
-	return nil
+	return diags
 }
 
 func fluentdConfig(inputs cty.Value, siteName string) fluentd.Config {

@@ -42,11 +42,12 @@ var helmType = Type{
 }
 
 func checkHelm(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics {
+	diags := checkCluster(inputs, ranges)
 	values, _ := inputs.GetAttr("values").UnmarkDeep()
 	if values.IsKnown() && !values.IsNull() && !values.Type().IsObjectType() && !values.Type().IsMapType() {
-		return hcl.Diagnostics{mistake(ranges, "values", "Invalid values", "values must be an object, such as { replicas = 2 }.")}
+		diags = append(diags, mistake(ranges, "values", "Invalid values", "values must be an object, such as { replicas = 2 }."))
 	}
-	return nil
+	return diags
 }
 
 // helmStep is the inputs of one helm step.

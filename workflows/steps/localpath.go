@@ -23,6 +23,7 @@ var localPathType = Type{
 		}),
 		Outputs: map[string]cty.Type{"class": cty.String},
 		CanUndo: true,
+		Check:   checkCluster,
 	},
 	New: newLocalPath,
 }

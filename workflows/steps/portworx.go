@@ -67,7 +67,7 @@ var portworxType = Type{
 var diskRules = []string{"disks", "kvdb_disk", "metadata_disk"}
 
 func checkPortworx(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics {
-	var diags hcl.Diagnostics
+	diags := checkCluster(inputs, ranges)
 	for _, name := range diskRules {
 		v, _ := inputs.GetAttr(name).Unmark()
 		if !v.IsKnown() || v.IsNull() {

@@ -49,13 +49,14 @@ var prometheusType = Type{
 }
 
 func checkPrometheus(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics {
+	diags := checkCluster(inputs, ranges)
 	if plain, _ := inputs.UnmarkDeep(); !plain.IsWhollyKnown() {
-		return nil
+		return diags
 	}
 	if err := prometheusConfig(inputs, "").Check(); err != nil {
-		return hcl.Diagnostics{mistake(ranges, "image", "Invalid monitoring", upper(err.Error())+".")}
+		diags = append(diags, mistake(ranges, "image", "Invalid monitoring", upper(err.Error())+"."))
 	}
-	return nil
+	return diags
 }
 
 func prometheusConfig(inputs cty.Value, siteName string) prometheus.Config {
