@@ -191,6 +191,13 @@ func (w *world) gather(ctx context.Context, spec *bundle.Spec, f bundleFlags, lo
 	if err != nil {
 		return err
 	}
+	needs, notes, err := steps.Rendered(ctx, w.site, needs, w.store)
+	if err != nil {
+		return err
+	}
+	for _, n := range notes {
+		fmt.Fprintln(w.app.stderr, "Note:", n)
+	}
 	for _, n := range needs {
 		if err := w.gatherStep(ctx, spec, n, lock, f.update); err != nil {
 			return fmt.Errorf("%s: %w", n.Address, err)

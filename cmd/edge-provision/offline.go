@@ -75,10 +75,20 @@ func (w *world) artifacts(ctx context.Context, path string) error {
 	if err := w.checkLock(site.LockPath(path)); err != nil {
 		return err
 	}
-	if err := w.checkNeeds(); err != nil {
+	if err := w.checkNeeds(ctx); err != nil {
 		return err
 	}
-	return w.fillImages(ctx)
+	if err := w.fillImages(ctx); err != nil {
+		return err
+	}
+	for _, i := range w.bundle.Contents().Of(bundle.KindImage) {
+		ref, err := w.store.ArchiveRef(ctx, artifact.Image{Name: i.Name, Digest: i.Digest})
+		if err != nil {
+			return err
+		}
+		w.runner.Preload = append(w.runner.Preload, ref)
+	}
+	return nil
 }
 
 // closeBundle closes what a bundle was read from.
@@ -191,11 +201,24 @@ func (w *world) checkLock(path string) error {
 
 // checkNeeds refuses a bundle that lacks something which the site needs, and
 // names all of it.
-func (w *world) checkNeeds() error {
+func (w *world) checkNeeds(ctx context.Context) error {
 	needs, err := steps.Needs(w.site)
 	if err != nil {
 		return err
 	}
+	if err := w.lacking(needs); err != nil {
+		return err
+	}
+	// The files are there: what they bring in turn must be there, too.
+	needs, _, err = steps.Rendered(ctx, w.site, needs, w.store)
+	if err != nil {
+		return err
+	}
+	return w.lacking(needs)
+}
+
+// lacking names what of the needs is not in the bundle.
+func (w *world) lacking(needs []steps.StepNeeds) error {
 	contents := w.bundle.Contents()
 	var missing []string
 	lack := func(format string, args ...any) { missing = append(missing, fmt.Sprintf(format, args...)) }

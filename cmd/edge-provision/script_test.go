@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -47,6 +48,22 @@ func TestCommandLine(t *testing.T) {
 						ts.Fatalf("%s has an escape sequence", name)
 					}
 				}
+			},
+			// trust KEYFILE FILE… makes sites trust a public key.
+			"trust": func(ts *testscript.TestScript, _ bool, args []string) {
+				key := strings.TrimSpace(ts.ReadFile(args[0]))
+				for _, name := range args[1:] {
+					text := regexp.MustCompile(`ed25519:[A-Za-z0-9+/]{43}=`).ReplaceAllLiteralString(ts.ReadFile(name), key)
+					ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o600))
+				}
+			},
+			// edit FILE OLD NEW replaces a text that has to be there.
+			"edit": func(ts *testscript.TestScript, _ bool, args []string) {
+				text := ts.ReadFile(args[0])
+				if !strings.Contains(text, args[1]) {
+					ts.Fatalf("%s has no %q", args[0], args[1])
+				}
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.ReplaceAll(text, args[1], args[2])), 0o600))
 			},
 			// nest FILE writes 10 MB of brackets.
 			"nest": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -96,5 +113,21 @@ func TestEveryExampleIsValidWithTheRealSteps(t *testing.T) {
 		if len(diags) > 0 {
 			t.Errorf("Load(%s) = %v; want no diagnostic", f, diags)
 		}
+	}
+}
+
+// TestMachinesOfModulesCanBeRehearsed says that addresses inside modules name
+// directories and networks of the rack as well.
+func TestMachinesOfModulesCanBeRehearsed(t *testing.T) {
+	s, diags := site.Load(repository+"/hcl-examples/fleet/store.hcl", site.Options{StepTypes: steps.Shapes(), Environ: []string{"EDGE_VAR_bmc_password=correct-horse"}})
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	spec, err := rackSpec(s, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := spec.Validate(); err != nil || len(spec.Machines) != 3 {
+		t.Errorf("Validate() = %v of %d machines; want no error of 3", err, len(spec.Machines))
 	}
 }

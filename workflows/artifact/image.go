@@ -300,6 +300,25 @@ func (s *Store) ImageArchive(ctx context.Context, image Image) (*os.File, error)
 	return f, nil
 }
 
+// ArchiveRef makes the archive of a container image and names it as a file that
+// Open hands out.
+func (s *Store) ArchiveRef(ctx context.Context, image Image) (Ref, error) {
+	f, err := s.ImageArchive(ctx, image)
+	if err != nil {
+		return Ref{}, err
+	}
+	h := sha256.New()
+	_, err = io.Copy(h, &contextReader{ctx: ctx, r: f})
+	if err = errors.Join(err, f.Close()); err != nil {
+		return Ref{}, fmt.Errorf("archiving container image %s: %w", image.Name, err)
+	}
+	ref := Ref{Source: image.Name + ".tar", SHA256: hex.EncodeToString(h.Sum(nil))}
+	s.mu.Lock()
+	s.derived[ref.SHA256] = f.Name()
+	s.mu.Unlock()
+	return ref, nil
+}
+
 func (s *Store) archive(ctx context.Context, tree Tree) (_ *os.File, err error) {
 	dir := s.config.Dir
 	if err := os.MkdirAll(dir+"/archives", 0o755); err != nil {

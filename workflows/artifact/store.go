@@ -82,6 +82,7 @@ type Store struct {
 	mu      sync.Mutex
 	running map[string]*flight     // fetches under way, by digest
 	checked map[string]fs.FileInfo // files that this process has verified
+	derived map[string]string      // paths of archives that were made here, by digest
 }
 
 // flight is one fetch that several callers wait for.
@@ -107,7 +108,7 @@ func New(c Config) (*Store, error) {
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("artifact store: %w", err)
 	}
-	return &Store{config: c, running: map[string]*flight{}, checked: map[string]fs.FileInfo{}}, nil
+	return &Store{config: c, running: map[string]*flight{}, checked: map[string]fs.FileInfo{}, derived: map[string]string{}}, nil
 }
 
 // Open hands out a file whose content has the digest of the reference, fetching
@@ -117,9 +118,27 @@ func (s *Store) Open(ctx context.Context, ref Ref) (*os.File, error) {
 	if err := ref.validate(); err != nil {
 		return nil, fmt.Errorf("opening artifact: %w", err)
 	}
+	s.mu.Lock()
+	made := s.derived[ref.SHA256]
+	s.mu.Unlock()
+	if made != "" {
+		return s.openDerived(ctx, made, ref)
+	}
 	f, err := s.open(ctx, ref.SHA256, ref.where(), func(ctx context.Context, path string) error { return s.obtain(ctx, ref, path) })
 	if err != nil {
 		return nil, fmt.Errorf("opening artifact %s: %w", ref.where(), err)
+	}
+	return f, nil
+}
+
+// openDerived opens an archive that was made of kept contents.
+func (s *Store) openDerived(ctx context.Context, path string, ref Ref) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening artifact %s: %w", ref.where(), err)
+	}
+	if err := s.check(ctx, f, ref.SHA256); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening artifact %s: %w", ref.where(), err), f.Close())
 	}
 	return f, nil
 }

@@ -233,6 +233,7 @@ func newK3s(inputs cty.Value, env Env) (Step, error) {
 	for _, f := range plain.GetAttr("images").AsValueSlice() {
 		c.Images = append(c.Images, fileRef(f))
 	}
+	c.Images = append(c.Images, env.Preload...)
 	for name, to := range map[string]*netip.Prefix{"cluster_cidr": &c.ClusterCIDR, "service_cidr": &c.ServiceCIDR} {
 		if v := text(plain, name); v != "" {
 			if *to, err = parseCIDR(v); err != nil {

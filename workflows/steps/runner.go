@@ -15,6 +15,7 @@ import (
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/artifact"
 	"github.com/edge-provision/edge-provision/workflows/site"
 )
 
@@ -36,6 +37,7 @@ type Runner struct {
 	// Machines and Artifacts are handed on to each step.
 	Machines  Machines
 	Artifacts Artifacts
+	Preload   []artifact.Ref
 	// SSH remembers how machines are reached, for a removal after they have
 	// vanished from the site; nil remembers nothing.
 	SSH   *SSH
@@ -255,7 +257,7 @@ func (r *Runner) make(ctx context.Context, s *site.Step, inputs cty.Value) (Step
 // env is what every step may use.
 func (r *Runner) env(address, phase string) Env {
 	return Env{
-		Address: address, Catalog: r.Catalog.CatalogID().String(), Site: r.Site.Name, Declared: &r.declared, Hosts: r.Hosts, Power: r.Powers, Machines: r.Machines, Artifacts: r.Artifacts, Clock: r.Clock,
+		Address: address, Catalog: r.Catalog.CatalogID().String(), Site: r.Site.Name, Declared: &r.declared, Hosts: r.Hosts, Power: r.Powers, Machines: r.Machines, Artifacts: r.Artifacts, Preload: r.Preload, Clock: r.Clock,
 		Marks: marks{r.Catalog.Settings()},
 		Say: func(format string, args ...any) {
 			r.Tell(Progress{Address: address, Phase: phase, Message: fmt.Sprintf(format, args...)})

@@ -92,7 +92,10 @@ type Env struct {
 	Machines Machines
 	// Artifacts hands out the files that the step brings to machines.
 	Artifacts Artifacts
-	Clock     workflows.Clock
+	// Preload are archives of container images that belong on every node of a
+	// cluster, because the nodes can ask no registry: those of a bundle.
+	Preload []artifact.Ref
+	Clock   workflows.Clock
 	// Inputs is the digest of the step's inputs, keyed because they may hold
 	// secrets; Applied is the one of the last time the step succeeded.
 	Inputs, Applied string

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
 
+	"github.com/edge-provision/edge-provision/workflows/artifact"
 	"github.com/edge-provision/edge-provision/workflows/site"
 	"github.com/edge-provision/edge-provision/workflows/stack"
 )
@@ -29,7 +31,7 @@ func stacks(s *site.Site) []installed {
 	for _, w := range s.Workflows {
 		one := installed{versions: stack.Versions{}, steps: map[string]*site.Step{}}
 		for _, step := range w.Steps {
-			if v, ok := version(step.Inputs); ok && slices.Contains(stack.Components, step.Type) && !never(step.When) {
+			if v, ok := declaredVersion(step.Inputs); ok && slices.Contains(stack.Components, step.Type) && !never(step.When) {
 				one.versions[step.Type], one.steps[step.Type] = v, step
 			}
 		}
@@ -52,17 +54,32 @@ func stacks(s *site.Site) []installed {
 	return out
 }
 
-// version is the attribute version of a step's inputs, if it is known.
-func version(inputs cty.Value) (string, bool) {
+// known is an attribute of an object, if it is a known string.
+func known(inputs cty.Value, name string) (string, bool) {
 	bare, _ := inputs.Unmark()
-	if bare == cty.NilVal || bare.IsNull() || !bare.IsKnown() || !bare.Type().IsObjectType() || !bare.Type().HasAttribute("version") {
+	if bare == cty.NilVal || bare.IsNull() || !bare.IsKnown() || !bare.Type().IsObjectType() || !bare.Type().HasAttribute(name) {
 		return "", false
 	}
-	v, _ := bare.GetAttr("version").Unmark()
+	v, _ := bare.GetAttr(name).Unmark()
 	if v.Type() != cty.String || v.IsNull() || !v.IsKnown() {
 		return "", false
 	}
 	return v.AsString(), true
+}
+
+// declaredVersion is the version that a step's inputs ask for: the attribute
+// version, or the tag of the attribute image.
+func declaredVersion(inputs cty.Value) (string, bool) {
+	if v, ok := known(inputs, "version"); ok {
+		return v, true
+	}
+	image, ok := known(inputs, "image")
+	if !ok {
+		return "", false
+	}
+	full, err := artifact.FullName(image)
+	tag := full[strings.LastIndex(full, ":")+1:]
+	return tag, err == nil && tag != "latest"
 }
 
 // CheckVersions compares the versions of a site with the set that it names.
@@ -74,7 +91,7 @@ func CheckVersions(s *site.Site, set stack.Set) hcl.Diagnostics {
 			step := one.steps[f.Component]
 			subject := s.Range("stack")
 			if step != nil {
-				subject = step.Range("version")
+				subject = versionRange(step)
 			}
 			key := subject.String() + f.Text
 			if said[key] {
@@ -87,19 +104,27 @@ func CheckVersions(s *site.Site, set stack.Set) hcl.Diagnostics {
 	return diags
 }
 
+// versionRange is where a step says its version.
+func versionRange(step *site.Step) hcl.Range {
+	if r, ok := step.Ranges["version"]; ok {
+		return r
+	}
+	return step.Range("image")
+}
+
 // CheckUpgrade compares the versions of a site with those that its steps
 // reported when they were last applied.
-func CheckUpgrade(s *site.Site, known site.Known, sets []stack.Set) hcl.Diagnostics {
+func CheckUpgrade(s *site.Site, seen site.Known, sets []stack.Set) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	for _, one := range stacks(s) {
 		had := stack.Versions{}
 		for component, step := range one.steps {
-			if v, ok := version(known.Steps[step.Address]); ok {
+			if v, ok := known(seen.Steps[step.Address], "version"); ok {
 				had[component] = v
 			}
 		}
 		for _, f := range stack.Upgrade(sets, had, one.versions) {
-			subject := one.steps[f.Component].Range("version")
+			subject := versionRange(one.steps[f.Component])
 			if !slices.ContainsFunc(diags, func(d *hcl.Diagnostic) bool { return d.Detail == f.Text && *d.Subject == subject }) {
 				diags = append(diags, &hcl.Diagnostic{
 					Severity: hcl.DiagError, Summary: "Unsupported upgrade", Subject: &subject,

@@ -1,0 +1,200 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/zclconf/go-cty/cty"
+	"sigs.k8s.io/yaml"
+
+	"github.com/edge-provision/edge-provision/workflows/artifact"
+	"github.com/edge-provision/edge-provision/workflows/kube"
+	"github.com/edge-provision/edge-provision/workflows/kube/chart"
+	"github.com/edge-provision/edge-provision/workflows/site"
+)
+
+// Rendered adds to what steps need what shows only when their files are read:
+// the container images of manifests and charts, and what charts come to. Notes
+// are lines for a person about what cannot be known here.
+func Rendered(ctx context.Context, s *site.Site, needs []StepNeeds, artifacts Artifacts) (out []StepNeeds, notes []string, err error) {
+	out = slices.Clone(needs)
+	for i, n := range out {
+		step := findStep(s, n.Address)
+		if step == nil {
+			continue
+		}
+		inputs, err := Public(step.Inputs)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", n.Address, err)
+		}
+		objects, note, err := renderedObjects(ctx, s, step, inputs, artifacts)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s (%s): %w", n.Address, step.DeclRange, err)
+		}
+		if note != "" {
+			notes = append(notes, n.Address+": "+note)
+		}
+		out[i].Images = slices.Concat(n.Images, calicoImages(step.Type, inputs), podImages(objects))
+		if step.Type == helmType.Name && len(objects) > 0 {
+			text, err := stream(objects)
+			if err != nil {
+				return nil, nil, fmt.Errorf("%s: %w", n.Address, err)
+			}
+			out[i].Documents = append(slices.Clone(n.Documents), artifact.Document{Name: "manifest.yaml", Content: text})
+		}
+	}
+	return out, notes, nil
+}
+
+// stream writes objects as a YAML stream.
+func stream(objects []kube.Object) ([]byte, error) {
+	var out []byte
+	for _, o := range objects {
+		text, err := yaml.Marshal(o.Object)
+		if err != nil {
+			return nil, err
+		}
+		out = append(append(out, "---\n"...), text...)
+	}
+	return out, nil
+}
+
+func findStep(s *site.Site, address string) *site.Step {
+	for _, w := range s.Workflows {
+		for _, step := range w.Steps {
+			if step.Address == address {
+				return step
+			}
+		}
+	}
+	return nil
+}
+
+// renderedObjects are the objects of a step's manifests or chart, as far as its
+// declaration tells; the note says why that is nothing.
+func renderedObjects(ctx context.Context, s *site.Site, step *site.Step, inputs cty.Value, artifacts Artifacts) (objects []kube.Object, note string, err error) {
+	if inputs.Type().HasAttribute("manifest") {
+		objects, err = readObjects(ctx, artifacts, fileRefs(inputs.GetAttr("manifest")))
+		return objects, "", err
+	}
+	if step.Type != helmType.Name {
+		return nil, "", nil
+	}
+	if !inputs.GetAttr("values").IsWhollyKnown() {
+		return nil, "its values are secret or known only on site, so it is rendered there; container images that only it brings are not in the bundle", nil
+	}
+	version := kubernetesOf(s, step)
+	if version == "" {
+		return nil, "no k3s step of its workflow says which Kubernetes it runs on, so it is rendered on site; container images that only it brings are not in the bundle", nil
+	}
+	objects, err = renderChart(ctx, inputs, version, step.Name, artifacts)
+	return objects, "", err
+}
+
+// kubernetesOf is the version of the cluster that a step of the same workflow
+// makes, or "".
+func kubernetesOf(s *site.Site, step *site.Step) string {
+	for _, w := range s.Workflows {
+		if !slices.Contains(w.Steps, step) {
+			continue
+		}
+		for _, other := range w.Steps {
+			if v, ok := known(other.Inputs, "version"); ok && other.Type == k3sType.Name {
+				return v
+			}
+		}
+	}
+	return ""
+}
+
+func renderChart(ctx context.Context, inputs cty.Value, version, name string, artifacts Artifacts) ([]kube.Object, error) {
+	values, err := plainValues(inputs.GetAttr("values"))
+	if err != nil {
+		return nil, fmt.Errorf("values: %w", err)
+	}
+	refs := fileRefs(cty.TupleVal([]cty.Value{inputs.GetAttr("chart")}))
+	if len(refs) == 0 || !inputs.GetAttr("namespace").IsKnown() {
+		return nil, nil
+	}
+	f, err := artifacts.Open(ctx, refs[0])
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	c, err := chart.Read(f)
+	if err != nil {
+		return nil, err
+	}
+	request := chart.Request{Release: name, Namespace: text(inputs, "namespace"), Values: values, KubeVersion: version}
+	if v := inputs.GetAttr("release"); v.IsKnown() && !v.IsNull() {
+		request.Release = v.AsString()
+	}
+	if v := inputs.GetAttr("api_versions"); v.IsWhollyKnown() {
+		request.APIVersions = textList(inputs, "api_versions")
+	}
+	rendered, err := c.Render(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	return kube.Parse(c.Name(), rendered.Manifests)
+}
+
+// calicoImages are the images that Calico's operator pulls, which no pod of its
+// manifest names: those that the step pins.
+func calicoImages(kind string, inputs cty.Value) []artifact.Image {
+	if kind != calicoType.Name || !inputs.GetAttr("images").IsWhollyKnown() || !inputs.GetAttr("registry").IsKnown() || !inputs.GetAttr("version").IsKnown() {
+		return nil
+	}
+	registry := text(inputs, "registry")
+	if registry == "" {
+		registry = "docker.io"
+	}
+	var out []artifact.Image
+	pinned := textMap(inputs, "images")
+	for _, name := range slices.Sorted(maps.Keys(pinned)) {
+		out = append(out, artifact.Image{Name: strings.TrimSuffix(registry, "/") + "/" + name + ":" + text(inputs, "version"), Digest: pinned[name]})
+	}
+	return out
+}
+
+// podImages are the images that pods of the objects run, sorted, each once.
+func podImages(objects []kube.Object) []artifact.Image {
+	var names []string
+	var walk func(v any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			for _, list := range []string{"containers", "initContainers", "ephemeralContainers"} {
+				containers, _ := v[list].([]any)
+				for _, c := range containers {
+					m, _ := c.(map[string]any)
+					if image, ok := m["image"].(string); ok && image != "" {
+						names = append(names, image)
+					}
+				}
+			}
+			for _, e := range v {
+				walk(e)
+			}
+		case []any:
+			for _, e := range v {
+				walk(e)
+			}
+		}
+	}
+	for _, o := range objects {
+		// A definition's schema speaks of containers without having any.
+		if o.GetKind() != "CustomResourceDefinition" {
+			walk(o.Object["spec"])
+		}
+	}
+	slices.Sort(names)
+	var out []artifact.Image
+	for _, n := range slices.Compact(names) {
+		out = append(out, artifact.Image{Name: n})
+	}
+	return out
+}
