@@ -44,7 +44,7 @@ e2e: setup build ## End-to-end scenarios in emulated machines (root)
 	$(GO) test -tags e2e -count 1 -p 1 -timeout 45m -v $(E2E_FLAGS) ./rack/scenario
 
 .PHONY: e2e-packages
-e2e-packages: setup build ## The packages' own tests on real firmware, kernels and networks (root; not part of ci)
+e2e-packages: setup build ## The packages' own tests on real firmware, kernels and networks; prints the time of each (root)
 	$(GO) test -tags e2e -count 1 -p 1 -timeout 60m ./rack ./pxe ./imagebuilder ./workflows/agent/boot ./workflows/steps
 
 .PHONY: bench
@@ -82,6 +82,7 @@ check-generated: generate ## Fail when generated code or go.mod is not current
 ci: lint check-generated ## Everything CI checks, in its order
 	$(MAKE) test RACE=1
 	$(MAKE) e2e
+	$(MAKE) e2e-packages
 
 .PHONY: clean
 clean: ## Remove what the targets above have built

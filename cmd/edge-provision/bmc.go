@@ -94,7 +94,7 @@ func (a *app) bmcBoot(path *string) *cobra.Command {
 
 func (a *app) bmcMedia(path *string) *cobra.Command {
 	return &cobra.Command{
-		Use: "media MACHINE insert URL | MACHINE eject", Short: "Put a disc image into a machine's virtual CD drive, or take it out", Args: cobra.RangeArgs(2, 3),
+		Use: "media MACHINE insert|eject [URL]", Short: "Put a disc image into a machine's virtual CD drive, or take it out", Args: cobra.RangeArgs(2, 3),
 		Long: `The BMC fetches the image by itself, over http or https, from an address that it
 must be able to reach. What the machine boots is not changed: see bmc boot MACHINE cdrom.
 Redfish only.`,
@@ -107,7 +107,7 @@ Redfish only.`,
 				case args[1] == "eject" && len(args) == 2:
 					return c.EjectMedia(ctx)
 				}
-				return usage("say insert and a URL, or eject")
+				return usage("say insert and a URL, or eject alone")
 			})
 		},
 	}

@@ -203,9 +203,16 @@ func (f *flight) power() {
 // redfish serves a simulated BMC and returns the block that declares it.
 func redfish(t *testing.T, declared string) string {
 	t.Helper()
-	server := httptest.NewTLSServer(sim.NewRedfish(sim.RedfishConfig{Username: "admin", Password: "right-password"}, &sim.Memory{}))
+	block, _ := redfishWith(t, declared)
+	return block
+}
+
+func redfishWith(t *testing.T, declared string, sensors ...sim.Sensor) (block string, service *sim.Redfish) {
+	t.Helper()
+	service = sim.NewRedfish(sim.RedfishConfig{Username: "admin", Password: "right-password", Sensors: sensors}, &sim.Memory{})
+	server := httptest.NewTLSServer(service)
 	t.Cleanup(server.Close)
-	return bmcBlock(server.URL, declared, bmc.Fingerprint(server.Certificate()))
+	return bmcBlock(server.URL, declared, bmc.Fingerprint(server.Certificate())), service
 }
 
 func bmcBlock(url, password, fingerprint string) string {

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/edge-provision/edge-provision/bmc/sim"
+)
+
+func TestBMCCommandsReachTheMachine(t *testing.T) {
+	t.Parallel()
+	block, service := redfishWith(t, "right-password",
+		sim.Sensor{Name: "CPU Temp", Unit: sim.Celsius, Value: 45}, sim.Sensor{Name: "FAN 1", Unit: sim.RPM, Value: 300, Critical: 500})
+	f := newFlight(t, block, 0)
+	const disc = "http://172.22.0.1/rescue.iso"
+	tests := []struct {
+		args string
+		code int
+		want string
+	}{
+		{"power M on", exitOK, "on\n"},
+		{"power M", exitOK, "on\n"},
+		{"boot M cdrom", exitOK, ""},
+		{"sensors M", exitOK, "KIND         NAME      READING  HEALTH\nfan          FAN 1     300 rpm  critical\ntemperature  CPU Temp  45 °C    ok\n"},
+		{"sensors M -ojson", exitOK, `"value": 45`},
+		{"sensors M -o xml", exitError, "neither table nor json"},
+		{"media M insert " + disc, exitOK, ""},
+		{"media M eject", exitOK, ""},
+		{"media M insert", exitError, "say insert and a URL"},
+		{"media M eject " + disc, exitError, "say insert and a URL"},
+		{"media M insert rescue.iso", exitError, "must be one that the BMC can reach"},
+		{"console M", exitError, `declare driver = "ipmi"`},
+	}
+	for _, tt := range tests {
+		args := []string{"bmc", "--site", f.path}
+		for _, word := range strings.Fields(tt.args) {
+			if word == "M" {
+				word = "machine.till"
+			}
+			args = append(args, word)
+		}
+		code, got := f.run(args...)
+		if code != tt.code || !strings.Contains(got, tt.want) {
+			t.Errorf("bmc %s = %d:\n%s; want %d and %q", tt.args, code, got, tt.code, tt.want)
+		}
+	}
+	want := []sim.MediaEvent{{Image: disc, Inserted: true}, {}}
+	if got := service.Media(); !slices.Equal(got, want) {
+		t.Errorf("the BMC was told %v; want %v", got, want)
+	}
+	if _, trace := f.run("trace", "machine.till"); !strings.Contains(trace, "virtual media inserted") {
+		t.Errorf("trace does not tell of the virtual media:\n%s", trace)
+	}
+}
+
+// TestRefusedPasswordNamesItsLine asks a BMC twice with a wrong password: the
+// second time nothing is sent, and both times the place to correct is named.
+func TestRefusedPasswordNamesItsLine(t *testing.T) {
+	t.Parallel()
+	block, service := redfishWith(t, "wrong-password")
+	f := newFlight(t, block, 0)
+	text, err := os.ReadFile(f.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _, _ := strings.Cut(string(text), "bmc {")
+	line := fmt.Sprintf("site.hcl:%d", strings.Count(before, "\n")+1)
+	for _, args := range [][]string{
+		{"bmc", "power", "--site", f.path, "machine.till"},
+		{"bmc", "power", "--site", f.path, "machine.till"},
+	} {
+		got := f.mustFail(args...)
+		if !strings.Contains(got, line) || !strings.Contains(got, "username or password") {
+			t.Errorf("%v says %q; want %s and what to do", args, got, line)
+		}
+	}
+	code, got := f.run("plan", f.path)
+	if code != exitOK || !strings.Contains(got, line) {
+		t.Errorf("plan = %d:\n%s; want %d, and %s as the place to correct", code, got, exitOK, line)
+	}
+	if n := service.Refused(); n != 1 {
+		t.Errorf("the BMC was sent the wrong password %d times; want once", n)
+	}
+}
