@@ -37,5 +37,15 @@ for name in etcd kube-apiserver kube-controller-manager kube-proxy kube-schedule
   ln -s k3s-standin "$out/$name.new"
   mv -f "$out/$name.new" "$out/$name"
 done
+# The images of the stand-in's own pods and of tests' pods.
+work=$(mktemp -d)
+trap 'rm -r "$work"' EXIT
+for name in toolbox images; do
+  CGO_ENABLED=0 nice $GO build -trimpath -ldflags '-s -w' -o "$work/$name" "./cmd/$name"
+done
+"$work/images" "$out/k3s-standin-images.tar" \
+  "docker.io/rancher/mirrored-pause:3.6=/toolbox,pause;toolbox=$work/toolbox" \
+  "docker.io/edge-provision/toolbox:1=/toolbox;toolbox=$work/toolbox"
+
 echo "$digest" >"$out/source.sha256.new"
 mv -f "$out/source.sha256.new" "$out/source.sha256"

@@ -1,17 +1,24 @@
-// Program k3s-standin is the real components of Kubernetes and the real etcd in
-// one file. It runs the component by whose name it is started.
+// Program k3s-standin is a stand-in for K3s in one file, with the real components
+// of Kubernetes and the real etcd, which it runs under their own names. Installed
+// as "k3s" it keeps K3s's contract; it is not K3s: see docs/standin.md.
 package main
 
 import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/edge-provision/edge-provision/rack/standin/k3s"
 )
 
 func main() {
-	if run, ok := components[filepath.Base(os.Args[0])]; ok {
+	name := filepath.Base(os.Args[0])
+	if run, ok := components[name]; ok {
+		// Started as /proc/self/exe, the process would be called "exe".
+		if err := os.WriteFile("/proc/self/comm", []byte(name), 0); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: naming this process: %v\n", name, err)
+		}
 		os.Exit(run())
 	}
-	fmt.Fprintf(os.Stderr, "k3s-standin: %s is not one of the programs in this file\n", os.Args[0])
-	os.Exit(2)
+	os.Exit(k3s.Main(os.Args[1:]))
 }
