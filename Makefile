@@ -49,7 +49,8 @@ e2e-packages: setup build ## The packages' own tests on real firmware, kernels a
 
 .PHONY: bench
 bench: setup build ## Measure the main job by phases, and the packages against their floors (root)
-	EDGE_BENCH=$(CURDIR)/bin/bench.txt $(GO) test -tags e2e -count 1 -timeout 30m -run TestMeasure ./rack/scenario
+	rm -f bin/bench.txt
+	EDGE_BENCH=$(CURDIR)/bin/bench.txt $(GO) test -tags e2e -count 1 -p 1 -timeout 45m -run TestMeasure ./rack/scenario ./imagebuilder
 	cat bin/bench.txt
 	$(GO) test -run '^$$' -bench . ./imagebuilder/... ./pxe/... ./inventory/...
 

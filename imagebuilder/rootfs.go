@@ -52,11 +52,11 @@ func (o *osBuild) build(ctx context.Context) (string, error) {
 
 func (o *osBuild) epoch() string { return fmt.Sprintf("SOURCE_DATE_EPOCH=%d", o.lock.SourceDateEpoch) }
 
-// install runs mmdebstrap over the repository of locked packages.
-func (o *osBuild) install(ctx context.Context) error {
-	args := []string{
-		"--quiet", "--mode=root", "--variant=apt", "--format=directory", "--architectures=" + o.spec.Architecture,
-		"--include=" + strings.Join(o.spec.Packages, ","),
+// mmdebstrapOptions say what is installed and what is left out, whatever it is installed from.
+func mmdebstrapOptions(spec OSSpec) []string {
+	return []string{
+		"--quiet", "--mode=root", "--variant=apt", "--format=directory", "--architectures=" + spec.Architecture,
+		"--include=" + strings.Join(spec.Packages, ","),
 		`--aptopt=APT::Install-Recommends "false"`, `--aptopt=Acquire::Languages "none"`, `--aptopt=APT::Sandbox::User "root"`,
 		// Copyright files stay: licences ask for them.
 		"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-include=/usr/share/doc/*/copyright",
@@ -64,8 +64,12 @@ func (o *osBuild) install(ctx context.Context) error {
 		"--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/lintian/*",
 		// initramfs-tools would write the building machine's swap device into the image.
 		`--essential-hook=mkdir -p "$1/etc/initramfs-tools/conf.d" && echo RESUME=none >"$1/etc/initramfs-tools/conf.d/resume"`,
-		o.spec.Release, o.root, "deb [trusted=yes] copy:" + o.repository + " ./",
 	}
+}
+
+// install runs mmdebstrap over the repository of locked packages.
+func (o *osBuild) install(ctx context.Context) error {
+	args := append(mmdebstrapOptions(o.spec), o.spec.Release, o.root, "deb [trusted=yes] copy:"+o.repository+" ./")
 	if _, err := (command{dir: o.dir, env: []string{o.epoch()}, private: true}).run(ctx, "mmdebstrap", args...); err != nil {
 		return fmt.Errorf("installing packages: %w", err)
 	}
