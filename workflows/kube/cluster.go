@@ -78,6 +78,9 @@ func Open(config Config) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading kubeconfig: %w", err)
 	}
+	// The credentials are added to every request, also to one that an answer
+	// sends elsewhere.
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	objects, err := dynamic.NewForConfigAndClient(restConfig, client)
 	if err != nil {
 		return nil, fmt.Errorf("reading kubeconfig: %w", err)

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -31,12 +30,12 @@ const (
 	// inventoryLabel is on the inventories and on their namespace.
 	inventoryLabel = "edge-provision.io/inventory"
 	inventoryType  = "edge-provision.io/inventory"
-	partsKey       = "parts"
 	contentKey     = "inventory.json.gz"
 
-	// maxPartBytes keeps a Secret below the API server's limit of 1 MiB for its
-	// data, base64 not counted.
-	maxPartBytes = 700 << 10
+	// maxSecretBytes is the API server's limit for the data of a Secret, base64
+	// not counted. Calico's definitions and operator need 4 kB, 5000 objects
+	// about 600 kB.
+	maxSecretBytes = 1 << 20
 	// maxInventoryBytes bounds an inventory after unpacking.
 	maxInventoryBytes = 256 << 20
 )
@@ -66,7 +65,6 @@ type inventory struct {
 
 	// resourceVersion of the Secret it was read from; empty when there is none.
 	resourceVersion string
-	part            string // the name prefix of its further parts
 }
 
 // entry is one object of an inventory.
@@ -131,29 +129,7 @@ func (c *Cluster) readInventory(ctx context.Context, label string) (*inventory, 
 	if err != nil {
 		return nil, err
 	}
-	part, _, _ := unstructured.NestedString(main.Object, "metadata", "annotations", "edge-provision.io/part")
-	count, err := secretBytes(main, partsKey)
-	if err != nil {
-		return nil, err
-	}
-	parts, err := strconv.Atoi(string(count))
-	if err != nil || parts < 1 || parts > 64 {
-		return nil, fmt.Errorf("Secret/%s/%s says that it has %q parts", Namespace, name, count)
-	}
-	for n := 1; n < parts; n++ {
-		id := ID{Kind: "Secret", Namespace: Namespace, Name: fmt.Sprintf("%s-%d", part, n)}
-		more, err := c.get(ctx, secrets, id)
-		if err != nil {
-			// Not ErrNotFound: the inventory is there, and damaged.
-			return nil, fmt.Errorf("a part of the inventory is missing: %v", err)
-		}
-		b, err := secretBytes(more, contentKey)
-		if err != nil {
-			return nil, err
-		}
-		packed = append(packed, b...)
-	}
-	i := &inventory{resourceVersion: main.GetResourceVersion(), part: part}
+	i := &inventory{resourceVersion: main.GetResourceVersion()}
 	if err := unpack(packed, i); err != nil {
 		return nil, fmt.Errorf("Secret/%s/%s is damaged: %w", Namespace, name, err)
 	}
@@ -203,49 +179,48 @@ func unpack(packed []byte, i *inventory) error {
 	return json.Unmarshal(plain, i)
 }
 
-// save writes an inventory: further parts under new names first, then the main
-// one, which switches over, then the old parts go.
+// save writes an inventory. It notices when another run has written it since.
 func (c *Cluster) save(ctx context.Context, i *inventory) error {
 	owner := Owner{i.Catalog, i.Address}.Label()
 	packed, err := pack(i)
 	if err != nil {
 		return fmt.Errorf("packing the inventory: %w", err)
 	}
-	var parts [][]byte
-	for chunk := range slices.Chunk(packed, maxPartBytes) {
-		parts = append(parts, chunk)
+	if len(packed) > maxSecretBytes {
+		return fmt.Errorf("the inventory of %d objects does not fit into a Secret (%d bytes of %d); declare them in several steps", len(i.Objects), len(packed), maxSecretBytes)
 	}
-	sum := sha256.Sum256(packed)
-	prefix := inventoryName(owner) + "-" + hex.EncodeToString(sum[:5])
-	for n := 1; n < len(parts); n++ {
-		o := inventorySecret(fmt.Sprintf("%s-%d", prefix, n), owner, prefix, map[string][]byte{contentKey: parts[n]})
-		if _, err := c.create(ctx, secrets, o); err != nil && !apierrors.IsAlreadyExists(err) {
-			return err
+	secret := Make("v1", "Secret", Namespace, inventoryName(owner), map[string]any{
+		"type": inventoryType, "data": map[string]any{contentKey: base64.StdEncoding.EncodeToString(packed)},
+	})
+	secret.SetLabels(map[string]string{inventoryLabel: owner})
+	if i.resourceVersion == "" {
+		secret, err = c.saveFirst(ctx, secret)
+	} else {
+		secret.SetResourceVersion(i.resourceVersion)
+		secret, err = c.at(secrets, Namespace).Update(ctx, secret, metav1.UpdateOptions{FieldManager: Manager})
+		if apierrors.IsConflict(err) {
+			secret, err = c.savedAlready(ctx, inventoryName(owner), packed, err)
 		}
+		err = c.asked(ctx, "writing the inventory", err)
 	}
-	main := inventorySecret(inventoryName(owner), owner, prefix, map[string][]byte{contentKey: parts[0], partsKey: []byte(strconv.Itoa(len(parts)))})
-	main, err = c.saveMain(ctx, main, i.resourceVersion)
 	if err != nil {
 		return err
 	}
-	old := i.part
-	i.resourceVersion, i.part = main.GetResourceVersion(), prefix
-	if old == prefix || old == "" {
-		return nil
-	}
-	return c.dropParts(ctx, owner, prefix)
+	i.resourceVersion = secret.GetResourceVersion()
+	return nil
 }
 
-func (c *Cluster) saveMain(ctx context.Context, main Object, resourceVersion string) (Object, error) {
-	if resourceVersion == "" {
-		return c.saveFirst(ctx, main)
+// savedAlready finds out whether a conflict is about our own write, whose answer
+// was lost, so that it was sent again.
+func (c *Cluster) savedAlready(ctx context.Context, name string, packed []byte, conflict error) (Object, error) {
+	there, err := c.get(ctx, secrets, ID{Kind: "Secret", Namespace: Namespace, Name: name})
+	if err != nil {
+		return nil, err
 	}
-	main.SetResourceVersion(resourceVersion)
-	out, err := c.at(secrets, Namespace).Update(ctx, main, metav1.UpdateOptions{FieldManager: Manager})
-	if apierrors.IsConflict(err) {
-		err = fmt.Errorf("%w: another run applies the same step at the same time", err)
+	if content, err := secretBytes(there, contentKey); err == nil && bytes.Equal(content, packed) {
+		return there, nil
 	}
-	return out, c.asked(ctx, "writing the inventory", err)
+	return nil, fmt.Errorf("%w: another run applies the same step at the same time", conflict)
 }
 
 // saveFirst writes a first inventory. Another step may be removing its own, the
@@ -298,38 +273,6 @@ func (c *Cluster) create(ctx context.Context, r resource, o Object) (Object, err
 		}
 	}
 	return out, c.asked(ctx, "creating "+IDOf(o).String(), err)
-}
-
-func inventorySecret(name, owner, part string, data map[string][]byte) Object {
-	encoded := map[string]any{}
-	for k, v := range data {
-		encoded[k] = base64.StdEncoding.EncodeToString(v)
-	}
-	return &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "v1", "kind": "Secret", "type": inventoryType, "data": encoded,
-		"metadata": map[string]any{
-			"name": name, "namespace": Namespace,
-			"labels":      map[string]any{inventoryLabel: owner},
-			"annotations": map[string]any{"edge-provision.io/part": part},
-		},
-	}}
-}
-
-// dropParts deletes the parts of an owner's inventory but those with a prefix.
-func (c *Cluster) dropParts(ctx context.Context, owner, keep string) error {
-	all, err := c.list(ctx, secrets, "Secret", Namespace, metav1.ListOptions{LabelSelector: inventoryLabel + "=" + owner})
-	if err != nil {
-		return err
-	}
-	for _, o := range all {
-		if o.GetName() == inventoryName(owner) || o.GetAnnotations()["edge-provision.io/part"] == keep {
-			continue
-		}
-		if err := c.delete(ctx, secrets, IDOf(o), o.GetUID()); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // ensureNamespace makes our namespace, and waits when an earlier one is still

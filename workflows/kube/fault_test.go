@@ -1,0 +1,273 @@
+package kube_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/edge-provision/edge-provision/workflows/kube"
+	"github.com/edge-provision/edge-provision/workflows/kube/kubetest"
+)
+
+// hasty is a clock on which pauses are short; its time is the real one.
+type hasty struct{}
+
+func (hasty) Now() time.Time                         { return time.Now() }
+func (hasty) After(d time.Duration) <-chan time.Time { return time.After(d / 50) }
+
+// faulty opens a cluster through a proxy that fails as fault says: it gets the
+// number of each request and answers it itself, or returns false to let it pass.
+func faulty(t *testing.T, config kube.Config, fault func(n int64, w http.ResponseWriter, r *http.Request) bool) *kube.Cluster {
+	t.Helper()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(server.CA)
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "https", Host: server.Address})
+	proxy.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}
+	return behind(t, config, proxy, fault)
+}
+
+func behind(t *testing.T, config kube.Config, next http.Handler, fault func(n int64, w http.ResponseWriter, r *http.Request) bool) *kube.Cluster {
+	t.Helper()
+	var count atomic.Int64
+	front := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !fault(count.Add(1), w, r) {
+			next.ServeHTTP(w, r)
+		}
+	}))
+	t.Cleanup(front.Close)
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: front.Certificate().Raw})
+	token := "none"
+	if server.Server != nil {
+		token = server.Token
+	}
+	config.Kubeconfig = kubetest.Kubeconfig(front.URL, ca, token)
+	config.PollInterval = 20 * time.Millisecond
+	if config.Clock == nil {
+		config.Clock = hasty{}
+	}
+	c, err := kube.Open(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// cut ends a connection without an answer.
+func cut(w http.ResponseWriter) {
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err == nil {
+		conn.Close()
+	}
+}
+
+// sink takes an answer and throws it away.
+type sink struct{ header http.Header }
+
+func (s sink) Header() http.Header         { return s.header }
+func (s sink) Write(b []byte) (int, error) { return len(b), nil }
+func (s sink) WriteHeader(int)             {}
+
+func TestApplyThroughAFaultyAPIServer(t *testing.T) {
+	open(t)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(server.CA)
+	straight := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "https", Host: server.Address})
+	straight.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}
+	for name, fault := range map[string]func(n int64, w http.ResponseWriter, r *http.Request) bool{
+		"too many requests": func(n int64, w http.ResponseWriter, _ *http.Request) bool {
+			if n%3 == 0 {
+				w.Header().Set("Retry-After", "1")
+				w.WriteHeader(http.StatusTooManyRequests)
+			}
+			return n%3 == 0
+		},
+		"internal errors": func(n int64, w http.ResponseWriter, _ *http.Request) bool {
+			if n%2 == 0 {
+				http.Error(w, "etcdserver: leader changed", http.StatusInternalServerError)
+			}
+			return n%2 == 0
+		},
+		"cut connections": func(n int64, w http.ResponseWriter, _ *http.Request) bool {
+			if n%3 == 1 {
+				cut(w)
+			}
+			return n%3 == 1
+		},
+		// The request is carried out, and nobody learns it.
+		"lost answers": func(n int64, w http.ResponseWriter, r *http.Request) bool {
+			if n%2 == 1 {
+				straight.ServeHTTP(sink{http.Header{}}, r)
+				cut(w)
+			}
+			return n%2 == 1
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := faulty(t, kube.Config{}, fault)
+			ns := strings.ReplaceAll(name, " ", "-")
+			opts := options(t, "step")
+			s := set(t, namespace(ns)+configMap(ns, "a", "k: v")+configMap(ns, "b", "k: v")+
+				"---\napiVersion: v1\nkind: Secret\nmetadata: {name: s, namespace: "+ns+"}\nstringData: {k: v}\n")
+			apply(t, c, s, opts)
+			wantNothing(t, diff(t, c, s, opts))
+			apply(t, c, set(t, namespace(ns)+configMap(ns, "b", "k: w")), opts)
+			if _, err := c.Get(t.Context(), "v1", "ConfigMap", ns, "a"); !errors.Is(err, kube.ErrNotFound) {
+				t.Errorf("what is declared no longer: %v; want it gone", err)
+			}
+			if err := c.Remove(t.Context(), kube.Set{}, opts, false); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestSilenceIsNotAbsence asks API servers that give no answer to the question.
+func TestSilenceIsNotAbsence(t *testing.T) {
+	for name, fault := range map[string]func(n int64, w http.ResponseWriter, r *http.Request) bool{
+		"429 for ever": func(_ int64, w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(429); return true },
+		"500 for ever": func(_ int64, w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(500); return true },
+		"503 for an hour": func(_ int64, w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("Retry-After", "3600")
+			w.WriteHeader(503)
+			return true
+		},
+		"cut for ever":    func(_ int64, w http.ResponseWriter, _ *http.Request) bool { cut(w); return true },
+		"silent for ever": func(_ int64, _ http.ResponseWriter, r *http.Request) bool { <-r.Context().Done(); return true },
+		"some other web page": func(_ int64, w http.ResponseWriter, _ *http.Request) bool {
+			fmt.Fprint(w, "<html>Hello!</html>")
+			return true
+		},
+		"an endless answer": func(_ int64, w http.ResponseWriter, r *http.Request) bool { return endless(w, r) },
+		"a redirection": func(_ int64, w http.ResponseWriter, r *http.Request) bool {
+			http.Redirect(w, r, r.URL.Path+"x", http.StatusFound)
+			return true
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := behind(t, kube.Config{RequestTimeout: 500 * time.Millisecond, Attempts: 3}, http.NotFoundHandler(), fault)
+			began := time.Now()
+			_, err := c.Diff(t.Context(), set(t, configMap("default", "a", "k: v")), options(t, "step"))
+			var unreachable *kube.UnreachableError
+			if !errors.As(err, &unreachable) || errors.Is(err, kube.ErrNotFound) {
+				t.Errorf("Diff = %v; want an UnreachableError, and never ErrNotFound", err)
+			}
+			if _, err := c.Loss(t.Context(), kube.Set{}, options(t, "step")); !errors.As(err, &unreachable) {
+				t.Errorf("Loss = %v; want an UnreachableError", err)
+			}
+			if took := time.Since(began); took > 20*time.Second {
+				t.Errorf("it took %s to give up", took)
+			}
+		})
+	}
+}
+
+func endless(w http.ResponseWriter, r *http.Request) bool {
+	chunk := make([]byte, 1<<20)
+	for r.Context().Err() == nil {
+		if _, err := w.Write(chunk); err != nil {
+			break
+		}
+	}
+	return true
+}
+
+func TestRetryAfterIsFollowedAndBounded(t *testing.T) {
+	var pauses []time.Duration
+	clock := recording{pauses: &pauses}
+	c := behind(t, kube.Config{Attempts: 4, Clock: clock}, http.NotFoundHandler(), func(n int64, w http.ResponseWriter, _ *http.Request) bool {
+		switch n {
+		case 1:
+			w.Header().Set("Retry-After", "7")
+		case 2:
+			w.Header().Set("Retry-After", "100000")
+		}
+		if n < 4 {
+			w.WriteHeader(http.StatusTooManyRequests)
+			return true
+		}
+		fmt.Fprint(w, `{"gitVersion":"v1.34.4"}`)
+		return true
+	})
+	if v, err := c.Version(t.Context()); err != nil || v != "v1.34.4" {
+		t.Fatalf("Version = %q, %v; want v1.34.4 at the fourth attempt", v, err)
+	}
+	for i, want := range [][2]time.Duration{{7 * time.Second, 8 * time.Second}, {30 * time.Second, 31 * time.Second}, {700 * time.Millisecond, 1300 * time.Millisecond}} {
+		if pauses[i] < want[0] || pauses[i] > want[1] {
+			t.Errorf("pause %d = %s; want between %s and %s", i+1, pauses[i], want[0], want[1])
+		}
+	}
+}
+
+// recording is a clock that notes pauses instead of making them.
+type recording struct{ pauses *[]time.Duration }
+
+func (recording) Now() time.Time { return time.Unix(1e9, 0) }
+func (r recording) After(d time.Duration) <-chan time.Time {
+	*r.pauses = append(*r.pauses, d)
+	c := make(chan time.Time, 1)
+	c <- time.Unix(1e9, 0)
+	return c
+}
+
+func TestServerThatIsAnotherIsNotTrusted(t *testing.T) {
+	front := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it got a request, and with it the token") }))
+	defer front.Close()
+	c, err := kube.Open(kube.Config{Kubeconfig: kubetest.Kubeconfig(front.URL, certificate(t), "secret-token"), Clock: hasty{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = c.Version(t.Context())
+	var unreachable *kube.UnreachableError
+	if !errors.As(err, &unreachable) || !strings.Contains(err.Error(), "certificate") || strings.Contains(err.Error(), "attempts") || strings.Contains(err.Error(), "secret-token") {
+		t.Errorf("Version = %v; want one attempt, and the certificate named", err)
+	}
+}
+
+func TestCredentialsDoNotFollowARedirection(t *testing.T) {
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("it got a request with %q", r.Header.Get("Authorization"))
+	}))
+	defer elsewhere.Close()
+	c := behind(t, kube.Config{}, http.NotFoundHandler(), func(_ int64, w http.ResponseWriter, r *http.Request) bool {
+		http.Redirect(w, r, elsewhere.URL+r.URL.Path, http.StatusTemporaryRedirect)
+		return true
+	})
+	if _, err := c.Version(t.Context()); err == nil {
+		t.Error("Version through a redirection succeeded")
+	}
+	if _, err := c.Diff(t.Context(), set(t, configMap("default", "a", "k: v")), options(t, "step")); err == nil {
+		t.Error("Diff through a redirection succeeded")
+	}
+}
+
+// certificate is one that nobody here has the key of.
+func certificate(t *testing.T) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
