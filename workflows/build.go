@@ -171,6 +171,10 @@ func (b *builder) adopted(a Action, m *site.Machine, v MachineView) Action {
 			Detail: fmt.Sprintf("%s: %s", a.Address, v.FactsNote),
 		})
 	}
+	// Absent facts meet no requirement, also where none could be gathered.
+	if at, detail := unmet(m, v); detail != "" {
+		return b.refuse(a, at, "Machine does not meet a requirement", detail)
+	}
 	return b.none(a, "adopted: reached over SSH, never powered or imaged")
 }
 

@@ -377,6 +377,22 @@ var planCases = []planCase{
 		says: []string{"no route"},
 	},
 	{
+		name: "adopted-refused", text: "site \"store\" {}\n" + adopted,
+		see: func(*site.Site) workflows.Observation {
+			return observation(map[string]workflows.MachineView{"machine.old": {Host: workflows.Absent, HostDetail: "machine.old: another key"}})
+		},
+		want: map[string]workflows.Kind{"machine.old": workflows.KindRefused},
+		says: []string{"another key"},
+	},
+	{
+		name: "adopted-too-small", text: "site \"store\" {}\n" + strings.Replace(adopted, "ssh {", "require {\n condition = facts.memory.bytes >= GiB(16)\n message = \"too small\"\n }\n ssh {", 1),
+		see: func(*site.Site) workflows.Observation {
+			return observation(map[string]workflows.MachineView{"machine.old": {Host: workflows.Present, Facts: facts()}})
+		},
+		want: map[string]workflows.Kind{"machine.old": workflows.KindRefused},
+		says: []string{"too small"},
+	},
+	{
 		name: "steps", text: stepSite,
 		see: func(s *site.Site) workflows.Observation {
 			o := was(func(*workflows.MachineView) {})(s)
