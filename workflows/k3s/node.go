@@ -289,7 +289,15 @@ func (w *work) waitReady(ctx context.Context, h *host, t *target) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.StartTimeout, fmt.Errorf("K3s was started and was not ready in %s", w.StartTimeout))
 	defer cancel()
 	wasReady := t.member != nil && t.member.Ready && !t.replaces
-	err := w.wait(ctx, 2*time.Second, func(ctx context.Context) error {
+	told := ""
+	err := w.wait(ctx, 2*time.Second, func(ctx context.Context) (err error) {
+		defer func() {
+			// What is waited for is told when it becomes something else.
+			if err != nil && err.Error() != told {
+				told = err.Error()
+				w.say("%s: waiting: %s", t.node.Machine, w.redact(told))
+			}
+		}()
 		if err := w.alive(ctx, h, t); err != nil {
 			return err
 		}
