@@ -151,7 +151,8 @@ func (c *Cluster) asked(ctx context.Context, operation string, err error) error 
 	if !errors.As(err, &status) {
 		return &UnreachableError{Server: c.server.Host, Operation: operation, Err: unwrapURL(err)}
 	}
-	if transient(int(status.Status().Code)) {
+	// A redirection comes from something in between, and not from an API server.
+	if code := int(status.Status().Code); transient(code) || code < 400 {
 		return &UnreachableError{Server: c.server.Host, Operation: operation, Err: err}
 	}
 	if apierrors.IsNotFound(err) {
