@@ -232,7 +232,11 @@ func (o *Observer) adopted(ctx context.Context, m *site.Machine, h *remote.Host,
 		return err
 	default:
 		if missing != "" {
-			v.FactsNote = "edge-agent could not see everything as user " + m.SSH.User + ": " + missing
+			as := "user " + m.SSH.User
+			if m.SSH.Sudo {
+				as = "root, by sudo of " + as
+			}
+			v.FactsNote = "edge-agent could not see everything as " + as + ": " + missing
 		}
 		return o.remembered(ctx, m, v)
 	}
