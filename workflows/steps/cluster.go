@@ -97,6 +97,10 @@ func (s *clusterStep) resolve(ctx context.Context) (kube.Set, error) {
 	if err != nil {
 		return set, err
 	}
+	// Which object it is can depend on the namespace that it is given.
+	if set, err = s.cluster.Resolve(ctx, set, s.opts); err != nil {
+		return set, err
+	}
 	if s.env.Declared != nil {
 		if err := s.env.Declared.declare(s.cluster.Server(), s.env.Address, set); err != nil {
 			return set, err
