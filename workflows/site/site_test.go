@@ -52,7 +52,22 @@ func shapes() map[string]StepType {
 		},
 		"wait":   {Spec: hcldec.ObjectSpec{"hosts": attr("hosts", cty.DynamicPseudoType, false), "tcp": attr("tcp", cty.String, false)}},
 		"reboot": {Spec: hcldec.ObjectSpec{"hosts": attr("hosts", cty.DynamicPseudoType, true), "triggers": triggers}},
-		"k3s":    {Spec: hcldec.ObjectSpec{"servers": attr("servers", cty.DynamicPseudoType, true)}, Outputs: map[string]cty.Type{"kubeconfig": cty.String}},
+		"k3s": {
+			Spec: hcldec.ObjectSpec{
+				"servers": attr("servers", cty.DynamicPseudoType, true), "agents": attr("agents", cty.DynamicPseudoType, false),
+				"version": attr("version", cty.String, false), "profile": attr("profile", cty.String, false),
+				"tls_san": attr("tls_san", cty.List(cty.String), false), "disable": attr("disable", cty.List(cty.String), false),
+				"binary": &hcldec.BlockSpec{TypeName: "binary", Nested: hcldec.ObjectSpec{"source": attr("source", cty.String, true), "sha256": attr("sha256", cty.String, true)}},
+				"images": &hcldec.BlockListSpec{TypeName: "images", Nested: hcldec.ObjectSpec{"source": attr("source", cty.String, true), "sha256": attr("sha256", cty.String, true)}},
+				"node": &hcldec.BlockListSpec{TypeName: "node", Nested: hcldec.ObjectSpec{
+					"machine": attr("machine", cty.DynamicPseudoType, true), "labels": attr("labels", cty.Map(cty.String), false), "taints": attr("taints", cty.List(cty.String), false),
+				}},
+				"snapshots": &hcldec.BlockSpec{TypeName: "snapshots", Nested: hcldec.ObjectSpec{
+					"schedule": attr("schedule", cty.String, false), "retention": attr("retention", cty.Number, false), "named": attr("named", cty.List(cty.String), false),
+				}},
+			},
+			Outputs: map[string]cty.Type{"kubeconfig": cty.String, "endpoint": cty.String},
+		},
 		"rules": {Spec: hcldec.ObjectSpec{
 			"rule": &hcldec.BlockListSpec{TypeName: "rule", Nested: hcldec.ObjectSpec{"port": attr("port", cty.Number, true)}},
 		}},

@@ -173,7 +173,7 @@ func checkK3s(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics {
 	}
 	for _, name := range []string{"drain_timeout", "start_timeout"} {
 		if v, ok := str(inputs, name); ok {
-			if d, err := time.ParseDuration(v); err != nil || d < time.Second || d > 24*time.Hour {
+			if d, err := site.ParseDuration(v); err != nil || d < time.Second || d > 24*time.Hour {
 				add(name, "Invalid duration", "%q is not a duration between 1s and 24h; write it like 5m.", v)
 			}
 		}
@@ -243,7 +243,7 @@ func newK3s(inputs cty.Value, env Env) (Step, error) {
 	}
 	for name, to := range map[string]*time.Duration{"drain_timeout": &c.DrainTimeout, "start_timeout": &c.StartTimeout} {
 		if v := text(plain, name); v != "" {
-			if *to, err = time.ParseDuration(v); err != nil {
+			if *to, err = site.ParseDuration(v); err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
 		}
