@@ -45,6 +45,7 @@ type shop struct {
 	machine  *site.Machine
 	catalog  *store.Store
 	dispatch *dispatch.Server
+	keys     *keyring.Keyring
 	wanted   *steps.Wanted
 	prov     *steps.Provisioner
 	computer *computer
@@ -269,11 +270,12 @@ func (s *shop) openComputer() {
 
 // serveAgents serves the agents' API over TLS.
 func (s *shop) serveAgents() {
-	keys, err := keyring.Open(s.t.Context(), keyring.Config{KeyFile: filepath.Join(s.t.TempDir(), "key"), Values: s.catalog.Settings()})
+	var err error
+	s.keys, err = keyring.Open(s.t.Context(), keyring.Config{KeyFile: filepath.Join(s.t.TempDir(), "key"), Values: s.catalog.Settings()})
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	authority, err := keys.Authority(s.t.Context(), "store", time.Now())
+	authority, err := s.keys.Authority(s.t.Context(), "store", time.Now())
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -30,6 +30,9 @@ type Server struct {
 	Silent bool
 	// Env is added to the environment of commands.
 	Env []string
+	// Rewrite changes a command line before it is run, so that a machine's
+	// absolute paths stay inside of the test's folder; nil changes nothing.
+	Rewrite func(line string) string
 
 	mu       sync.Mutex
 	commands []string
@@ -169,6 +172,9 @@ func (s *Server) session(channel ssh.Channel, requests <-chan *ssh.Request) {
 }
 
 func (s *Server) command(line string, channel ssh.Channel) *exec.Cmd {
+	if s.Rewrite != nil {
+		line = s.Rewrite(line)
+	}
 	c := exec.Command("sh", "-c", line)
 	c.Env = append(c.Environ(), s.Env...)
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

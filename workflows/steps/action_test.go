@@ -1,0 +1,343 @@
+package steps_test
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/bmc"
+	"github.com/edge-provision/edge-provision/bmc/sim"
+	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/steps"
+)
+
+// programs puts shell scripts into a folder that comes first in the PATH of the
+// bench's machine, so that what would change this host is only told.
+func (b *bench) programs(scripts map[string]string) {
+	b.t.Helper()
+	bin := filepath.Join(b.dir, "bin")
+	if err := os.MkdirAll(bin, 0o700); err != nil {
+		b.t.Fatal(err)
+	}
+	for name, text := range scripts {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+strings.ReplaceAll(text, "DIR", b.dir)+"\n"), 0o700); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	b.server.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH")}
+}
+
+func (b *bench) write(name, text string) {
+	b.t.Helper()
+	if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// rebooting makes the machine of the bench restart as it is told to: its boot id
+// is in a file, which the stand-in of systemctl changes.
+func (b *bench) rebooting(systemctl string) {
+	b.server.Rewrite = func(line string) string {
+		return strings.ReplaceAll(line, "/proc/sys/kernel/random/boot_id", b.dir+"/boot_id")
+	}
+	b.write("boot_id", "first\n")
+	b.programs(map[string]string{"systemctl": systemctl})
+}
+
+const rebootOnce = `
+  step "reboot" "r" {
+    hosts    = machine.old
+    triggers = { kernel = "6.1" }
+  }`
+
+func TestRebootWaitsForANewBootAndHappensOnce(t *testing.T) {
+	b := newBench(t, rebootOnce)
+	b.rebooting(`echo "$@" >> DIR/log; echo second > DIR/boot_id`)
+	if v := b.inspect(); v.Presence != workflows.Absent {
+		t.Errorf("Inspect() = %+v; want absent: it never ran", v)
+	}
+	b.mustDo()
+	known, err := b.runner.Known(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ids := known.Steps[b.step(0).Address].GetAttr("boot_ids").AsValueMap(); ids["machine.old"].AsString() != "second" {
+		t.Errorf("boot_ids = %v; want the id of the boot after it", ids)
+	}
+	if v := b.inspect(); v.Presence != workflows.Present {
+		t.Errorf("Inspect() = %+v; want present: it ran with these triggers", v)
+	}
+	if log, _ := os.ReadFile(filepath.Join(b.dir, "log")); string(log) != "reboot\n" {
+		t.Errorf("systemctl was called with %q; want one reboot", log)
+	}
+}
+
+func TestRebootThatDoesNotHappenIsAFailure(t *testing.T) {
+	b := newBench(t, rebootOnce)
+	b.rebooting("true")
+	b.runner.Clock = hurried{}
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, errors.New("its timeout ended"))
+	defer cancel()
+	_, err := b.runner.Do(ctx, uuid.New(), b.step(0))
+	if err == nil || !strings.Contains(err.Error(), "it has not gone down yet") {
+		t.Errorf("Do() = %v; want that the machine has not gone down", err)
+	}
+	b.programs(map[string]string{"systemctl": "echo 'Failed to talk to init daemon.' >&2; exit 1"})
+	if _, err := b.do(); err == nil || !strings.Contains(err.Error(), "init daemon") || !strings.Contains(err.Error(), "machine.old") {
+		t.Errorf("Do() = %v; want the machine and what it printed", err)
+	}
+}
+
+// powers gives every machine one simulated BMC.
+type powers struct {
+	controller *bmc.Controller
+	err        error
+}
+
+func (p powers) BMC(string) (*bmc.Controller, error) { return p.controller, p.err }
+
+// powered puts a simulated machine behind the bench's steps.
+func (b *bench) powered() *sim.Memory {
+	b.t.Helper()
+	m := &sim.Memory{}
+	cert, fingerprint, err := sim.SelfSigned(netip.MustParseAddr("127.0.0.1"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(sim.NewRedfish(sim.RedfishConfig{Username: "admin", Password: "correct-horse"}, m))
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	b.t.Cleanup(server.Close)
+	c, err := bmc.Open(bmc.Config{
+		Driver: bmc.DriverRedfish, Address: server.URL, Username: "admin", Password: "correct-horse", Fingerprint: fingerprint,
+		Timeout: 5 * time.Second, Attempts: 1, RetryWait: time.Millisecond, PollInterval: time.Millisecond, OffTime: time.Millisecond, Machine: "machine.old",
+	}, bmc.Deps{})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = c.Close() })
+	b.runner.Powers = powers{controller: c}
+	b.runner.Clock = hurried{}
+	return m
+}
+
+func powerStep(state string) string {
+	return fmt.Sprintf("step \"power\" \"p\" {\n machines = machine.old\n state = %q\n}", state)
+}
+
+func TestPowerIsKeptAsDeclared(t *testing.T) {
+	b := newBench(t, powerStep("on"))
+	m := b.powered()
+	if v := b.inspect(); v.Presence != workflows.Present || len(v.Changes) != 1 || !strings.Contains(v.Changes[0], "power is off, declared on") {
+		t.Errorf("Inspect() = %+v; want that it is off", v)
+	}
+	b.mustDo()
+	if v := b.inspect(); len(v.Changes) != 0 {
+		t.Errorf("Inspect() = %+v; want nothing to do", v)
+	}
+	b.mustDo()
+	if got := m.Actions(); !slices.Equal(got, []sim.Action{sim.On}) {
+		t.Errorf("actions = %q; want it switched on once", got)
+	}
+	if err := m.Do(t.Context(), sim.Off); err != nil {
+		t.Fatal(err)
+	}
+	if v := b.inspect(); len(v.Changes) != 1 {
+		t.Errorf("Inspect() = %+v; want somebody's switching off found", v)
+	}
+}
+
+func TestPowerCycleIsAnActionAndEndsOn(t *testing.T) {
+	b := newBench(t, powerStep("cycle"))
+	m := b.powered()
+	if err := m.Do(t.Context(), sim.On); err != nil {
+		t.Fatal(err)
+	}
+	b.mustDo()
+	if on, _ := m.Power(t.Context()); !on || len(m.Boots()) != 2 {
+		t.Errorf("on = %v after %d boots; want it on after the second", on, len(m.Boots()))
+	}
+	if v := b.inspect(); v.Presence != workflows.Present || len(v.Changes) != 0 {
+		t.Errorf("Inspect() = %+v; want it done, once", v)
+	}
+}
+
+func TestPowerOfAMachineThatCannotBeAskedPlansNothing(t *testing.T) {
+	b := newBench(t, powerStep("off"))
+	m := b.powered()
+	m.Break(errors.New("the BMC restarts"))
+	if v := b.inspect(); v.Presence != workflows.Unreachable || v.Detail == "" {
+		t.Errorf("Inspect() = %+v; want unreachable, and why", v)
+	}
+	if _, err := b.do(); err == nil {
+		t.Error("Do() = nil; want an error")
+	}
+	b.runner.Powers = powers{err: errors.New("machine.old has no BMC")}
+	if v := b.inspect(); v.Presence != workflows.Unreachable || !strings.Contains(v.Detail, "has no BMC") {
+		t.Errorf("Inspect() = %+v; want unreachable: there is none", v)
+	}
+}
+
+// imaged makes machine.old of the bench one that this catalog installed and that
+// may be wiped, with steps on it.
+func (b *bench) imaged(steps string) {
+	b.t.Helper()
+	s, err := load(b.t, `
+site "store" {}
+network "floor" {
+  interface = "eth1"
+  cidr      = "172.24.0.0/24"
+}
+image "os" {
+  distribution = "debian"
+  release      = "bookworm"
+}
+machine "old" {
+  mac     = "52:54:00:00:00:01"
+  network = network.floor
+  address = "172.24.0.11"
+  image   = image.os
+  wipe    = true
+}
+workflow "w" {
+`+steps+"\n}\n")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.site, b.runner.Site = s, s
+	record, err := json.Marshal(workflows.InstallRecord{Image: imageDigest, Address: "172.24.0.11", HostKey: b.server.HostKey})
+	if err == nil {
+		err = b.catalog.PutApplied(b.t.Context(), store.Applied{Site: "store", Address: "machine.old", Digest: "d", Outputs: record, Kind: "machine"})
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// wipeBench has two disks that are files, with a real file system on each, and
+// runs the real wipefs(8) on them. Only the list of disks is made up.
+func wipeBench(t *testing.T, disks, mounted string) *bench {
+	t.Helper()
+	for _, program := range []string{"mkfs.ext4", "wipefs"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("%s is not installed", program)
+		}
+	}
+	b := newBench(t, "")
+	b.imaged(wipeStep("w", disks))
+	for _, name := range []string{"sdb", "sdc"} {
+		path := filepath.Join(b.dir, name)
+		b.write(name, "")
+		if err := os.Truncate(path, 16<<20); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("mkfs.ext4", "-q", path).CombinedOutput(); err != nil {
+			t.Fatalf("mkfs.ext4: %v\n%s", err, out)
+		}
+	}
+	b.server.Rewrite = func(line string) string { return strings.ReplaceAll(line, "/var/lib/edge-provision/", b.dir+"/state/") }
+	b.programs(map[string]string{
+		"lsblk": `cat <<'END'
+{"blockdevices": [
+  {"path": "/dev/sda", "type": "disk", "serial": "ROOT", "wwn": null, "mountpoints": [null], "children": [{"path": "/dev/sda1", "type": "part", "mountpoints": ["/"]}]},
+  {"path": "DIR/sdb", "type": "disk", "serial": "B", "wwn": "0x5000b", "mountpoints": [` + mounted + `]},
+  {"path": "DIR/sdc", "type": "disk", "serial": "C", "wwn": "0x5000c", "mountpoints": [null]}
+]}
+END`,
+		"blockdev": "true",
+	})
+	return b
+}
+
+func wipeStep(name, disks string) string {
+	return fmt.Sprintf("step \"wipe\" %q {\n machine = machine.old\n disks = [%s]\n}", name, disks)
+}
+
+// signed reports whether a disk still has its file system.
+func (b *bench) signed(disk string) bool {
+	b.t.Helper()
+	out, err := exec.Command("wipefs", "--no-act", "--noheadings", filepath.Join(b.dir, disk)).Output()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return strings.Contains(string(out), "ext4")
+}
+
+func TestWipeErasesTheNamedDiskOnceWhateverTheStepIsCalled(t *testing.T) {
+	b := wipeBench(t, `"B"`, "null")
+	if v := b.inspect(); v.Presence != workflows.Absent || !strings.Contains(strings.Join(v.Changes, ""), "ERASES every signature on disk B") {
+		t.Errorf("Inspect() = %+v; want the disk named", v)
+	}
+	b.mustDo()
+	if b.signed("sdb") || !b.signed("sdc") {
+		t.Errorf("signed: sdb %v, sdc %v; want B erased and nothing else", b.signed("sdb"), b.signed("sdc"))
+	}
+	if v := b.inspect(); v.Presence != workflows.Present {
+		t.Errorf("Inspect() = %+v; want it done", v)
+	}
+	// Somebody puts data on it, and the step gets another name; and another
+	// catalog, which knows nothing, meets the machine that remembers.
+	if out, err := exec.Command("mkfs.ext4", "-q", "-F", filepath.Join(b.dir, "sdb")).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
+	}
+	b.imaged(wipeStep("other", `"B"`))
+	b.mustDo()
+	another := newBench(t, "")
+	another.imaged(wipeStep("w", `"B"`))
+	another.runner.Hosts = b.runner.Hosts
+	another.mustDo()
+	if !b.signed("sdb") {
+		t.Error("the disk was erased a second time")
+	}
+}
+
+func TestWipeRefusesBeforeItTouchesAnything(t *testing.T) {
+	tests := map[string]struct{ disks, mounted, want string }{
+		"a disk in use":  {`"C", "B"`, `"/srv"`, "in use"},
+		"the root disk":  {`"C", "ROOT"`, "null", "is mounted at /"},
+		"no such disk":   {`"C", "D"`, "null", `no disk has serial or wwn "D"`},
+		"an empty name":  {`"C", ""`, "null", "no disk has serial"},
+		"by wwn, in use": {`"C", "0x5000b"`, `"[SWAP]"`, "in use"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			b := wipeBench(t, test.disks, test.mounted)
+			if _, err := b.do(); !workflows.Final(err) || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("Do() = %v; want a refusal with %q", err, test.want)
+			}
+			if !b.signed("sdb") || !b.signed("sdc") {
+				t.Error("a disk was erased although one of the step's could not be")
+			}
+		})
+	}
+}
+
+func TestWipeNeedsTheMachinesConsent(t *testing.T) {
+	b := newBench(t, wipeStep("w", `"B"`))
+	b.programs(map[string]string{"lsblk": "exit 9", "wipefs": "touch DIR/wiped"})
+	if _, err := b.do(); !workflows.Final(err) || !strings.Contains(err.Error(), "wipe = true") {
+		t.Errorf("Do() = %v; want the consent named", err)
+	}
+	if _, err := os.Stat(filepath.Join(b.dir, "wiped")); err == nil {
+		t.Error("something was wiped")
+	}
+}
+
+var _ steps.Powers = powers{}
