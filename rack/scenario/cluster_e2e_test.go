@@ -42,15 +42,16 @@ type cluster struct {
 	images   []string
 	// use is the index of the release that is declared.
 	use int
-	// extra is added to the k3s step.
-	extra string
+	// extra is added to the k3s step, and steps come after it.
+	extra, steps string
 }
 
 // release is a k3s binary and what it calls itself.
 type release struct{ path, version, sha256 string }
 
-// newCluster starts a lab of hosts that trust the controller.
-func newCluster(t *testing.T, hosts int) *cluster {
+// newCluster starts a lab of hosts that trust the controller, each with disks of
+// these sizes beside its root.
+func newCluster(t *testing.T, hosts int, diskBytes ...int64) *cluster {
 	t.Helper()
 	scenario(t)
 	dir, err := os.MkdirTemp("", "edge-k3s-")
@@ -75,7 +76,7 @@ func newCluster(t *testing.T, hosts int) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := host.Config{Hosts: hosts, Image: image, AuthorizedKeys: []string{string(bytes.TrimSpace(key))}, Console: os.Getenv("EDGE_E2E_CONSOLE")}
+	config := host.Config{Hosts: hosts, Image: image, DiskBytes: diskBytes, AuthorizedKeys: []string{string(bytes.TrimSpace(key))}, Console: os.Getenv("EDGE_E2E_CONSOLE")}
 	if c.lab, err = host.Start(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +163,7 @@ workflow "platform" {
 	for _, image := range c.images {
 		fmt.Fprintf(&b, "    images {\n      source = %q\n      sha256 = %q\n    }\n", image, c.digest(image))
 	}
-	b.WriteString("  }\n}\n")
+	b.WriteString("  }\n" + c.steps + "}\n")
 	if err := os.WriteFile(c.site, []byte(b.String()), 0o600); err != nil {
 		c.t.Fatal(err)
 	}

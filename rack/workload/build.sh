@@ -13,7 +13,7 @@ cd "$(dirname "$0")"
 out=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/edge-provision/workload}
 GO=${GO:-go}
 
-digest=$( ($GO env GOVERSION GOARCH; find . -type f ! -name '*_test.go' | LC_ALL=C sort | xargs sha256sum) | sha256sum | cut -d' ' -f1)
+digest=$( ($GO env GOVERSION GOARCH; find . ../standin/cmd/images -type f ! -name '*_test.go' | LC_ALL=C sort | xargs sha256sum) | sha256sum | cut -d' ' -f1)
 if [ "$(cat "$out/source.sha256" 2>/dev/null)" = "$digest" ]; then
   exit 0
 fi
@@ -31,6 +31,23 @@ build node_exporter github.com/prometheus/node_exporter
 build kube-state-metrics k8s.io/kube-state-metrics/v2
 # Without the discovery of clouds it is half as large.
 build prometheus github.com/prometheus/prometheus/cmd/prometheus remove_all_sd,enable_kubernetes_sd
+
+# Each image is a program and, where our steps run a script in it, a shell. BusyBox
+# is one file under several names.
+images=$(cd ../standin && mkdir -p "$out/bin" && CGO_ENABLED=0 $GO build -o "$out/bin/images" ./cmd/images && echo "$out/bin/images")
+busybox=$(command -v busybox) || { echo "workload: busybox-static is not installed; run make setup" >&2; exit 1; }
+shell=
+for applet in sh grep httpd nslookup sync timeout wget; do
+  shell="$shell;/bin/$applet=$busybox"
+done
+"$images" "$out/images.tar" \
+  "docker.io/edge-provision/busybox:1=/bin/sh$shell" \
+  "docker.io/edge-provision/fluentd-standin:1=/bin/fluentd-standin;/bin/fluentd-standin=$out/standin$shell" \
+  "docker.io/edge-provision/provisioner-standin:1=/bin/provisioner-standin;/bin/provisioner-standin=$out/standin" \
+  "reg.site.local:5000/portworx/px-operator:26.2.1=/operator;/operator=$out/standin" \
+  "quay.io/prometheus/prometheus:v3.14.0=/bin/prometheus;/bin/prometheus=$out/prometheus" \
+  "quay.io/prometheus/node-exporter:v1.12.1=/bin/node_exporter;/bin/node_exporter=$out/node_exporter" \
+  "registry.k8s.io/kube-state-metrics/kube-state-metrics:v2.20.0=/kube-state-metrics;/kube-state-metrics=$out/kube-state-metrics"
 
 echo "$digest" >"$out/source.sha256.new"
 mv -f "$out/source.sha256.new" "$out/source.sha256"
