@@ -33,6 +33,9 @@ const repository = "../.."
 var notRun = map[string]string{
 	"apply":              "boots machines; the scenarios in rack/scenario run it",
 	"serve":              "answers a network until stopped; the scenarios in rack/scenario run it",
+	"bundle key":         "writes a secret file; testdata/script/bundle.txtar runs it",
+	"bundle build":       "fetches what the site needs; testdata/script/bundle.txtar and TestTheOfflineExampleIsBuilt run it",
+	"bundle verify":      "needs a bundle; testdata/script/bundle.txtar runs it",
 	"image build":        "needs root and the package archive; the demo and the scenarios run it",
 	"rack up":            "needs root and QEMU; the tests of rack and the scenarios run it",
 	"rack down":          "needs root; the tests of rack and the scenarios run it",

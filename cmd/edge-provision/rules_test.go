@@ -135,7 +135,21 @@ func TestImportsPointOneWay(t *testing.T) {
 		{
 			"an add-on is objects and their proof",
 			func(p string) bool { return below(p, module+"workflows/addon") },
-			func(_, p string) bool { return ours(p) && !below(p, module+"workflows/kube") && !within(p, "workflows/addon/addontest") }, false,
+			func(_, p string) bool {
+				return ours(p) && !below(p, module+"workflows/kube") && !within(p, "workflows/addon/addontest")
+			}, false,
+		},
+		{
+			"files are fetched and bundled without a site, a machine or a cluster",
+			func(p string) bool { return within(p, "workflows/artifact", "workflows/bundle") },
+			func(_, p string) bool {
+				return ours(p) && !within(p, "workflows/artifact", "workflows/bundle", "imagebuilder/chunk", "imagebuilder/fetch")
+			}, true,
+		},
+		{
+			"versions are compared by themselves",
+			func(p string) bool { return within(p, "workflows/stack") },
+			func(_, p string) bool { return ours(p) && !within(p, "workflows/stack") }, true,
 		},
 		{
 			"nothing needs a program",

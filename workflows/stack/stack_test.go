@@ -1,8 +1,11 @@
 package stack
 
 import (
+	"fmt"
 	"maps"
 	"net/url"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -180,4 +183,40 @@ func FuzzParseVersion(f *testing.F) {
 			t.Errorf("ParseVersion(%q) = %v, %v; want %v", v.String(), again, err, v)
 		}
 	})
+}
+
+// TestThePageOfVersionsIsTrue compares docs/versions.md with the sets.
+func TestThePageOfVersionsIsTrue(t *testing.T) {
+	page, err := os.ReadFile("../../docs/versions.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sets, err := Sets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range sets {
+		row := "| `" + s.Name + "` |"
+		for _, name := range []string{"k3s", "calico", "portworx", "fluentd", "prometheus", "kernel"} {
+			r := s.Components[name].Ranges[0]
+			row += fmt.Sprintf(" %d.%d", r.From.Major, r.From.Minor)
+			if r.Below == (Version{}) {
+				row += " and newer"
+			}
+			row += " |"
+		}
+		if !strings.Contains(string(page), row) {
+			t.Errorf("docs/versions.md has no row %q", row)
+		}
+		for _, key := range Pairs {
+			p := s.Pairs[key]
+			status := string(p.Status)
+			if status == "" {
+				status = "not known"
+			}
+			if !regexp.MustCompile(`(?m)^\| .*` + "`" + key + "`" + `.* \| ` + status + ` \|`).Match(page) {
+				t.Errorf("docs/versions.md does not say that %s is %s", key, status)
+			}
+		}
+	}
 }
