@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/edge-provision/edge-provision/workflows/kube"
@@ -108,6 +109,43 @@ func TestDriftIsToldFromConflict(t *testing.T) {
 	}
 	apply(t, c, s, opts)
 	opts.Force = false
+	wantNothing(t, diff(t, c, s, opts))
+}
+
+// TestFieldsInListsAreNamedByTheirKeys: the server names an item of a list by its
+// keys, which are not always its name.
+func TestFieldsInListsAreNamedByTheirKeys(t *testing.T) {
+	c := open(t)
+	opts := options(t, "svc")
+	services := schema.GroupVersionResource{Version: "v1", Resource: "services"}
+	s := set(t, namespace("lists")+`---
+apiVersion: v1
+kind: Service
+metadata:
+  name: svc
+  namespace: lists
+  # What kubectl prints of an object can be declared as it is.
+  uid: 00000000-0000-0000-0000-000000000000
+  resourceVersion: "1"
+  creationTimestamp: null
+  managedFields: []
+spec:
+  selector: {app: x}
+  ports:
+  - {name: metrics, port: 9090, protocol: TCP, targetPort: 9090}
+  - {name: web, port: 80, protocol: TCP, targetPort: 8080}
+`)
+	apply(t, c, s, opts)
+	wantNothing(t, diff(t, c, s, opts))
+	edit(t, services, "lists", "svc", `{"spec":{"ports":[{"name":"web","port":80,"protocol":"TCP","targetPort":6666},{"name":"metrics","port":9090,"protocol":"TCP","targetPort":9090},{"name":"theirs","port":7,"protocol":"TCP"}]}}`)
+	d := diff(t, c, s, opts)
+	if f := find(t, d, "Service/lists/svc", `.spec.ports[port=80,protocol="TCP"].targetPort`); f.Cause != kube.Drift || f.Manager != "kubectl-edit" || f.Old != "6666" || f.New != "8080" {
+		t.Errorf("the changed port = %+v; want drift from 6666 to 8080 by kubectl-edit", f)
+	}
+	if lines := d.Lines(); len(lines) != 1 {
+		t.Errorf("Diff = %q; want the one changed field and nothing about the port that they added", lines)
+	}
+	apply(t, c, s, opts)
 	wantNothing(t, diff(t, c, s, opts))
 }
 

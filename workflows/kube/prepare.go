@@ -121,6 +121,11 @@ func (c *Cluster) place(ctx context.Context, o Object, all definitions, opts Opt
 			o.SetNamespace(cmp.Or(opts.Namespace, "default"))
 		}
 	}
+	// What `kubectl get -o yaml` prints has fields that only the server sets.
+	meta, _ := o.Object["metadata"].(map[string]any)
+	for _, field := range serverFields {
+		delete(meta, field)
+	}
 	labels := o.GetLabels()
 	if labels == nil {
 		labels = map[string]string{}

@@ -77,7 +77,7 @@ func (c *Cluster) waitFor(ctx context.Context, r resource, id ID, bound time.Dur
 		}
 		if last.Failed || c.sleep(bounded) != nil {
 			if ctx.Err() != nil {
-				return o, fmt.Errorf("waiting for %s: %w", id, context.Cause(ctx))
+				return o, fmt.Errorf("waiting for %s: %w; seen last: %s", id, context.Cause(ctx), last.Reason)
 			}
 			e := &NotReadyError{ID: id, Reason: last.Reason, Waited: c.config.Clock.Now().Sub(began), Failed: last.Failed}
 			if o != nil {
