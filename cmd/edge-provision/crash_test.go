@@ -182,3 +182,52 @@ func TestResumeAsksAgainWhenThePlanHasGrown(t *testing.T) {
 		t.Error("something was done that nobody approved")
 	}
 }
+
+// TestActionThatWasDueIsNotLost changes what an action waits for, and kills apply
+// when that has changed and the action has not run; then lets it fail.
+func TestActionThatWasDueIsNotLost(t *testing.T) {
+	const restart = `
+  step "file" "conf" {
+    hosts   = machine.m
+    path    = "DIR/conf"
+    content = "VERSION"
+    OWNED
+  }
+  step "ssh" "restart" {
+    hosts      = machine.m
+    command    = "cat DIR/conf >> DIR/log; ! test -e DIR/broken"
+    depends_on = [step.file.conf]
+  }`
+	for _, at := range []string{"step.file.conf@after-do", "step.file.conf@before-result", "step.file.conf@after-result", "step.ssh.restart@before-intent", "step.ssh.restart@after-intent"} {
+		t.Run(at, func(t *testing.T) {
+			t.Parallel()
+			p := newPlant(t)
+			p.declare(strings.ReplaceAll(restart, "VERSION", "1"))
+			p.apply()
+			p.wants(p.apply(), "No changes.")
+			p.declare(strings.ReplaceAll(restart, "VERSION", "2"))
+			if code, out := p.run("", []string{failPointVariable + "=workflow.w." + at}, "apply", "-auto-approve", p.site()); code != -1 {
+				t.Fatalf("apply exits with %d; want it killed\n%s", code, out)
+			}
+			p.wants(p.must(exitDifferent, "", "plan", "-detailed-exitcode", p.site()), "workflow.w.step.ssh.restart will run")
+			p.apply()
+			if got := p.file("log"); got != "12" {
+				t.Errorf("log = %q; want the action run for each version", got)
+			}
+			p.wants(p.apply(), "No changes.")
+			// An action that fails stays due, though its inputs are the old ones.
+			if err := os.WriteFile(filepath.Join(p.dir, "broken"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			p.declare(strings.ReplaceAll(restart, "VERSION", "3"))
+			p.must(exitError, "", "apply", "-auto-approve", p.site())
+			if err := os.Remove(filepath.Join(p.dir, "broken")); err != nil {
+				t.Fatal(err)
+			}
+			p.apply()
+			if got := p.file("log"); got != "1233" {
+				t.Errorf("log = %q; want the failed action repeated", got)
+			}
+		})
+	}
+}

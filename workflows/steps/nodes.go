@@ -3,6 +3,7 @@ package steps
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -53,6 +54,7 @@ func (e *Executor) Nodes(run uuid.UUID, p workflows.Plan) ([]workflows.Node, err
 		switch m, i, s := machines[a.Address], images[a.Address], declared[a.Address]; {
 		case m != nil:
 			e.machine(run, m, a, &n)
+			n.Do = e.announcing(p, a.Address, n.Do)
 		case i != nil:
 			n.Do = func(ctx context.Context, _ int) (workflows.Outputs, error) {
 				err := e.BuildImage(ctx, i)
@@ -61,12 +63,32 @@ func (e *Executor) Nodes(run uuid.UUID, p workflows.Plan) ([]workflows.Node, err
 			}
 		case s != nil:
 			e.step(run, s, &n)
+			n.Do = e.announcing(p, a.Address, n.Do)
 		default:
 			return nil, fmt.Errorf("the plan names %s, which this site does not declare", a.Address)
 		}
 		nodes = append(nodes, n)
 	}
 	return nodes, nil
+}
+
+// announcing records first that the steps which wait for address are due: they run
+// because it changes, and a crash after it has changed must not lose that.
+func (e *Executor) announcing(p workflows.Plan, address string, do func(context.Context, int) (workflows.Outputs, error)) func(context.Context, int) (workflows.Outputs, error) {
+	var waiting []string
+	for _, a := range p.Actions {
+		if a.Kind == workflows.KindRun && slices.Contains(a.DependsOn, address) {
+			waiting = append(waiting, a.Address)
+		}
+	}
+	return func(ctx context.Context, attempt int) (workflows.Outputs, error) {
+		for _, w := range waiting {
+			if err := e.Runner.Due(ctx, w); err != nil {
+				return nil, err
+			}
+		}
+		return do(ctx, attempt)
+	}
 }
 
 // machine fills the node of a machine. One machine's failure never stops the

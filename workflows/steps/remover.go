@@ -163,6 +163,7 @@ func (d *Destroyer) steps(ctx context.Context, record store.Applied) ([]Step, er
 		return nil, fmt.Errorf("%s: step type %q is not known to this program", record.Address, record.Kind)
 	}
 	var out []Step
+	made := map[string]bool{} // by digest of inputs
 	for _, sealed := range [][]byte{record.Attempt, record.Inputs} {
 		if len(sealed) == 0 {
 			continue
@@ -180,6 +181,10 @@ func (d *Destroyer) steps(ctx context.Context, record store.Applied) ([]Step, er
 		if env.Inputs, err = d.Runner.digest(record.Address, inputs); err != nil {
 			return nil, err
 		}
+		if made[env.Inputs] {
+			continue
+		}
+		made[env.Inputs] = true
 		step, err := t.New(inputs, env)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", record.Address, err)

@@ -239,6 +239,33 @@ func TestDataThatCameAfterTheConsentStopsTheRemoval(t *testing.T) {
 	}
 }
 
+// TestStepThatIsDueIsRemovedOnce has one set of inputs twice in its record.
+func TestStepThatIsDueIsRemovedOnce(t *testing.T) {
+	b := newBench(t, `
+  step "ssh" "s" {
+    hosts   = machine.old
+    command = "true"
+    remove  = "echo removed >> DIR/log"
+  }`)
+	b.mustDo()
+	for range 2 {
+		if err := b.runner.Due(t.Context(), b.step(0).Address); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v := b.inspect(); v.Presence != workflows.Absent {
+		t.Errorf("Inspect() = %+v; want it due", v)
+	}
+	if err := b.runner.Due(t.Context(), "workflow.w.step.ssh.never"); err != nil {
+		t.Errorf("Due(never applied) = %v; want nothing to note", err)
+	}
+	d := destroyer(b.runner)
+	carry(t, d, removal(t, d))
+	if log, _ := os.ReadFile(filepath.Join(b.dir, "log")); string(log) != "removed\n" {
+		t.Errorf("log = %q; want one removal", log)
+	}
+}
+
 // TestActionsAreForgottenOnly destroys what leaves nothing to take away.
 func TestActionsAreForgottenOnly(t *testing.T) {
 	b := newBench(t, `

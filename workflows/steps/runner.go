@@ -242,10 +242,13 @@ func (r *Runner) make(ctx context.Context, s *site.Step, inputs cty.Value) (Step
 		return nil, env, err
 	}
 	a, err := r.Catalog.Applied(ctx, r.Site.Name, s.Address)
-	if err == nil {
-		env.Applied = a.Digest
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, env, err
+	}
+	// Work that began after the last success, or is due since, has made that
+	// success the past.
+	if len(a.Attempt) == 0 {
+		env.Applied = a.Digest
 	}
 	step, err := t.New(inputs, env)
 	if err != nil {
@@ -339,6 +342,20 @@ func (r *Runner) begin(ctx context.Context, run uuid.UUID, s *site.Step, inputs 
 		Site: r.Site.Name, Address: s.Address, Kind: s.Type, Attempt: sealed, DependsOn: s.DependsOn,
 		SchemaVersion: 1, Run: run.String(),
 	})
+}
+
+// Due records that a step which was applied has to run again, because what it
+// depends on is about to change. It holds until the step succeeds.
+func (r *Runner) Due(ctx context.Context, address string) error {
+	a, err := r.Catalog.Applied(ctx, r.Site.Name, address)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && (len(a.Attempt) > 0 || len(a.Inputs) == 0) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	a.Attempt = a.Inputs
+	return r.Catalog.BeginApplied(ctx, a)
 }
 
 // remember keeps what the step was applied with and what came of it.
