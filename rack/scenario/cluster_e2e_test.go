@@ -360,7 +360,10 @@ func TestClusterOfThreeServers(t *testing.T) {
 		c.use = 1
 		c.declare()
 		c.differs("declared is " + c.versions[1].version)
-		c.apply()
+		c.serve()
+		began := time.Now()
+		r := c.apply()
+		c.served(phases(began, r.stdout+r.stderr))
 		c.whole()
 		c.same()
 		c.use = 0
