@@ -122,6 +122,10 @@ func (s *Store) advise(err error) error {
 		return &CorruptError{Path: s.cfg.Path, Err: err}
 	case sqlitelib.SQLITE_FULL:
 		return &FullError{Path: s.cfg.Path, Err: err}
+	case sqlitelib.SQLITE_IOERR, sqlitelib.SQLITE_CANTOPEN:
+		if noRoom(s.cfg.Path) {
+			return &FullError{Path: s.cfg.Path, Err: err}
+		}
 	case sqlitelib.SQLITE_BUSY:
 		return fmt.Errorf("catalog %s was held by another program for %s; let that program finish or stop it: %w", s.cfg.Path, s.cfg.BusyTimeout, err)
 	case sqlitelib.SQLITE_READONLY, sqlitelib.SQLITE_PERM:

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -311,6 +312,13 @@ func (r *recorder) take() []inventory.Event {
 	return batch
 }
 
+// awaited reports whether somebody waits for the events.
+func (r *recorder) awaited() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.waiting) > 0
+}
+
 // keep writes a batch, or drops it when the catalog cannot be written for long.
 func (r *recorder) keep(ctx context.Context, batch []inventory.Event) {
 	var err error
@@ -324,6 +332,11 @@ func (r *recorder) keep(ctx context.Context, batch []inventory.Event) {
 			t.Stop()
 		}
 		if err = r.insert(ctx, batch); err == nil || ctx.Err() != nil {
+			break
+		}
+		// Room does not come back while a command waits to tell that there is
+		// none.
+		if _, full := errors.AsType[*FullError](err); full && r.awaited() {
 			break
 		}
 	}

@@ -36,6 +36,12 @@ func (s *Store) LimitPages(ctx context.Context) error {
 	return err
 }
 
+// LimitEventPages does that for the writer of events.
+func (s *Store) LimitEventPages(ctx context.Context) error {
+	_, err := s.event.db.ExecContext(ctx, "PRAGMA max_page_count = 1")
+	return err
+}
+
 // Exec runs SQL past the API, to look at tables or to damage them.
 func (s *Store) Exec(ctx context.Context, query string, args ...any) error {
 	_, err := s.main.db.ExecContext(ctx, query, args...)

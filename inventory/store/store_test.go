@@ -195,6 +195,23 @@ func TestFullCatalogSaysSoAndLosesNothing(t *testing.T) {
 	}
 }
 
+// A command that reads events waits for those that are not written yet.
+func TestEventsForWhichThereIsNoRoomHoldNobodyUp(t *testing.T) {
+	s := storetest.Open(t, storetest.SQLite(t))
+	ok(t, s.LimitEventPages(t.Context()))
+	for range 1000 {
+		s.Record(inventory.Event{Kind: inventory.EventAgentLog, Message: strings.Repeat("x", 4000)})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := s.Flush(ctx); err != nil {
+		t.Errorf("Flush with a full catalog = %v; want it to return soon", err)
+	}
+	if s.EventsDropped() == 0 {
+		t.Error("no event was dropped; want those for which there is no room counted")
+	}
+}
+
 func TestSettings(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
 		ctx, v := t.Context(), storetest.Open(t, cfg).Settings()
