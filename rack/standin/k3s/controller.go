@@ -40,6 +40,8 @@ func (s *server) controlNodes(ctx context.Context) {
 			s.log.Warn("granting agents what they watch", "error", err)
 		} else if err := s.lookAtNodes(ctx, client); err != nil {
 			s.log.Warn("looking at the nodes", "error", err)
+		} else if err := s.deployManifests(ctx); err != nil {
+			s.log.Warn("deploying manifests", "error", err)
 		}
 		select {
 		case <-ctx.Done():

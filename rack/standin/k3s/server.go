@@ -33,9 +33,10 @@ type server struct {
 
 	config clusterConfig
 	// joining is the URL of a server of the cluster; empty: this one begins it.
-	joining string
-	etcd    *etcd
-	granted bool // what controlNodes grants once
+	joining  string
+	etcd     *etcd
+	deployed map[string]string // size and time of each manifest, by path
+	granted  bool              // what controlNodes grants once
 	// ready is the cluster's administrator, once the API server answers.
 	ready atomic.Pointer[kubernetes.Clientset]
 }
@@ -110,7 +111,7 @@ func runServer(ctx context.Context, set settings, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	s := &server{settings: set, node: n, log: log, dir: filepath.Join(set.dataDir(), "server"), processes: newProcesses(log), config: config}
+	s := &server{settings: set, node: n, log: log, dir: filepath.Join(set.dataDir(), "server"), processes: newProcesses(log), config: config, deployed: map[string]string{}}
 	s.joining = strings.TrimSuffix(set.get("server", ""), "/")
 	for _, dir := range []string{"tls/etcd", "cred", "db", "manifests"} {
 		if err := os.MkdirAll(s.path(dir), 0o700); err != nil {
@@ -187,6 +188,9 @@ func (s *server) prepare(ctx context.Context) error {
 	}
 	if err := writeTokens(s.dir, s.ca, s.token, s.agentToken); err != nil {
 		return err
+	}
+	if err := s.writeManifests(); err != nil {
+		return fmt.Errorf("writing manifests: %w", err)
 	}
 	return s.issueAll()
 }

@@ -5,6 +5,7 @@
 // usage: images OUTPUT IMAGE…
 //
 //	IMAGE  NAME[,NAME…]=COMMAND[,ARGUMENT…];PATH=FILE[;PATH=FILE…]
+//	       where FILE may be ->TARGET, for a symbolic link
 package main
 
 import (
@@ -134,7 +135,7 @@ func (i image) layer() ([]byte, error) {
 		}
 		return w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755, ModTime: time.Unix(0, 0)})
 	}
-	for _, dir := range []string{"etc", "tmp"} {
+	for _, dir := range []string{"dev", "etc", "proc", "sys", "tmp"} {
 		if err := makeDir(dir); err != nil {
 			return nil, err
 		}
@@ -142,6 +143,12 @@ func (i image) layer() ([]byte, error) {
 	for _, name := range i.order {
 		if err := makeDir(path.Dir(name)); err != nil {
 			return nil, err
+		}
+		if target, ok := strings.CutPrefix(i.files[name], "->"); ok {
+			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777, ModTime: time.Unix(0, 0)}); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		content, err := os.ReadFile(i.files[name])
 		if err != nil {

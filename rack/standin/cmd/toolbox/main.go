@@ -19,6 +19,7 @@ const usage = `usage:
   toolbox serve ADDRESS         answer HTTP with the hostname
   toolbox get URL [TIMEOUT]     print an answer; exit 1 without one
   toolbox dial ADDRESS [TIMEOUT] connect by TCP; exit 1 if that fails
+  toolbox dns DOMAIN            answer for the services of the cluster, in a pod
 `
 
 func main() {
@@ -40,6 +41,8 @@ func main() {
 		if conn, err = net.DialTimeout("tcp", args[1], timeout); err == nil {
 			err = conn.Close()
 		}
+	case "dns":
+		err = serveDNS(args[1])
 	default:
 		fmt.Fprint(os.Stderr, usage)
 		os.Exit(2)
