@@ -260,7 +260,8 @@ workflow "w" {
     command = var.map["a"].address
   }
 }
-`})
+`,
+	})
 	steps := s.Workflows[0].Steps
 	if got, want := References(steps[0].Inputs.GetAttr("hosts")), []string{"machine.m[0]", "machine.m[1]"}; !cmp.Equal(got, want) {
 		t.Errorf("References(list) = %q; want %q", got, want)
@@ -320,8 +321,14 @@ func TestAnAddressStandsForWhatIsInside(t *testing.T) {
 		address string
 		want    int
 	}{
-		{"module.rack", 8}, {`module.rack["a"]`, 4}, {`module.rack["a"].machine.node`, 2}, {`module.rack["a"].machine.node["x"]`, 1},
-		{"workflow.all", 4}, {"module.ra", 0}, {"network.b", 0}, {"module.pair[0].workflow.w.step.ssh.hello", 1},
+		{"module.rack", 8},
+		{`module.rack["a"]`, 4},
+		{`module.rack["a"].machine.node`, 2},
+		{`module.rack["a"].machine.node["x"]`, 1},
+		{"workflow.all", 4},
+		{"module.ra", 0},
+		{"network.b", 0},
+		{"module.pair[0].workflow.w.step.ssh.hello", 1},
 	}
 	for _, test := range tests {
 		if got := s.Select(test.address); len(got) != test.want {

@@ -60,7 +60,7 @@ func (n *Network) validate() hcl.Diagnostics {
 			for _, a := range list {
 				if a != n.Gateway && within(a, d.First, d.Last) {
 					diags = append(diags, failure("Range includes a server", d.at("range"),
-						"The range %s-%s includes the %s server %s, which would be given to a machine.", d.First, d.Last, []string{"DNS", "NTP"}[i], a)...)
+						"The range %s-%s includes the %s server %s, which would be given to a machine. Start or end the range beside it.", d.First, d.Last, []string{"DNS", "NTP"}[i], a)...)
 				}
 			}
 		}
@@ -83,13 +83,14 @@ func (d Decl) written(name string) bool {
 
 // validateHost checks that an address can be a host of the network.
 func (n *Network) validateHost(a netip.Addr, at *hcl.Range, what string) hcl.Diagnostics {
+	first, last := offset(n.CIDR, 1), offset(n.CIDR, size(n.CIDR)-2)
 	switch {
 	case !n.CIDR.Contains(a):
-		return failure("Address outside its network", at, "%s %s is outside %s, which is %s.", what, a, n.Address, n.CIDR)
+		return failure("Address outside its network", at, "%s %s is outside %s, which is %s. Choose one from %s to %s, or correct the network's cidr.", what, a, n.Address, n.CIDR, first, last)
 	case a == n.CIDR.Addr():
-		return failure("Address not usable", at, "%s %s is the network address of %s, which no host can have.", what, a, n.CIDR)
+		return failure("Address not usable", at, "%s %s is the network address of %s, which no host can have. Choose one from %s to %s.", what, a, n.CIDR, first, last)
 	case a == offset(n.CIDR, size(n.CIDR)-1):
-		return failure("Address not usable", at, "%s %s is the broadcast address of %s, which no host can have.", what, a, n.CIDR)
+		return failure("Address not usable", at, "%s %s is the broadcast address of %s, which no host can have. Choose one from %s to %s.", what, a, n.CIDR, first, last)
 	}
 	return nil
 }
@@ -149,7 +150,7 @@ func (m *Machine) validateNetwork(n *Network) hcl.Diagnostics {
 	case m.IP.IsValid():
 		diags = append(diags, n.validateHost(m.IP, m.at("address"), "The address")...)
 		if m.IP == n.Gateway {
-			diags = append(diags, failure("Address used twice", m.at("address"), "%s is the gateway of %s (%s).", m.IP, n.Address, n.Range("gateway"))...)
+			diags = append(diags, failure("Address used twice", m.at("address"), "%s is the gateway of %s (%s). Choose another address.", m.IP, n.Address, n.Range("gateway"))...)
 		}
 		if within(m.IP, n.DHCP.First, n.DHCP.Last) {
 			diags = append(diags, warning("Reservation inside the pool", m.at("address"), "%s is inside the range of %s (%s). It is kept out of the pool, but whoever holds a lease of it now keeps that until it ends. Choose an address outside the range.", m.IP, n.Address, n.DHCP.Range("range"))...)
@@ -242,7 +243,7 @@ func (s *Site) validateUnique() hcl.Diagnostics {
 					c.diags = append(c.diags, failure("Address used twice", m.BMC.at("address"), "%s has the address %s itself (%s), so its BMC must have another one.", m.Address, addr, m.Range("address"))...)
 				}
 				if n := m.Network; n != nil && within(addr, n.DHCP.First, n.DHCP.Last) {
-					c.diags = append(c.diags, failure("BMC address inside the pool", m.BMC.at("address"), "The BMC's address %s is inside the range of %s (%s), which would give it to a machine.", addr, n.Address, n.DHCP.Range("range"))...)
+					c.diags = append(c.diags, failure("BMC address inside the pool", m.BMC.at("address"), "The BMC's address %s is inside the range of %s (%s), which would give it to a machine. Give the BMC an address outside the range, or shorten the range.", addr, n.Address, n.DHCP.Range("range"))...)
 				}
 			}
 		}
