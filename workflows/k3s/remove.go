@@ -119,9 +119,9 @@ below() {
   echo "$1"
 }
 for i in 1 2 3; do
-  all=$(for d in /proc/[0-9]*; do
-    case "$(tr '\0' ' ' <"$d/cmdline" 2>/dev/null)" in
-    *containerd-shim*" $R/run/k3s/"* | *"$R/var/lib/rancher/k3s/data/"*/bin/*) below "${d#/proc/}" ;;
+  all=$(for f in $(grep -sl -e "$R/run/k3s/" -e "$R/var/lib/rancher/k3s/data/" /proc/[0-9]*/cmdline); do
+    case "$(tr '\0' ' ' <"$f" 2>/dev/null)" in
+    *containerd-shim*" $R/run/k3s/"* | *"$R/var/lib/rancher/k3s/data/"*/bin/*) f=${f#/proc/}; below "${f%/cmdline}" ;;
     esac
   done; [ -z "$R" ] && find /sys/fs/cgroup -path '*kubepods*' -name cgroup.procs -exec cat {} + 2>/dev/null)
   all=$(echo "$all" | sort -un | awk '$1 > 1')

@@ -54,7 +54,8 @@ type fakeHost struct {
 	ip   netip.Addr
 	ssh  *remotetest.Server
 	gone bool
-	// alive renews the lease of the node of that name whenever it is asked for.
+	// ghost renews the lease of the node of that name whenever time passes: the
+	// old hardware is still on.
 	ghost bool
 }
 
@@ -308,8 +309,12 @@ func (w *world) sync() {
 				continue
 			}
 		}
+		info := core.NodeSystemInfo{KubeletVersion: version, MachineID: strings.TrimSpace(string(id))}
+		if node.Status.NodeInfo == info {
+			continue
+		}
 		node = node.DeepCopy()
-		node.Status.NodeInfo = core.NodeSystemInfo{KubeletVersion: version, MachineID: strings.TrimSpace(string(id))}
+		node.Status.NodeInfo = info
 		node.Status.Conditions = []core.NodeCondition{{Type: core.NodeReady, Status: core.ConditionTrue}}
 		_ = w.kube.Tracker().Update(core.SchemeGroupVersion.WithResource("nodes"), node, "")
 		w.renew(ctx, name, now)
