@@ -399,3 +399,41 @@ func (f *flight) mustFail(args ...string) string {
 	}
 	return out
 }
+
+// TestFailureIsNotToldAsProgress has a machine that never boots, and a run whose
+// boot timeout is shorter than what is usual.
+func TestFailureIsNotToldAsProgress(t *testing.T) {
+	t.Parallel()
+	f := newFlight(t, redfish(t, "right-password"), time.Minute)
+	f.power()
+	if _, got := f.run("why", "--site", f.path, "machine.till"); !strings.Contains(got, "In progress") {
+		t.Errorf("a minute after power-on why says:\n%s; want that it is in progress", got)
+	}
+	got := f.world.explain(t.Context(), "machine.till")
+	if strings.Contains(got, "In progress") || strings.Contains(got, "is usual") || !strings.Contains(got, "no DISCOVER came") {
+		t.Errorf("a run that gave up is told:\n%s; want where it stopped, and nothing of progress", got)
+	}
+}
+
+// TestWriteThatGoesOnIsInProgress has an agent that reported a minute ago and
+// whose last event is an hour and a half old.
+func TestWriteThatGoesOnIsInProgress(t *testing.T) {
+	t.Parallel()
+	f := newFlight(t, "", 90*time.Minute)
+	f.world.catalog.Record(inventory.Event{
+		Time: f.now(), Site: "shop", Machine: f.machine, Kind: inventory.EventAgentTask, Attrs: map[string]string{"kind": "write", "attempt": "1"},
+	})
+	if _, got := f.run("why", "--site", f.path, "machine.till"); !strings.Contains(got, "not written whole") {
+		t.Errorf("why says:\n%s; want a write that stands still", got)
+	}
+	raw, err := time.Now().Add(-time.Minute).MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.world.catalog.Settings().Put(t.Context(), "heard/"+f.machine.String(), raw); err != nil {
+		t.Fatal(err)
+	}
+	if _, got := f.run("why", "--site", f.path, "machine.till"); !strings.Contains(got, "In progress") {
+		t.Errorf("why says:\n%s; want a write in progress, because the agent was heard a minute ago", got)
+	}
+}

@@ -70,7 +70,7 @@ func (a *app) whyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			findings, err := w.diagnose(cmd.Context(), m.Address)
+			findings, err := w.diagnose(cmd.Context(), m.Address, false)
 			if err != nil {
 				return err
 			}
@@ -87,8 +87,9 @@ func (a *app) whyCommand() *cobra.Command {
 // changed the rules.
 const firewallAge = time.Hour
 
-// diagnose finds out where a declared machine is stuck.
-func (w *world) diagnose(ctx context.Context, address string) ([]timeline.Finding, error) {
+// diagnose finds out where a declared machine is stuck; gaveUp says that nobody
+// waits for it any more.
+func (w *world) diagnose(ctx context.Context, address string, gaveUp bool) ([]timeline.Finding, error) {
 	m, err := w.machine(address)
 	if err != nil {
 		return nil, err
@@ -116,7 +117,7 @@ func (w *world) diagnose(ctx context.Context, address string) ([]timeline.Findin
 		return nil, err
 	}
 	in := timeline.Input{
-		Events: events, Now: time.Now(), Heard: heard, Declared: true, State: row.State, BMC: string(m.BMC.Driver), BMCAddress: m.BMC.Address,
+		Events: events, Now: time.Now(), Heard: heard, GaveUp: gaveUp, Declared: true, State: row.State, BMC: string(m.BMC.Driver), BMCAddress: m.BMC.Address,
 	}
 	if m.Network != nil {
 		in.Mode, in.Interface = string(m.Network.DHCP.Mode), m.Network.Interface
@@ -128,7 +129,7 @@ func (w *world) diagnose(ctx context.Context, address string) ([]timeline.Findin
 func (w *world) explain(ctx context.Context, address string) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	findings, err := w.diagnose(ctx, address)
+	findings, err := w.diagnose(ctx, address, true)
 	if err != nil {
 		return fmt.Sprintf("(where it stopped cannot be told: %v)", err)
 	}

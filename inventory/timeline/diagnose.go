@@ -18,6 +18,9 @@ type Input struct {
 	// Heard is when the machine last showed a sign of life that is not kept as
 	// an event, such as the agent's reports of progress; zero when unknown.
 	Heard time.Time
+	// GaveUp says that who asks has waited as long as it will: nothing is in
+	// progress any more, however short the wait was.
+	GaveUp bool
 	// Declared says that the machine is in site.hcl.
 	Declared bool
 	// State is the machine's state in the catalog; empty when unknown.
@@ -250,8 +253,11 @@ func ofMachine(e inventory.Event) bool {
 	return true
 }
 
-// gaveUp says whether a step waited for the machine until its own limit.
+// gaveUp says whether who asks, or a step, waited for the machine until its own limit.
 func (v *view) gaveUp() bool {
+	if v.GaveUp {
+		return true
+	}
 	i := v.last(failedSteps)
 	return i > v.last(ofMachine) && !v.hasAfter(i, kinds(inventory.EventStepStarted))
 }
