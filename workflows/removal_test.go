@@ -58,7 +58,8 @@ func TestRemovalSelectsDependentsFirst(t *testing.T) {
 		"through what was never applied":  {held(first, third), []string{first}, []string{third, first}},
 		"no longer declared": {
 			held("workflow.old.step.ssh.b < workflow.old.step.ssh.a", "workflow.old.step.ssh.a < machine.gone"),
-			[]string{"machine.gone"}, []string{"workflow.old.step.ssh.b", "workflow.old.step.ssh.a"},
+			[]string{"machine.gone"},
+			[]string{"workflow.old.step.ssh.b", "workflow.old.step.ssh.a"},
 		},
 		"what is declared needs what is not": {
 			held("workflow.old.step.ssh.a", first+" < workflow.old.step.ssh.a machine.a", second), nil,
@@ -66,7 +67,8 @@ func TestRemovalSelectsDependentsFirst(t *testing.T) {
 		},
 		"instances of a block": {
 			held(`machine.x["1"]`, `machine.x["2"]`, "machine.xy", `workflow.old.step.ssh.a < machine.x["2"]`),
-			[]string{"machine.x"}, []string{"workflow.old.step.ssh.a", `machine.x["2"]`, `machine.x["1"]`},
+			[]string{"machine.x"},
+			[]string{"workflow.old.step.ssh.a", `machine.x["2"]`, `machine.x["1"]`},
 		},
 		"nothing": {nil, nil, nil},
 	}

@@ -333,10 +333,10 @@ const failPointVariable = "EDGE_FAILPOINT"
 
 // failPoint reads the variable; nil when it is not set.
 func (a *app) failPoint() (workflows.FailPoint, error) {
-	switch want := os.Getenv(failPointVariable); {
-	case want == "":
+	switch want := os.Getenv(failPointVariable); want {
+	case "":
 		return nil, nil
-	case want == "list":
+	case "list":
 		return func(address string, at workflows.Boundary) {
 			fmt.Fprintf(a.stderr, "failpoint %s@%s\n", address, at)
 		}, nil
