@@ -26,7 +26,10 @@ const (
 const qmpFD = 3
 
 // acceleratorArgs are the flags for fast and complete emulation. Bare qemu64
-// under TCG lacks rdrand, without which a young kernel hangs in getrandom.
+// under TCG lacks rdrand, without which a young kernel hangs in getrandom. What
+// newer processors add does not help: BMI2 makes neither SHA-256 nor zstd
+// faster when it is emulated, QEMU 7.2 has no SHA instructions, and qemu64 with
+// xsave, which AVX needs, hangs Linux 6.1 early in its boot.
 func acceleratorArgs(a Accelerator) []string {
 	if a == AcceleratorKVM {
 		return []string{"-accel", "kvm", "-cpu", "host"}
