@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/edge-provision/edge-provision/workflows/kube"
+	"github.com/edge-provision/edge-provision/workflows/kube/kubetest"
 )
 
 // crd defines a kind with an enumeration and, optionally, further properties.
@@ -137,9 +138,18 @@ func TestObjectsAreCheckedAgainstDefinitionsOfTheSet(t *testing.T) {
 }
 
 // TestUpstreamObjectsAreCheckedBeforeTheirDefinitionsAreThere plans Calico's
-// Installation against its real schema, which no cluster has yet.
+// Installation against its real schema, on a server of its own, which does not
+// have it.
 func TestUpstreamObjectsAreCheckedBeforeTheirDefinitionsAreThere(t *testing.T) {
-	c := open(t)
+	if testing.Short() {
+		t.Skip("-short: no API server is started")
+	}
+	t.Parallel()
+	c, err := kubetest.Run(t, kubetest.Config{}).Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
 	opts := options(t, "installation")
 	opts.Definitions = upstream(t, "calico-crds-v3.32.1.yaml.gz").Objects
 	installation := func(dataplane string) kube.Set {
@@ -148,7 +158,7 @@ func TestUpstreamObjectsAreCheckedBeforeTheirDefinitionsAreThere(t *testing.T) {
 	if d := diff(t, c, installation("Iptables"), opts); len(d.Changes) != 1 || d.Changes[0].Operation != kube.Create {
 		t.Errorf("Diff = %q; want the Installation created", d.Lines())
 	}
-	_, err := c.Diff(t.Context(), installation("Userspace"), opts)
+	_, err = c.Diff(t.Context(), installation("Userspace"), opts)
 	if err == nil || !strings.Contains(err.Error(), "spec.calicoNetwork.linuxDataplane: Unsupported value") {
 		t.Errorf("Diff of a bad dataplane = %v; want the enumeration enforced", err)
 	}
@@ -157,7 +167,7 @@ func TestUpstreamObjectsAreCheckedBeforeTheirDefinitionsAreThere(t *testing.T) {
 func TestKindThatNobodyDefines(t *testing.T) {
 	c := open(t)
 	opts := options(t, "orphan")
-	s := set(t, custom("Orphan", "default", "x", "mode: fast"))
+	s := set(t, strings.Replace(custom("Orphan", "default", "x", "mode: fast"), "example.com", "example.net", 1))
 	if lines := diff(t, c, s, opts).Lines(); !slices.Equal(lines, []string{"Orphan/default/x: create: the cluster does not know its kind yet"}) {
 		t.Errorf("Diff = %q; want it planned, with a note", lines)
 	}
@@ -217,9 +227,9 @@ func TestFinalizerHoldsUpRemovalAndIsNamed(t *testing.T) {
 func TestCustomObjectIsReadyByItsConditions(t *testing.T) {
 	c := open(t)
 	opts := options(t, "status")
-	opts.NoWait, opts.Wait = false, 300*time.Millisecond
 	s := set(t, crd("conds", "Cond", "Namespaced", "")+custom("Cond", "default", "x", "mode: fast"))
 	apply(t, c, s, opts)
+	opts.NoWait, opts.Wait = false, 300*time.Millisecond
 	gvr := schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "conds"}
 	status := func(observed int64, kind, value, message string) {
 		live, err := other(t).Resource(gvr).Namespace("default").Get(t.Context(), "x", metav1.GetOptions{})
@@ -252,6 +262,7 @@ func TestCustomObjectIsReadyByItsConditions(t *testing.T) {
 			t.Errorf("Wait with %s=%s seen %d = %v; want %q", test.kind, test.value, test.observed, err, test.want)
 		}
 	}
+	opts.Wait = 20 * time.Second
 	if err := c.Remove(t.Context(), s, opts, true); err != nil {
 		t.Fatal(err)
 	}

@@ -239,6 +239,9 @@ func (c *Cluster) refused(ctx context.Context, i item, err error) error {
 			if i.withheld {
 				cause.Message = string(cause.Type)
 			}
+			if cause.Field == "<nil>" { // a rule about the whole object
+				cause.Field = ""
+			}
 			e.Problems = append(e.Problems, strings.TrimPrefix(cause.Field+": "+cause.Message, ": "))
 		}
 	}

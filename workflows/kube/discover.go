@@ -29,10 +29,11 @@ type UnknownKindError struct {
 func (e *UnknownKindError) Error() string {
 	switch {
 	case len(e.Versions) == 0:
-		return fmt.Sprintf("the cluster does not know %s of %s; apply the definition (CustomResourceDefinition) of it first, or check the spelling",
+		return fmt.Sprintf("the cluster does not know %s of %s; apply its definition (CustomResourceDefinition) first, or check the spelling",
 			e.Kind.Kind, e.Kind.GroupVersion())
 	case slices.Contains(e.Versions, e.Kind.Version):
-		return fmt.Sprintf("the cluster serves %s, but no %s in it", e.Kind.GroupVersion(), e.Kind.Kind)
+		return fmt.Sprintf("the cluster serves %s, but no %s in it; apply its definition (CustomResourceDefinition) first, or check the spelling",
+			e.Kind.GroupVersion(), e.Kind.Kind)
 	}
 	return fmt.Sprintf("the cluster does not serve %s of %s; of that group it serves %s",
 		e.Kind.Kind, e.Kind.GroupVersion(), strings.Join(e.Versions, ", "))

@@ -158,3 +158,43 @@ func TestWaitingNamesWhatDoesNotWork(t *testing.T) {
 	opts.Wait = 20 * time.Second
 	apply(t, c, s, opts)
 }
+
+// TestWebhookComesAfterTheWorkloadsThatAnswerIt: the API server would ask nobody,
+// and refuse what is declared after it.
+func TestWebhookComesAfterTheWorkloadsThatAnswerIt(t *testing.T) {
+	c := open(t)
+	pretend(t, "webhooks")
+	opts := options(t, "web")
+	opts.NoWait, opts.Wait = false, time.Second
+	webhook := `---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: webhooks-test}
+webhooks:
+- name: check.example.com
+  admissionReviewVersions: [v1]
+  sideEffects: None
+  failurePolicy: Fail
+  clientConfig: {service: {name: none, namespace: webhooks}}
+  rules: [{apiGroups: [example.org], apiVersions: [v1], operations: [CREATE], resources: [things]}]
+`
+	err := c.Apply(t.Context(), set(t, namespace("webhooks")+deployment("webhooks", "answers", "x:hangs", 1)+webhook), opts)
+	if err == nil || !strings.Contains(err.Error(), "Deployment/webhooks/answers") {
+		t.Errorf("Apply with a workload that does not start = %v; want it named", err)
+	}
+	there := func() bool {
+		_, err := c.Get(t.Context(), "admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "", "webhooks-test")
+		if err != nil && !errors.Is(err, kube.ErrNotFound) {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	if there() {
+		t.Error("the webhook was applied although what answers it does not run")
+	}
+	opts.Wait = 20 * time.Second
+	apply(t, c, set(t, namespace("webhooks")+deployment("webhooks", "answers", "x:runs", 1)+webhook), opts)
+	if !there() {
+		t.Error("the webhook was not applied")
+	}
+}

@@ -16,10 +16,14 @@ func TestIgnoredFieldsTakeTheirLiveValues(t *testing.T) {
 		{"Deployment/other spec.replicas", `{"spec":{"replicas":2}}`, `{"spec":{"replicas":7}}`, `{"spec":{"replicas":2}}`},
 		{"Deployment/shop/web spec.replicas", `{"spec":{"replicas":2}}`, `{"spec":{"replicas":7}}`, `{"spec":{"replicas":7}}`},
 		{"StatefulSet/web spec.replicas", `{"spec":{"replicas":2}}`, `{"spec":{"replicas":7}}`, `{"spec":{"replicas":2}}`},
-		{"spec.c[name=web].image", `{"spec":{"c":[{"name":"a","image":"1"},{"name":"web","image":"1"}]}}`, `{"spec":{"c":[{"name":"web","image":"2"},{"name":"a","image":"2"}]}}`,
-			`{"spec":{"c":[{"name":"a","image":"1"},{"name":"web","image":"2"}]}}`},
-		{"spec.c[*].image", `{"spec":{"c":[{"name":"a","image":"1"},{"name":"web","image":"1"}]}}`, `{"spec":{"c":[{"name":"web","image":"2"}]}}`,
-			`{"spec":{"c":[{"name":"a"},{"name":"web","image":"2"}]}}`},
+		{
+			"spec.c[name=web].image", `{"spec":{"c":[{"name":"a","image":"1"},{"name":"web","image":"1"}]}}`, `{"spec":{"c":[{"name":"web","image":"2"},{"name":"a","image":"2"}]}}`,
+			`{"spec":{"c":[{"name":"a","image":"1"},{"name":"web","image":"2"}]}}`,
+		},
+		{
+			"spec.c[*].image", `{"spec":{"c":[{"name":"a","image":"1"},{"name":"web","image":"1"}]}}`, `{"spec":{"c":[{"name":"web","image":"2"}]}}`,
+			`{"spec":{"c":[{"name":"a"},{"name":"web","image":"2"}]}}`,
+		},
 		{"spec.l[1]", `{"spec":{"l":[1,2]}}`, `{"spec":{"l":[5,6]}}`, `{"spec":{"l":[1,6]}}`},
 		{"spec.replicas.deeper", `{"spec":{"replicas":2}}`, `{"spec":{"replicas":7}}`, `{"spec":{"replicas":2}}`},
 	} {

@@ -28,7 +28,6 @@
 package kube
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -285,33 +284,6 @@ type Clock interface {
 	// After is time.After of this clock.
 	After(d time.Duration) <-chan time.Time
 }
-
-// Client is what the steps and add-ons use of a cluster. *Cluster implements it;
-// it is listed here for the reader.
-type client interface {
-	// Version is the server's, such as v1.34.4+k3s1.
-	Version(ctx context.Context) (string, error)
-	// Resolve checks a set without changing the cluster and injects namespaces.
-	Resolve(ctx context.Context, set Set, opts Options) (Set, error)
-	// Diff compares; its error is an UnreachableError when it could not ask.
-	Diff(ctx context.Context, set Set, opts Options) (Diff, error)
-	// Apply brings the set about and prunes.
-	Apply(ctx context.Context, set Set, opts Options) error
-	// Wait waits until all objects of the set work.
-	Wait(ctx context.Context, set Set, opts Options) error
-	// Loss lists what Remove with data would destroy for good.
-	Loss(ctx context.Context, set Set, opts Options) ([]string, error)
-	// Remove takes away everything that was applied for the owner.
-	Remove(ctx context.Context, set Set, opts Options, data bool) error
-	// Get reads one object; ErrNotFound when it is not there.
-	Get(ctx context.Context, apiVersion, kind, namespace, name string) (Object, error)
-	// List reads all objects of a kind that a label selector fits.
-	List(ctx context.Context, apiVersion, kind, namespace, selector string) ([]Object, error)
-	// WaitFor waits until done says yes of one object.
-	WaitFor(ctx context.Context, apiVersion, kind, namespace, name string, bound time.Duration, done func(Object) (Status, error)) (Object, error)
-}
-
-var _ client = (*Cluster)(nil)
 
 // Status is how far an object has come.
 type Status struct {

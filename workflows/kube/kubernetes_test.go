@@ -91,7 +91,6 @@ var (
 	configMaps  = schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}
 	deployments = schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}
 	secrets     = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
-	nss         = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
 )
 
 // edit changes an object as `kubectl edit` does.

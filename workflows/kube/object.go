@@ -230,25 +230,6 @@ func digestOf(o Object) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Overlaps looks for objects that several steps declare for one cluster. Sets
-// is by step address; all are of the same cluster and have their namespaces
-// injected (Cluster.Resolve). The error names both steps.
-func Overlaps(sets map[string]Set) error {
-	first := map[ID]string{}
-	var errs []error
-	for _, address := range sortedKeys(sets) {
-		for _, o := range sets[address].Objects {
-			id := IDOf(o)
-			if other, ok := first[id]; ok {
-				errs = append(errs, fmt.Errorf("%s is declared by %s and by %s: each would undo the other's changes; declare it in one of them", id, other, address))
-				continue
-			}
-			first[id] = address
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // sortedKeys are the keys of m in order.
 func sortedKeys[V any](m map[string]V) []string {
 	keys := make([]string, 0, len(m))

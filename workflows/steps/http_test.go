@@ -90,7 +90,9 @@ func TestHTTPStepWithACheck(t *testing.T) {
 		status int
 		want   workflows.Presence
 	}{
-		{http.StatusNotFound, workflows.Absent}, {http.StatusNoContent, workflows.Present}, {http.StatusServiceUnavailable, workflows.Unreachable},
+		{http.StatusNotFound, workflows.Absent},
+		{http.StatusNoContent, workflows.Present},
+		{http.StatusServiceUnavailable, workflows.Unreachable},
 		{http.StatusTooManyRequests, workflows.Unreachable},
 	} {
 		status = test.status

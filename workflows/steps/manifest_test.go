@@ -177,8 +177,10 @@ func TestManifestStepRefusesWhatIsNoManifest(t *testing.T) {
 		"nothing":   {nil, "No objects", ""},
 		"text":      {map[string]cty.Value{"content": cty.StringVal("hello")}, "Invalid manifest", "not an object"},
 		"sensitive": {map[string]cty.Value{"content": cty.StringVal("s3cret: [").Mark(site.Sensitive)}, "Invalid manifest", "not shown"},
-		"twice": {map[string]cty.Value{"content": cty.StringVal(strings.Repeat("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n", 2))},
-			"Invalid manifest", "declared twice"},
+		"twice": {
+			map[string]cty.Value{"content": cty.StringVal(strings.Repeat("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n", 2))},
+			"Invalid manifest", "declared twice",
+		},
 		"field":     {map[string]cty.Value{"content": cty.StringVal(""), "ignore_fields": cty.ListVal([]cty.Value{cty.StringVal("metadata.name")})}, "Invalid field", ""},
 		"namespace": {map[string]cty.Value{"content": cty.StringVal(""), "namespace": cty.StringVal("Shop")}, "Invalid namespace", ""},
 	} {
