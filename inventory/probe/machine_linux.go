@@ -38,7 +38,7 @@ func Machine(boot inventory.MAC) Source {
 // inContainer reports whether a container manager says so by the marks that it
 // leaves: systemd's Container Interface, Docker's and Podman's own.
 func inContainer(root fs.FS, getenv func(string) string) bool {
-	for _, name := range []string{"run/systemd/container", ".dockerenv", "run/.containerenv"} {
+	for _, name := range []string{"run/systemd/container", "run/host/container-manager", ".dockerenv", "run/.containerenv"} {
 		if _, err := fs.Stat(root, name); err == nil {
 			return true
 		}
