@@ -18,6 +18,9 @@ import (
 // builderVersion is part of every build's key: raise it whenever a change of this package changes the images.
 const builderVersion = 1
 
+// OSSectorBytes is the logical sector that images built from packages are made for.
+const OSSectorBytes = 512
+
 // OSSpec says what operating system image to build.
 type OSSpec struct {
 	Distribution string   // zero: "debian", the only one
@@ -207,7 +210,7 @@ func (b *Builder) buildOSLocked(ctx context.Context, spec OSSpec, key, recordPat
 		return Artifact{}, err
 	}
 	source := Source{Kind: "debian", Release: spec.Release, Kernel: spec.Kernel, Lock: lock}
-	a, err := b.store(ctx, dir, raw, chunk.CreateOptions{Architecture: spec.Architecture, Firmware: []string{"bios", "uefi"}}, source)
+	a, err := b.store(ctx, dir, raw, chunk.CreateOptions{Architecture: spec.Architecture, Firmware: []string{"bios", "uefi"}, SectorBytes: OSSectorBytes}, source)
 	if err != nil {
 		return Artifact{}, err
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 
+	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/workflows/site"
 )
 
@@ -322,6 +323,9 @@ func (b *builder) install(a Action, m *site.Machine, v MachineView) Action {
 		a.Candidates = &Candidates{Matched: matches, Of: len(v.Facts.Disks)}
 		return a
 	}
+	if detail := b.unfit(m, disk); detail != "" {
+		return b.refuse(a, at, "Image does not fit the disk", detail)
+	}
 	replace := slices.Contains(b.opts.Replace, m.Address)
 	given := v.Released && !replace // by us, and nobody said since that it may be erased
 	if o := disk.Owner; o != nil && !replace && (!given || o.Catalog != b.seen.Catalog) {
@@ -348,6 +352,23 @@ func (b *builder) install(a Action, m *site.Machine, v MachineView) Action {
 	}
 	a.Inputs = installInputs(m, a)
 	return a
+}
+
+// unfit says why the machine's image cannot be started from a disk, as far as
+// both are known.
+func (b *builder) unfit(m *site.Machine, disk inventory.Disk) string {
+	image := b.seen.Images[m.Image.Address]
+	name := DescribeDisk(NameDisk(disk))
+	switch {
+	case image.SectorBytes != 0 && disk.LogicalBlock != 0 && image.SectorBytes != disk.LogicalBlock:
+		return fmt.Sprintf("%s counts in sectors of %d bytes, and %s is made for %d: no firmware could start it from there. "+
+			"Choose another disk by root_disk, reformat this one to sectors of %d bytes with its vendor's tool, or import an image that is made for %d",
+			name, disk.LogicalBlock, m.Image.Address, image.SectorBytes, image.SectorBytes, disk.LogicalBlock)
+	case disk.Bytes < image.MinDiskBytes:
+		return fmt.Sprintf("%s has %d bytes, and %s needs at least %d. Choose another disk by root_disk, or declare a smaller image",
+			name, disk.Bytes, m.Image.Address, image.MinDiskBytes)
+	}
+	return ""
 }
 
 // typedName is what a person types to consent to an erasure.

@@ -109,6 +109,10 @@ type ImageView struct {
 	Digest string
 	// Spec is the digest of its declaration.
 	Spec string
+	// SectorBytes is the logical sector that it is made for, and MinDiskBytes the
+	// smallest disk that it fits; zero while that is not known.
+	SectorBytes  int
+	MinDiskBytes int64
 }
 
 // StepView is what a step's own inspection found.

@@ -437,3 +437,23 @@ func TestWriteThatGoesOnIsInProgress(t *testing.T) {
 		t.Errorf("why says:\n%s; want a write in progress, because the agent was heard a minute ago", got)
 	}
 }
+
+func TestPlanRefusesAnImageForAnotherSector(t *testing.T) {
+	t.Parallel()
+	f := newFlight(t, "", 0)
+	s := f.serve()
+	i := s.agent(s.boot())
+	i.post(agent.PathFacts, inventory.Facts{SchemaVersion: 1, Disks: []inventory.Disk{
+		{Name: "nvme0n1", Serial: "4KN-1", Bytes: 960e9, LogicalBlock: 4096, Bus: "nvme", Signatures: []string{}},
+	}})
+	code, got := f.run("plan", f.path)
+	flat := strings.Join(strings.Fields(got), " ")
+	for _, want := range []string{"4KN-1", "counts in sectors of 4096 bytes, and image.os is made for 512", "Choose another disk by root_disk", "site.hcl line"} {
+		if !strings.Contains(flat, want) {
+			t.Errorf("plan does not say %q:\n%s", want, got)
+		}
+	}
+	if code != exitError || strings.Contains(flat, "will be erased") {
+		t.Errorf("plan = %d; want %d and nothing to erase:\n%s", code, exitError, got)
+	}
+}

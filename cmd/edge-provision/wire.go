@@ -137,7 +137,7 @@ func (w *world) close() error {
 // observe asks the site what it is; service is nil when nothing is served.
 func (w *world) observe(ctx context.Context, service *steps.Service) (workflows.Observation, error) {
 	o := &steps.Observer{
-		Site: w.site, Catalog: w.catalog, Hosts: w.hosts, Powers: w.powers, Images: w.images.Digest, Runner: w.runner,
+		Site: w.site, Catalog: w.catalog, Hosts: w.hosts, Powers: w.powers, Images: w.images.Digest, Fits: w.images.Fits, Runner: w.runner,
 		Adopter: &steps.Adopter{Site: w.site.Name, Catalog: w.catalog, Agent: func() (string, error) { return findAgent(w.agent) }},
 	}
 	if service != nil {

@@ -79,6 +79,21 @@ func (im *Images) Digest(ctx context.Context, i *site.Image) (string, error) {
 	return string(digest), nil
 }
 
+// Fits tells the logical sector that an image is made for and the smallest disk
+// that it fits; zero while that is not known. What is built from packages is
+// always made for the same sector.
+func (im *Images) Fits(i *site.Image, digest string) (sectorBytes int, minDiskBytes int64) {
+	if digest != "" {
+		if a, err := im.Builder.Open(digest); err == nil {
+			return a.Manifest.SectorBytes, a.Manifest.MinDiskBytes
+		}
+	}
+	if !i.Imported() {
+		return imagebuilder.OSSectorBytes, 0
+	}
+	return 0, 0
+}
+
 // Build returns the image of a declaration, from the cache or made now.
 func (im *Images) Build(ctx context.Context, i *site.Image) (imagebuilder.Artifact, error) {
 	spec := ImageSpec(i)

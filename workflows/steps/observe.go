@@ -31,6 +31,9 @@ type Observer struct {
 	Dispatch *dispatch.Server
 	// Images tells the digest of an image that is in the cache, or "".
 	Images func(ctx context.Context, i *site.Image) (digest string, err error)
+	// Fits tells what disk an image needs, given its digest if it has one; nil
+	// knows of none.
+	Fits func(i *site.Image, digest string) (sectorBytes int, minDiskBytes int64)
 	// Runner makes steps, to have them inspect themselves.
 	Runner *Runner
 	// Adopter gathers the facts of adopted machines; nil leaves them as they
@@ -58,7 +61,11 @@ func (o *Observer) Observe(ctx context.Context) (workflows.Observation, error) {
 		if err != nil {
 			return seen, err
 		}
-		seen.Images[i.Address] = workflows.ImageView{Digest: digest, Spec: ImageSpec(i)}
+		view := workflows.ImageView{Digest: digest, Spec: ImageSpec(i)}
+		if o.Fits != nil {
+			view.SectorBytes, view.MinDiskBytes = o.Fits(i, digest)
+		}
+		seen.Images[i.Address] = view
 	}
 	if err := o.machines(ctx, &seen); err != nil {
 		return seen, err
