@@ -236,3 +236,44 @@ func TestWhenThatBecomesFalseRemovesNothing(t *testing.T) {
 		t.Errorf("motd = %q; want destroy to take it away", got)
 	}
 }
+
+// TestResumedDestroyKeepsTheConsentThatWasGiven is killed after the address was
+// typed; with more data than was shown then, it asks again.
+func TestResumedDestroyKeepsTheConsentThatWasGiven(t *testing.T) {
+	const address = "workflow.w.step.file.motd"
+	at := []string{failPointVariable + "=" + address + "@before-intent"}
+	other := "\nstep \"file\" \"other\" {\n hosts = machine.m\n path = \"DIR/other\"\n content = \"ours\"\n OWNED\n depends_on = [step.file.motd]\n}"
+	for name, grown := range map[string]bool{"as it was": false, "with more data": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlant(t)
+			p.declare(motd + other)
+			p.apply()
+			change := func(file string) {
+				if err := os.WriteFile(filepath.Join(p.dir, file), []byte("somebody's work\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			change("motd")
+			at := at
+			if grown {
+				at = []string{failPointVariable + "=workflow.w.step.file.other@before-intent"}
+			}
+			if code, out := p.run(address+"\nplant\n", at, "destroy", p.site()); code != -1 {
+				t.Fatalf("destroy exits with %d; want it killed\n%s", code, out)
+			}
+			if !grown {
+				p.must(exitOK, "", "runs", "resume", "plant")
+				if p.file("motd") != "(none)" {
+					t.Error("motd is still there; want the consent of the run that was killed to hold")
+				}
+				return
+			}
+			change("other")
+			p.wants(p.must(exitError, "", "runs", "resume", "plant"), "Type "+address, "Not approved")
+			if p.file("motd") == "(none)" || p.file("other") == "(none)" {
+				t.Error("something was removed that nobody approved")
+			}
+		})
+	}
+}
