@@ -35,6 +35,10 @@ kubernetes: ## Build the real Kubernetes, etcd and the stand-in for K3s that tes
 workload: ## Build the real Prometheus and its exporters, and stand-ins for images, that pods of tests run
 	GO='$(GO)' rack/workload/build.sh
 
+.PHONY: prometheus
+prometheus: ## Build the real Prometheus that tests run, into the cache
+	GO='$(GO)' rack/standin/prometheus/build.sh
+
 .PHONY: test
 test: ## All tests that need neither root nor emulation (RACE=1: under the race detector)
 	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(if $(RACE),-race) ./...

@@ -27,10 +27,19 @@ func Main(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, args, os.Stdout); err != nil {
-		fmt.Fprintf(os.Stderr, "time=%q level=fatal msg=%q\n", "", err.Error())
+		fmt.Fprintf(os.Stderr, "level=fatal msg=%q\n", err.Error())
 		return 1
 	}
 	return 0
+}
+
+// Kubectl makes the cluster's administrator kubectl's default on a server.
+func Kubectl() {
+	const path = "/etc/rancher/k3s/k3s.yaml"
+	if _, err := os.Stat(path); err == nil && os.Getenv("KUBECONFIG") == "" {
+		// The name and the value are good ones, which is all that can fail.
+		_ = os.Setenv("KUBECONFIG", path)
+	}
 }
 
 const usage = `k3s-standin: not K3s, but a stand-in for tests with K3s's contract
@@ -56,11 +65,6 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		_, err := fmt.Fprintf(out, "k3s version %s (standin: not K3s, but real Kubernetes parts with its contract)\ngo version %s\n", version.Get().GitVersion, version.Get().GoVersion)
 		return err
 	case "kubectl":
-		if os.Getenv("KUBECONFIG") == "" {
-			if err := os.Setenv("KUBECONFIG", "/etc/rancher/k3s/k3s.yaml"); err != nil {
-				return err
-			}
-		}
 		return become("/proc/self/exe", append([]string{"kubectl"}, args...))
 	case "ctr":
 		for name, value := range map[string]string{"CONTAINERD_ADDRESS": containerdSocket, "CONTAINERD_NAMESPACE": "k8s.io"} {
@@ -68,7 +72,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 				return err
 			}
 		}
-		return become("/usr/bin/ctr", append([]string{"ctr"}, args...))
+		return become(debianCtr, append([]string{"ctr"}, args...))
 	case "crictl":
 		return crictl(ctx, args, out)
 	case "server", "agent":

@@ -93,9 +93,12 @@ func (a *agent) startContainerd(ctx context.Context) error {
 	return nil
 }
 
+// debianCtr is Debian's program; a "ctr" before it in the path is a link to k3s.
+const debianCtr = "/usr/bin/ctr"
+
 // ctr runs Debian's ctr in Kubernetes's namespace of this containerd.
 func ctr(ctx context.Context, stdin *os.File, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, "ctr", append([]string{"--address", containerdSocket, "--namespace", "k8s.io"}, args...)...)
+	cmd := exec.CommandContext(ctx, debianCtr, append([]string{"--address", containerdSocket, "--namespace", "k8s.io"}, args...)...)
 	if stdin != nil {
 		cmd.Stdin = stdin
 	}

@@ -90,14 +90,17 @@ func (s *server) apiserver() (http.Handler, error) {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(s.ca)
 	target := &url.URL{Scheme: "https", Host: net.JoinHostPort(apiserverAddress, port)}
-	transport := func(certificates ...tls.Certificate) *http.Transport {
+	transport := func(certificate func(*tls.CertificateRequestInfo) (*tls.Certificate, error)) *http.Transport {
 		return &http.Transport{
-			TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: certificates},
+			TLSClientConfig: &tls.Config{RootCAs: pool, GetClientCertificate: certificate},
 			// Connections that are upgraded (exec, port-forward) need HTTP/1.1.
 			TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute,
 		}
 	}
-	named, anonymous := transport(proxy), transport()
+	// The certificate is shown whatever authorities the server names: while it
+	// starts it does not name the front proxy's yet, and the connection stays.
+	named := transport(func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &proxy, nil })
+	anonymous := transport(nil)
 	return &httputil.ReverseProxy{
 		FlushInterval: -1,
 		Transport: roundTripper(func(r *http.Request) (*http.Response, error) {

@@ -20,5 +20,10 @@ func main() {
 		}
 		os.Exit(run())
 	}
-	os.Exit(k3s.Main(os.Args[1:]))
+	args := os.Args[1:]
+	// K3s is also what the links ctr and crictl beside it lead to.
+	if name == "ctr" || name == "crictl" {
+		args = append([]string{name}, args...)
+	}
+	os.Exit(k3s.Main(args))
 }
