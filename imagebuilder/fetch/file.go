@@ -86,7 +86,7 @@ func (d File) Run(ctx context.Context) error {
 		return fmt.Errorf("downloading %s: %w", Redact(d.URL), err)
 	}
 	if sum != d.SHA256 {
-		return errors.Join(fmt.Errorf("downloading %s: SHA-256 is %s; want %s: the file there is another one; correct the digest if its publisher says so", Redact(d.URL), sum, d.SHA256), os.Remove(part))
+		return errors.Join(fmt.Errorf("downloading %s: SHA-256 of the %d bytes there is %s; want %s: it is another file, or one that was cut off; compare its size with the publisher's, and correct the digest if the publisher says so", Redact(d.URL), fileBytes(part), sum, d.SHA256), os.Remove(part))
 	}
 	return os.Rename(part, d.Path)
 }
@@ -118,7 +118,7 @@ func (d *File) fill(ctx context.Context, part string) (resumed bool, err error) 
 			try, pause = 0, d.Pause
 		}
 		if try >= tries {
-			return resumed, fmt.Errorf("after %d tries, with %d bytes here: %w", try, have, err)
+			return resumed, fmt.Errorf("after %d tries, with %d bytes here: %w; run again to go on from there", try, have, err)
 		}
 		d.Log.Warn("a download broke and continues", "url", Redact(d.URL), "bytes", have, "error", err)
 		timer := time.NewTimer(pause)
@@ -202,6 +202,15 @@ func (d *File) once(ctx context.Context, f *os.File, have int64) (done bool, now
 			return false, have, errors.Join(fmt.Errorf("the transfer ended at %d of %d bytes: %w", have, total, err), context.Cause(ctx))
 		}
 	}
+}
+
+// fileBytes is a file's length; zero when it cannot be told.
+func fileBytes(name string) int64 {
+	info, err := os.Stat(name)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
 }
 
 // hashFile digests a file; the error of one that is not there is fs.ErrNotExist.

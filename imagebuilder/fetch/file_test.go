@@ -95,8 +95,9 @@ func TestDownloadRefusals(t *testing.T) {
 	}{
 		{"missing", "404", http.NotFoundHandler()},
 		{"down", "503", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })},
-		{"another file", "another one", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "other") })},
-		{"always cut at once", "after 5 tries", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		{"another file", "it is another file, or one that was cut off", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "other") })},
+		{"cut off at the server", "the 15000 bytes there", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(content[:15000]) })},
+		{"always cut at once", "run again to go on from there", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "20000")
 			w.WriteHeader(200)
 			panic(http.ErrAbortHandler)
