@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -277,7 +278,9 @@ func (a *application) send(ctx context.Context, i item) (Object, error) {
 			live = nil
 		}
 		sent, err := a.sendOnce(ctx, i, live)
-		raced := apierrors.IsConflict(err) && conflictPaths(err) == nil || live != nil && apierrors.IsNotFound(err)
+		raced := apierrors.IsConflict(err) && conflictPaths(err) == nil || live != nil && apierrors.IsNotFound(err) ||
+			// A namespace gets its service account a moment after it was made.
+			apierrors.IsForbidden(err) && strings.Contains(err.Error(), "error looking up service account")
 		if err == nil || !raced || n == raceAttempts {
 			return sent, a.explain(ctx, i, err)
 		}

@@ -225,6 +225,10 @@ func conflictPaths(err error) []string {
 // goValue is how the server's messages write a value.
 var goValue = regexp.MustCompile(`&value\.valueUnstructured\{Value:(.*?)\}`)
 
+// strangeField is how the server says that it does not know a field; nothing in
+// it is a value.
+var strangeField = regexp.MustCompile(`(\.[A-Za-z0-9_.-]+): field not declared in schema`)
+
 // refused puts the server's refusal of an object into an InvalidError.
 func (c *Cluster) refused(ctx context.Context, i item, err error) error {
 	var status *apierrors.StatusError
@@ -249,6 +253,9 @@ func (c *Cluster) refused(ctx context.Context, i item, err error) error {
 		e.Problems = []string{shorten(goValue.ReplaceAllString(status.ErrStatus.Message, "$1"))}
 		if i.withheld {
 			e.Problems = []string{"the server refuses it; what it says is not shown, because it may repeat values that are secret"}
+			if m := strangeField.FindStringSubmatch(status.ErrStatus.Message); m != nil {
+				e.Problems = []string{m[1] + ": there is no such field"}
+			}
 		}
 	}
 	return e

@@ -233,6 +233,7 @@ func TestRefusalNamesObjectAndField(t *testing.T) {
 		{"bad quantity", pod("resources: {limits: {cpu: many}}"), "Pod/default/p.*quantities must match"},
 		{"wrong type", pod("env: none"), `Pod/default/p.*env: expected list`},
 		{"in a namespace that comes with the set", namespace("notyet") + strings.ReplaceAll("---\n"+pod("imagePullPolicy: Sometimes"), "namespace: default", "namespace: notyet"), "Pod/notyet/p.*Sometimes"},
+		{"mistyped field of a Secret", "apiVersion: v1\nkind: Secret\nmetadata: {name: p, namespace: default}\nstringDatum: {k: s3cret}\n", `Secret/default/p.*\.stringDatum: there is no such field`},
 		{"unknown version", "apiVersion: policy/v1beta1\nkind: PodDisruptionBudget\nmetadata: {name: p}\n", "policy/v1beta1.*serves v1"},
 		{"bad ignore_fields", "", "ignore_fields.*no path"},
 	} {
@@ -244,6 +245,9 @@ func TestRefusalNamesObjectAndField(t *testing.T) {
 			_, err := c.Diff(t.Context(), set(t, test.manifest), opts)
 			if err == nil || !regexp.MustCompile("(?s)"+test.want).MatchString(err.Error()) {
 				t.Errorf("Diff = %v; want an error that fits %s", err, test.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "s3cret") {
+				t.Error("the value of a Secret is shown")
 			}
 			var unreachable *kube.UnreachableError
 			if errors.As(err, &unreachable) {

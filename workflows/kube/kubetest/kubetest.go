@@ -146,7 +146,7 @@ func (s *Server) start(ctx context.Context, config Config) error {
 	if err != nil || !config.Controllers {
 		return err
 	}
-	return s.controllers(config, files)
+	return s.controllers(ctx, config, files)
 }
 
 func (s *Server) launch(ctx context.Context, config Config, files credentials) error {
@@ -173,10 +173,10 @@ func (s *Server) launch(ctx context.Context, config Config, files credentials) e
 	}
 	s.Address = "127.0.0.1:" + ports[2]
 	s.Kubeconfig = Kubeconfig("https://"+s.Address, s.CA, s.Token)
-	return s.ready(ctx)
+	return s.ready(ctx, "/readyz", "/api/v1/namespaces/default")
 }
 
-func (s *Server) controllers(config Config, files credentials) error {
+func (s *Server) controllers(ctx context.Context, config Config, files credentials) error {
 	path := filepath.Join(s.dir, "kubeconfig")
 	if err := os.WriteFile(path, s.Kubeconfig, 0o600); err != nil {
 		return err
@@ -185,9 +185,14 @@ func (s *Server) controllers(config Config, files credentials) error {
 	if err != nil {
 		return err
 	}
-	return s.run(config, "kube-controller-manager",
+	err = s.run(config, "kube-controller-manager",
 		"--kubeconfig="+path, "--bind-address=127.0.0.1", "--secure-port="+ports[0], "--cert-dir="+s.dir, "--leader-elect=false",
 		"--service-account-private-key-file="+files.key, "--root-ca-file="+files.cert, "--use-service-account-credentials=false")
+	if err != nil {
+		return err
+	}
+	// No pod is admitted without the service account that it runs as.
+	return s.ready(ctx, "/api/v1/namespaces/default/serviceaccounts/default")
 }
 
 // Kubeconfig is a kubeconfig with a token.
@@ -212,8 +217,8 @@ func (s *Server) Open() (*kube.Cluster, error) {
 	return kube.Open(kube.Config{Kubeconfig: s.Kubeconfig, PollInterval: 20 * time.Millisecond})
 }
 
-// ready waits until the server says so and has made the namespace default.
-func (s *Server) ready(ctx context.Context) error {
+// ready waits until the server answers all paths.
+func (s *Server) ready(ctx context.Context, paths ...string) error {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(s.CA)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}
@@ -221,7 +226,7 @@ func (s *Server) ready(ctx context.Context) error {
 	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for _, path := range []string{"/readyz", "/api/v1/namespaces/default"} {
+	for _, path := range paths {
 		for {
 			err := s.ask(ctx, client, path)
 			if err == nil {
