@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -169,7 +170,7 @@ func (c *Cluster) Apply(ctx context.Context) (Outputs, error) {
 	}
 	last := ""
 	for range 8 + 6*len(c.all()) {
-		s, clients, err := c.survey(ctx)
+		s, clients, err := c.surveyPatiently(ctx)
 		if err != nil {
 			return Outputs{}, err
 		}
@@ -197,6 +198,44 @@ func (c *Cluster) Apply(ctx context.Context) (Outputs, error) {
 		}
 	}
 	return Outputs{}, errors.New("the cluster does not settle; something else changes it at the same time")
+}
+
+// patience is how long servers that run K3s may be silent, as they are for some
+// seconds after a member of etcd has come or gone.
+const patience = 2 * time.Minute
+
+// surveyPatiently surveys until a server answers, where one should: one runs
+// that has the cluster's data, and none has yet to be started.
+func (c *Cluster) surveyPatiently(ctx context.Context) (s scene, clients []*live, err error) {
+	bounded, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	last := c.wait(bounded, 2*time.Second, func(context.Context) error {
+		// Not under the bound: a survey that has begun is finished.
+		if s, clients, err = c.survey(ctx); err != nil || len(clients) > 0 {
+			return err
+		}
+		runs := false
+		for _, o := range s.seen[:len(c.Servers)] {
+			up := o.units[server.unit()].running()
+			if o.err != nil || o.joined && !up {
+				return nil
+			}
+			runs = runs || o.joined && up
+		}
+		if runs {
+			return errors.New("no API server answers")
+		}
+		return nil
+	})
+	switch {
+	case ctx.Err() != nil:
+		return s, nil, context.Cause(ctx)
+	case err == nil && last != nil && len(s.unreachable()) == 0:
+		// They have been silent for long: what they say is shown, and what is
+		// due may still mend it.
+		c.say("no API server answers: %s", c.silence(ctx, s))
+	}
+	return s, clients, err
 }
 
 // reachable drops agents that cannot be asked, and returns why; the others do

@@ -222,14 +222,17 @@ func TestDriftIsSeenAndJustThatIsRepaired(t *testing.T) {
 			w.set("machine.d", "k3s-agent.service.active", "failed\n")
 		}, "machine.d: /usr/local/bin/k3s is missing or damaged, and k3s-agent.service is failed", []string{"d: start k3s-agent.service"}},
 		{"a link removed", func(w *world) {
-			if err := os.Remove(filepath.Join(w.hosts["machine.a"].root, "/usr/local/bin/kubectl")); err != nil {
+			if err := os.Remove(filepath.Join(w.hosts["machine.a"].root, "/usr/local/bin/crictl")); err != nil {
 				w.t.Fatal(err)
 			}
-		}, "machine.a: /usr/local/bin/kubectl is missing", []string{""}},
+		}, "machine.a: /usr/local/bin/crictl is missing", []string{""}},
 	}
 	w, c := ha(t)
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
+			if _, err := exec.LookPath("crictl"); err == nil && test.name == "a link removed" {
+				t.Skip("this machine has a crictl, which the link would hide")
+			}
 			w.took()
 			test.spoil(w)
 			report, err := inspect(t, c)

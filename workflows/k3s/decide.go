@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -412,7 +413,8 @@ func (c *Cluster) compareFiles(t *target) {
 		}
 	}
 	for _, l := range links {
-		if _, file := t.observation.files[l]; !t.links[l] && !file {
+		// As K3s's install script, only where nothing else has the name.
+		if _, file := t.observation.files[l]; !t.links[l] && !file && !slices.Contains(t.commands, path.Base(l)) {
 			t.change(settle, "%s is missing", l)
 			t.missing = append(t.missing, l)
 		}

@@ -168,7 +168,6 @@ func (w *work) forget(ctx context.Context, m member, machine string) error {
 	if err := api.deleteNode(ctx, m.Name); err != nil {
 		return err
 	}
-	const patience = 2 * time.Minute
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("node %s was deleted and is still there after %s: K3s has not removed its etcd member", m.Name, patience))
 	defer cancel()
 	err = w.wait(ctx, time.Second, func(ctx context.Context) error {
@@ -217,6 +216,10 @@ func (w *work) leave(ctx context.Context, m member) error {
 	return nil
 }
 
+// snapshotLimit bounds a snapshot: etcd holds 8 GiB at most, on disks of an edge
+// machine.
+const snapshotLimit = 5 * time.Minute
+
 // snapshot saves etcd under a name.
 func (w *work) snapshot(ctx context.Context, name string) error {
 	if len(w.clients) == 0 {
@@ -229,8 +232,7 @@ func (w *work) snapshot(ctx context.Context, name string) error {
 	}
 	defer h.Close()
 	w.say("%s: saving etcd as %s", machine, name)
-	const patience = 5 * time.Minute
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("saving etcd took longer than %s", patience))
+	ctx, cancel := context.WithTimeoutCause(ctx, snapshotLimit, fmt.Errorf("saving etcd took longer than %s", snapshotLimit))
 	defer cancel()
 	if _, err := h.Run(ctx, remote.Command{Line: h.path(binaryPath) + " etcd-snapshot save --name " + remote.Quote(name)}); err != nil {
 		return fmt.Errorf("saving etcd: %w", err)

@@ -33,6 +33,8 @@ type observation struct {
 	// files are the files that were found, links the symbolic links.
 	files map[string]found
 	links map[string]bool
+	// commands are those of K3s's clients that there are, whoever brought them.
+	commands []string
 	units map[string]unit
 	// networks are those of its interfaces, cluster's own excepted.
 	networks []netip.Prefix
@@ -114,6 +116,7 @@ if [ $# -gt 0 ]; then
   stat -c "file	%a %u %g %s %n" "$@"
   sha256sum "$@" | sed 's/^/sum	/'
 fi
+for c in kubectl crictl ctr; do command -v "$c" >/dev/null && t command "$c"; done
 [ -x "$R/BINARY" ] && t version "$("$R/BINARY" --version 2>/dev/null | sed -n '1s/.* \(v[^ ]*\).*/\1/p')"
 for f in "$R"SNAPSHOTS/*; do [ -f "$f" ] && t snapshot "${f##*/}"; done | tail -n 500
 [ -d "$R/ETCD" ] && t etcd yes
@@ -272,6 +275,8 @@ func (o *observation) parse(text string, now time.Time) error {
 			}
 		case "file":
 			err = o.parseFile(root, value)
+		case "command":
+			o.commands = append(o.commands, value)
 		case "root":
 			root = value
 		case "link":
