@@ -192,6 +192,76 @@ func TestThreeServersBecomeOneClusterWhosePodsReachEachOther(t *testing.T) {
 	step("a probe runs on each node")
 	lab.reach(t, 0, ips, 9)
 	step("9/9 pods reach each other")
+
+	lab.must(t, 0, "/usr/local/bin/k3s", "etcd-snapshot", "save", "--name", "before")
+	if got := lab.must(t, 0, "/usr/local/bin/k3s", "etcd-snapshot", "ls"); !strings.Contains(got, "before-node-1-") {
+		t.Errorf("etcd-snapshot ls = %q; want the snapshot before-node-1-…", got)
+	}
+	step("a snapshot of etcd is saved")
+
+	// The first server dies for good: its node goes, then other hardware joins
+	// under the same name through a server that lives.
+	if err := lab.Replace(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	lab.eventually(t, "the API answers without the first server", 2*time.Minute, func() (bool, string) {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		out, err := lab.Exec(ctx, 1, "/usr/local/bin/k3s", "kubectl", "delete", "node", "node-1", "--ignore-not-found", "--timeout=25s")
+		return err == nil, string(out)
+	})
+	lab.kubectl(t, 1, "-n", "kube-system", "delete", "secret", "node-1.node-password.k3s")
+	if err := lab.Boot(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	lab.install(t, 0, k, "server", common+"server: https://"+lab.Hosts[1].Address.String()+":6443\n")
+	lab.eventually(t, "the replaced server's node is Ready", 2*time.Minute, func() (bool, string) { return lab.nodesReady(0, 3) })
+	step("the first server was replaced by other hardware")
+
+	for i := range lab.Hosts {
+		b, err := os.ReadFile(k.Next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lab.put(t, i, "/usr/local/bin/k3s.new", b, 0o755)
+		lab.must(t, i, "mv", "/usr/local/bin/k3s.new", "/usr/local/bin/k3s")
+		lab.start(t, i)
+		lab.eventually(t, "the upgraded node is Ready", time.Minute, func() (bool, string) { return lab.nodesReady(i, 3) })
+		step(lab.Hosts[i].Name + " runs " + k.NextVersion)
+	}
+	if got := lab.kubectl(t, 0, "get", "nodes", "-o", "jsonpath={.items[*].status.nodeInfo.kubeletVersion}"); strings.Count(got, k.NextVersion) != 3 {
+		t.Errorf("versions = %q; want three times %s", got, k.NextVersion)
+	}
+	if err := lab.Close(); err != nil {
+		t.Fatal(err)
+	}
+	lab.gone(t)
+}
+
+// gone checks that a closed lab has left nothing.
+func (l *Lab) gone(t *testing.T) {
+	t.Helper()
+	for _, pattern := range []string{namespacePath(l.Namespace), filepath.Join(cgroupRoot, "*", l.Namespace+"*"), l.config.Dir} {
+		left, err := filepath.Glob(pattern)
+		if err != nil || len(left) > 0 {
+			t.Errorf("the lab has left %q, %v", left, err)
+		}
+	}
+	for _, path := range []string{"/proc/self/mountinfo", "/proc/mounts"} {
+		b, err := os.ReadFile(path)
+		if err != nil || strings.Contains(string(b), l.config.Dir) {
+			t.Errorf("%s names %s, %v", path, l.config.Dir, err)
+		}
+	}
+	backing, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range backing {
+		if b, err := os.ReadFile(path); err == nil && strings.Contains(string(b), l.config.Dir) {
+			t.Errorf("loop device %s is still over %s", path, b)
+		}
+	}
 }
 
 // reach asks every probe from every probe.

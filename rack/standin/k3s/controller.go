@@ -36,6 +36,9 @@ const nodeInterval = time.Second
 func (s *server) controlNodes(ctx context.Context) {
 	client := s.ready.Load()
 	for ctx.Err() == nil {
+		if err := s.etcd.promote(ctx); err != nil {
+			s.log.Warn("looking at etcd's members", "error", err)
+		}
 		if err := s.grantController(ctx, client); err != nil {
 			s.log.Warn("granting agents what they watch", "error", err)
 		} else if err := s.lookAtNodes(ctx, client); err != nil {

@@ -135,8 +135,7 @@ func (e *etcd) ensureName(host string, embedded bool) error {
 	return os.WriteFile(path, []byte(e.name), 0o600)
 }
 
-// promoted asks that this member may vote, until it does. A member that lags
-// behind is refused until it has caught up.
+// promoted is nil when this member votes and there is a majority.
 func (e *etcd) promoted(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, etcdLimit)
 	defer cancel()
@@ -144,19 +143,36 @@ func (e *etcd) promoted(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !status.IsLearner {
-		// A read that all must agree to says that there is a majority.
-		_, err := e.client.Get(ctx, "k3s-standin")
-		return err
+	if status.IsLearner {
+		return errLearner
 	}
-	_, err = e.client.MemberPromote(ctx, status.Header.MemberId)
-	if errors.Is(err, rpctypes.ErrMemberNotLearner) {
-		return nil
-	}
-	return errors.Join(err, errLearner)
+	// A read that a majority must agree to.
+	_, err = e.client.Get(ctx, "k3s-standin")
+	return err
 }
 
-var errLearner = errors.New("this etcd member is a learner")
+// promote lets members vote that have caught up. A learner cannot ask for it
+// itself, so the others do.
+func (e *etcd) promote(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, etcdLimit)
+	defer cancel()
+	list, err := e.client.MemberList(ctx)
+	if err != nil {
+		return fmt.Errorf("listing etcd members: %w", err)
+	}
+	for _, m := range list.Members {
+		if !m.IsLearner || m.Name == "" {
+			continue
+		}
+		_, err := e.client.MemberPromote(ctx, m.ID)
+		if err != nil && !errors.Is(err, rpctypes.ErrMemberLearnerNotReady) && !errors.Is(err, rpctypes.ErrMemberNotLearner) && !errors.Is(err, rpctypes.ErrMemberNotFound) {
+			return fmt.Errorf("promoting etcd member %s: %w", m.Name, err)
+		}
+	}
+	return nil
+}
+
+var errLearner = errors.New("this etcd member is a learner until it has caught up with the others")
 
 // clusterMember is what a server tells of one member.
 type clusterMember struct {

@@ -135,10 +135,11 @@ func runServer(ctx context.Context, set settings, log *slog.Logger) error {
 	}
 	a := &agent{settings: set, node: n, log: log, dir: filepath.Join(set.dataDir(), "agent"), processes: s.processes, server: localURL, isServer: true,
 		credential: credential{user: "node", password: s.agentToken}, ca: s.ca}
+	// An agent's network waits for what this grants.
+	go s.controlNodes(ctx)
 	if err := a.start(ctx); err != nil {
 		return err
 	}
-	go s.controlNodes(ctx)
 	notify("READY=1")
 	log.Info("k3s-standin is up and running")
 	select {
