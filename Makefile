@@ -50,6 +50,7 @@ e2e: setup build ## End-to-end scenarios in emulated machines (root)
 .PHONY: e2e-packages
 e2e-packages: setup build ## The packages' own tests on real firmware, kernels and networks; prints the time of each (root)
 	$(GO) test -tags e2e -count 1 -p 1 -timeout 60m ./rack ./pxe ./imagebuilder ./workflows/agent/boot ./workflows/steps
+	$(GO) test -tags e2e -count 1 -timeout 10m -run '^TestOfflineMeansOffline$$' ./cmd/edge-provision
 
 .PHONY: bench
 bench: setup build ## Measure the main job by phases, and the packages against their floors (root)

@@ -103,8 +103,11 @@ func TestTheOfflineExampleIsBuilt(t *testing.T) {
 	}
 	defer b.Close()
 	for _, want := range []struct{ kind, name string }{
-		{bundle.KindFile, "k3s"}, {bundle.KindFile, "k3s_images"}, {bundle.KindFile, "app.yaml"},
-		{bundle.KindImage, "registry.example/shop/till:2026.11"}, {bundle.KindStack, "2026.11"},
+		{bundle.KindFile, "k3s"},
+		{bundle.KindFile, "k3s_images"},
+		{bundle.KindFile, "app.yaml"},
+		{bundle.KindImage, "registry.example/shop/till:2026.11"},
+		{bundle.KindStack, "2026.11"},
 	} {
 		if _, ok := b.Contents().Find(want.kind, want.name); !ok {
 			t.Errorf("the bundle has no %s %s; it has %+v", want.kind, want.name, b.Contents().Items)

@@ -273,6 +273,7 @@ func (b shelf) Blob(sum string) (io.ReadCloser, error) {
 	}
 	return io.NopCloser(bytes.NewReader(c)), nil
 }
+
 func (b shelf) Image(name string) (string, error) {
 	c, ok := b[name]
 	if !ok {
@@ -280,6 +281,7 @@ func (b shelf) Image(name string) (string, error) {
 	}
 	return string(c), nil
 }
+
 func (shelf) Source() string { return "bundle test" }
 
 func TestOfflineOnlyTheBundleAnswers(t *testing.T) {
