@@ -259,7 +259,7 @@ func TestBadAnswersAreErrorsWithinBounds(t *testing.T) {
 		t.Run(string(tt.fault), func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
-			r.config.Timeout = 2 * time.Second
+			r.config.Timeout = 20 * time.Second
 			if tt.fault == sim.FaultHang || tt.fault == sim.FaultHangSystem {
 				r.config.Timeout = 200 * time.Millisecond
 			}
