@@ -185,7 +185,7 @@ func install(t *testing.T, bus, serial string, hardware func(dir string) []strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmdline := fmt.Sprintf("console=ttyS0 panic=10 edge.url=https://10.0.2.2:%d edge.pin=%s edge.token=%s edge.boot=boot-1 BOOTIF=01-%s",
+	cmdline := fmt.Sprintf("console=ttyS0 no_timer_check panic=10 edge.url=https://10.0.2.2:%d edge.pin=%s edge.token=%s edge.boot=boot-1 BOOTIF=01-%s",
 		listener.Addr().(*net.TCPAddr).Port, authority.Pin(), token, strings.ReplaceAll(testMAC, ":", "-"))
 	mark("power on")
 	wait := qemu(t, dir+"/installer.log", append(hardware(dir), "-netdev", "user,id=n",
