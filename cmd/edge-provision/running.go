@@ -113,7 +113,7 @@ type sources struct {
 func (a *app) sources() (sources, error) {
 	s := sources{
 		AllowFile: a.allowFile, AllowEnv: a.allowEnv, TrustKeys: a.supply.trust,
-		Mirror: withoutPassword(a.supply.mirror), RegistryMirror: a.supply.registryMirror,
+		Mirror: withoutPassword(a.supply.mirror), RegistryMirror: withoutPassword(a.supply.registryMirror),
 	}
 	var errs []error
 	abs := func(path string) string {

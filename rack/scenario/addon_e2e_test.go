@@ -121,16 +121,24 @@ spec:
       volumes: [{name: volumes, hostPath: {path: /var/lib/standin-volumes, type: DirectoryOrCreate}}]
 `
 
-// TestClusterWithAddOns takes three hosts with two disks each to a cluster with
-// storage, log shipping and monitoring by one apply; finds nothing to do in a
-// second; and sees and repairs what somebody deletes and edits.
+// TestClusterWithAddOns takes three hosts with two disks each to a cluster with a
+// network of tenants, storage, log shipping and monitoring by one apply; finds
+// nothing to do in a second; and sees and repairs what somebody deletes and edits.
 func TestClusterWithAddOns(t *testing.T) {
 	c := newCluster(t, 3, 40<<30, 10<<30)
 	workload(c)
 	logs := listen(c)
+	c.extra = `cni = "calico"`
 	c.steps = `
-  step "manifest" "provisioner" {
+  step "calico" "network" {
     cluster = step.k3s.cluster
+    version = "v3.32.1"
+    tenants = ["pos", "vision"]
+` + manifestBlock(c, "tigera-operator-v3.32.1.yaml") + manifestBlock(c, "calico-crds-v3.32.1.yaml.gz") + `  }
+
+  step "manifest" "provisioner" {
+    cluster    = step.k3s.cluster
+    depends_on = [step.calico.network]
     content = <<-EOT
 ` + provisioner + `
     EOT
@@ -138,7 +146,6 @@ func TestClusterWithAddOns(t *testing.T) {
 
   step "local_path" "local" {
     cluster     = step.k3s.cluster
-    probe_image = "docker.io/edge-provision/busybox:1"
     depends_on  = [step.manifest.provisioner]
   }
 
@@ -148,7 +155,6 @@ func TestClusterWithAddOns(t *testing.T) {
     image       = "portworx/oci-monitor:3.6.1"
     preloaded   = true
     kvdb_disk   = "disk.bytes >= GiB(32)"
-    probe_image = "docker.io/edge-provision/busybox:1"
     depends_on  = [step.manifest.provisioner]
     snapshots {
       every_minutes = 60
@@ -157,6 +163,7 @@ func TestClusterWithAddOns(t *testing.T) {
 
   step "fluentd" "logs" {
     cluster    = step.k3s.cluster
+    depends_on = [step.calico.network]
     image      = "docker.io/edge-provision/fluentd-standin:1"
     preloaded  = true
     verify_url = "` + logs.url + `/?q={marker}"
@@ -167,6 +174,7 @@ func TestClusterWithAddOns(t *testing.T) {
 
   step "prometheus" "metrics" {
     cluster                  = step.k3s.cluster
+    depends_on = [step.calico.network]
     image                    = "quay.io/prometheus/prometheus:v3.14.0"
     node_exporter_image      = "quay.io/prometheus/node-exporter:v1.12.1"
     kube_state_metrics_image = "registry.k8s.io/kube-state-metrics/kube-state-metrics:v2.20.0"
@@ -187,9 +195,12 @@ func TestClusterWithAddOns(t *testing.T) {
 	c.same()
 
 	c.on(1, "k3s kubectl -n edge-logging delete configmap fluentd")
+	c.on(1, "k3s kubectl -n pos delete networkpolicy edge-provision-tenant")
 	c.on(1, "k3s kubectl -n edge-monitoring set image statefulset/prometheus prometheus=prometheus:latest")
 	r := c.want(2, c.run(commandLimit, "plan", "--detailed-exitcode", c.site))
-	for _, line := range []string{"ConfigMap/edge-logging/fluentd: create: somebody deleted it", "changed by kubectl-set"} {
+	for _, line := range []string{
+		"ConfigMap/edge-logging/fluentd: create: somebody deleted it", "NetworkPolicy/pos/edge-provision-tenant: create: somebody deleted it",
+		"changed by kubectl-set"} {
 		if !strings.Contains(r.stdout, line) {
 			t.Errorf("plan = %s\nwant %q in it", r.stdout, line)
 		}

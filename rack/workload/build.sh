@@ -32,17 +32,10 @@ build kube-state-metrics k8s.io/kube-state-metrics/v2
 # Without the discovery of clouds it is half as large.
 build prometheus github.com/prometheus/prometheus/cmd/prometheus remove_all_sd,enable_kubernetes_sd
 
-# Each image is a program and, where our steps run a script in it, a shell. BusyBox
-# is one file under several names.
+# Each image is a program and, where our steps run a script in it, a shell.
 images=$(cd ../standin && mkdir -p "$out/bin" && CGO_ENABLED=0 $GO build -o "$out/bin/images" ./cmd/images && echo "$out/bin/images")
-busybox=$(command -v busybox) || { echo "workload: busybox-static is not installed; run make setup" >&2; exit 1; }
-shell=
-for applet in sh grep httpd nslookup sync timeout wget; do
-  shell="$shell;/bin/$applet=$busybox"
-done
 "$images" "$out/images.tar" \
-  "docker.io/edge-provision/busybox:1=/bin/sh$shell" \
-  "docker.io/edge-provision/fluentd-standin:1=/bin/fluentd-standin;/bin/fluentd-standin=$out/standin$shell" \
+  "docker.io/edge-provision/fluentd-standin:1=/bin/fluentd-standin;/bin/fluentd-standin=$out/standin;bin/busybox=/bin/busybox;bin/sh=->busybox" \
   "docker.io/edge-provision/provisioner-standin:1=/bin/provisioner-standin;/bin/provisioner-standin=$out/standin" \
   "reg.site.local:5000/portworx/px-operator:26.2.1=/operator;/operator=$out/standin" \
   "quay.io/prometheus/prometheus:v3.14.0=/bin/prometheus;/bin/prometheus=$out/prometheus" \

@@ -153,20 +153,24 @@ func (s *clusterStep) Verify(ctx context.Context) error {
 
 // Loss implements Remover.
 func (s *clusterStep) Loss(ctx context.Context) ([]string, error) {
+	return s.cluster.Loss(ctx, s.last(ctx), s.opts)
+}
+
+// last is the set for a removal. What is removed tells the inventory in the
+// cluster; the set adds delete hooks only. So a step can go also when its files
+// or machines are gone already.
+func (s *clusterStep) last(ctx context.Context) kube.Set {
 	set, err := s.set(ctx)
 	if err != nil {
-		return nil, err
+		s.env.Say("its objects cannot be made any more (%v); what was applied is removed, without delete hooks", err)
+		return kube.Set{}
 	}
-	return s.cluster.Loss(ctx, set, s.opts)
+	return set
 }
 
 // Remove implements Remover.
 func (s *clusterStep) Remove(ctx context.Context, data bool) error {
-	set, err := s.set(ctx)
-	if err != nil {
-		return err
-	}
-	return s.cluster.Remove(ctx, set, s.opts, data)
+	return s.cluster.Remove(ctx, s.last(ctx), s.opts, data)
 }
 
 // Undo implements Undoer. What holds data is left.
