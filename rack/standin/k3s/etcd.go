@@ -15,6 +15,9 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	etcdclient "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 // etcd is this server's member of the cluster's datastore.
@@ -55,7 +58,13 @@ func (s *server) dialEtcd(endpoints ...string) (*etcdclient.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return etcdclient.New(etcdclient.Config{Endpoints: endpoints, TLS: config, DialTimeout: 5 * time.Second, DialKeepAliveTime: 10 * time.Second})
+	// etcd is asked while it starts, and should be heard when it has.
+	soon := grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.2, Jitter: 0.1, MaxDelay: time.Second}, MinConnectTimeout: 3 * time.Second,
+	})
+	return etcdclient.New(etcdclient.Config{
+		Endpoints: endpoints, TLS: config, DialTimeout: 5 * time.Second, DialKeepAliveTime: 10 * time.Second, DialOptions: []grpc.DialOption{soon}, Logger: zap.NewNop(),
+	})
 }
 
 // etcdLimit bounds one request to etcd.
