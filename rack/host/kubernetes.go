@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 )
 
-// Files of Kubernetes in the cache: what `make kubernetes` builds.
+// Kubernetes is what `make kubernetes` has built: files in the cache.
 type Kubernetes struct {
 	// K3s is the stand-in for K3s, to be installed as "k3s"; its Kubernetes is
 	// that of Version. Next is the same code under the name of NextVersion.
