@@ -38,7 +38,7 @@ var calicoType = Type{
 		Check:   checkCalico,
 	},
 	New:   newCalico,
-	Needs: fileNeeds,
+	Needs: allNeeds(listedFiles, imageNeeds("probe_image")),
 }
 
 // k3sBusyBox is the image with a shell that K3s's own air-gap images hold.

@@ -196,11 +196,6 @@ func fileRefs(blocks cty.Value) []artifact.Ref {
 	return out
 }
 
-// fileNeeds lists the manifest files of a step, for bundles.
-func fileNeeds(inputs cty.Value) (artifact.Needs, error) {
-	return artifact.Needs{Files: fileRefs(inputs.GetAttr("manifest"))}, nil
-}
-
 // maxManifestBytes bounds what one file of manifests unpacks to. Calico's
 // definitions, the largest known, have three million.
 const maxManifestBytes = 64 << 20

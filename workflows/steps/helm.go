@@ -36,9 +36,6 @@ var helmType = Type{
 		Check:   checkHelm,
 	},
 	New: newHelm,
-	Needs: func(inputs cty.Value) (artifact.Needs, error) {
-		return artifact.Needs{Files: fileRefs(cty.TupleVal([]cty.Value{inputs.GetAttr("chart")}))}, nil
-	},
 }
 
 func checkHelm(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics {

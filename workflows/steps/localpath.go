@@ -25,7 +25,8 @@ var localPathType = Type{
 		CanUndo: true,
 		Check:   checkCluster,
 	},
-	New: newLocalPath,
+	New:   newLocalPath,
+	Needs: imageNeeds("probe_image"),
 }
 
 func newLocalPath(inputs cty.Value, env Env) (Step, error) {

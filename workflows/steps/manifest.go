@@ -27,8 +27,7 @@ var manifestType = Type{
 		Check:   checkManifest,
 		CanUndo: true,
 	},
-	New:   newManifest,
-	Needs: fileNeeds,
+	New: newManifest,
 }
 
 func checkManifest(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics {

@@ -98,3 +98,19 @@ func (concealer) Enter(_ cty.Path, v cty.Value) (cty.Value, error) {
 }
 
 func (concealer) Exit(_ cty.Path, v cty.Value) (cty.Value, error) { return v, nil }
+
+// allNeeds joins what several lists give.
+func allNeeds(lists ...func(cty.Value) (artifact.Needs, error)) func(cty.Value) (artifact.Needs, error) {
+	return func(inputs cty.Value) (artifact.Needs, error) {
+		var out artifact.Needs
+		for _, list := range lists {
+			needs, err := list(inputs)
+			if err != nil {
+				return out, err
+			}
+			out.Files, out.Images = append(out.Files, needs.Files...), append(out.Images, needs.Images...)
+			out.Documents = append(out.Documents, needs.Documents...)
+		}
+		return out, nil
+	}
+}

@@ -18,7 +18,6 @@ import (
 	"github.com/edge-provision/edge-provision/workflows"
 	"github.com/edge-provision/edge-provision/workflows/addon/portworx"
 	"github.com/edge-provision/edge-provision/workflows/addon/volume"
-	"github.com/edge-provision/edge-provision/workflows/artifact"
 	"github.com/edge-provision/edge-provision/workflows/kube"
 	"github.com/edge-provision/edge-provision/workflows/remote"
 	"github.com/edge-provision/edge-provision/workflows/site"
@@ -54,13 +53,8 @@ var portworxType = Type{
 		Outputs: map[string]cty.Type{"database_class": cty.String, "shared_class": cty.String, "devices": cty.Map(cty.List(cty.String))},
 		Check:   checkPortworx,
 	},
-	New: newPortworx,
-	Needs: func(inputs cty.Value) (artifact.Needs, error) {
-		files, err := fileNeeds(inputs)
-		images, imagesErr := imageNeeds("image")(inputs)
-		files.Images = images.Images
-		return files, errors.Join(err, imagesErr)
-	},
+	New:   newPortworx,
+	Needs: allNeeds(listedFiles, imageNeeds("image", "probe_image")),
 }
 
 // diskRules are the attributes that hold an expression over one disk.
