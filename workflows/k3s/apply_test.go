@@ -177,22 +177,6 @@ func TestServersJoinOneByOneAndAgentsAfterThem(t *testing.T) {
 	}
 }
 
-// read is a file of a host.
-func (w *world) read(machine, path string) string {
-	w.t.Helper()
-	b, err := os.ReadFile(filepath.Join(w.hosts[machine].root, path))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return string(b)
-}
-
-// set is what a fake program of a host answers with.
-func (w *world) set(machine, what, value string) {
-	w.t.Helper()
-	w.put(filepath.Join(w.hosts[machine].root, "fake", what), value, 0o644)
-}
-
 func TestDriftIsSeenAndJustThatIsRepaired(t *testing.T) {
 	tests := []struct {
 		name  string
@@ -577,15 +561,6 @@ func TestLabelsAndTaintsAreKept(t *testing.T) {
 	if node = w.node("a"); node.Labels["zone"] != "" || len(node.Spec.Taints) != 0 {
 		t.Errorf("node a has labels %v, taints %v; want what is no longer declared taken off", node.Labels, node.Spec.Taints)
 	}
-}
-
-func (w *world) node(name string) *core.Node {
-	w.t.Helper()
-	n, err := w.kube.CoreV1().Nodes().Get(w.t.Context(), name, meta.GetOptions{})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return n
 }
 
 func TestNamedSnapshotsAreTakenOnce(t *testing.T) {

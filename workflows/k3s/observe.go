@@ -35,7 +35,7 @@ type observation struct {
 	links map[string]bool
 	// commands are those of K3s's clients that there are, whoever brought them.
 	commands []string
-	units map[string]unit
+	units    map[string]unit
 	// networks are those of its interfaces, cluster's own excepted.
 	networks []netip.Prefix
 	// address is where SSH reached it.

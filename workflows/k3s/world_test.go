@@ -373,3 +373,28 @@ func (w *world) config(version string, servers, agents []string) Config {
 	}
 	return c
 }
+
+// read is a file of a host.
+func (w *world) read(machine, path string) string {
+	w.t.Helper()
+	b, err := os.ReadFile(filepath.Join(w.hosts[machine].root, path))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return string(b)
+}
+
+// set is what a fake program of a host answers with.
+func (w *world) set(machine, what, value string) {
+	w.t.Helper()
+	w.put(filepath.Join(w.hosts[machine].root, "fake", what), value, 0o644)
+}
+
+func (w *world) node(name string) *core.Node {
+	w.t.Helper()
+	n, err := w.kube.CoreV1().Nodes().Get(w.t.Context(), name, meta.GetOptions{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return n
+}
