@@ -409,6 +409,8 @@ func (b *builder) step(s *site.Step) Action {
 	case b.waitsForChange(s.Address):
 		a.Kind, a.Reason, a.Inputs, a.Changes = KindRun, "what it depends on changes first", "", nil
 		a.After = b.changing(s.Address)
+	case v.Refused:
+		return b.refuse(a, s.DeclRange, "Step cannot be carried out as declared", v.Detail)
 	case v.Presence == Unreachable:
 		a.Kind, a.Reason = KindUnreachable, v.Detail
 	case v.Presence == Present && len(v.Changes) == 0:

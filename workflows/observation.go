@@ -121,8 +121,10 @@ type StepView struct {
 	// Changes are lines of what would change; empty with Present means that
 	// nothing would.
 	Changes []string
-	// Detail says why the answer is Unreachable.
-	Detail string
+	// Detail says why the answer is Unreachable, or why the step is Refused:
+	// that it must not be done as declared, which no other time changes.
+	Detail  string
+	Refused bool
 	// Inputs is the digest of the step's inputs; empty while some of them are
 	// unknown, and then After names what they wait for.
 	Inputs string

@@ -82,7 +82,7 @@ func (s *clusterStep) Inspect(ctx context.Context) (Finding, error) {
 		return notAnswering(err)
 	}
 	if err := diff.Conflicts(); err != nil {
-		return Finding{}, err
+		return Finding{}, workflows.GiveUp(err)
 	}
 	f := Finding{Presence: workflows.Present, Changes: diff.Lines()}
 	if !diff.Installed {
@@ -109,13 +109,16 @@ func (s *clusterStep) resolve(ctx context.Context) (kube.Set, error) {
 	return set, nil
 }
 
-// notAnswering turns an error of asking the API server into a Finding.
+// notAnswering tells an API server or host that gives no answer from objects that
+// it does not take, or that cannot be made: those are refused, whenever it is
+// asked.
 func notAnswering(err error) (Finding, error) {
 	var gone *kube.UnreachableError
 	if errors.As(err, &gone) {
 		return Finding{Presence: workflows.Unreachable, Detail: err.Error()}, nil
 	}
-	return unreachable(err)
+	f, err := unreachable(err)
+	return f, workflows.GiveUp(err)
 }
 
 // Do implements Step.

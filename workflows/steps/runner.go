@@ -214,7 +214,7 @@ func (r *Runner) Inspect(ctx context.Context, s *site.Step, known site.Known) (w
 		// One host that refuses an answer must not cost the plan of all others.
 		f = Finding{Presence: workflows.Unreachable, Detail: err.Error()}
 	}
-	return workflows.StepView{Presence: f.Presence, Changes: f.Changes, Detail: f.Detail, Inputs: env.Inputs}, nil
+	return workflows.StepView{Presence: f.Presence, Changes: f.Changes, Detail: f.Detail, Refused: workflows.Final(err), Inputs: env.Inputs}, nil
 }
 
 // notInstalled lists the machines that the step needs and that have no system
