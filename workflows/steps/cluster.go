@@ -91,6 +91,14 @@ func (s *clusterStep) Inspect(ctx context.Context) (Finding, error) {
 	return f, nil
 }
 
+// announce implements announcer.
+func (s *clusterStep) announce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	defer cancel()
+	_, err := s.resolve(ctx)
+	return err
+}
+
 // resolve makes the objects and tells the other steps about them.
 func (s *clusterStep) resolve(ctx context.Context) (kube.Set, error) {
 	set, err := s.set(ctx)

@@ -1,12 +1,14 @@
 package steps
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"sync"
 
 	"github.com/edge-provision/edge-provision/workflows/kube"
+	"github.com/edge-provision/edge-provision/workflows/site"
 )
 
 // Declared knows which step of a run declares which object of which cluster. Two
@@ -51,4 +53,38 @@ func (d *Declared) elsewhere(server, address string, id kube.ID) string {
 		return by
 	}
 	return ""
+}
+
+// announcer is a step that tells Declared what it declares.
+type announcer interface {
+	announce(ctx context.Context) error
+}
+
+// announce lets every step whose inputs are known say what it declares, before
+// the first one is inspected: an object that moves to a later step is otherwise
+// seen as one to delete. What goes wrong here the inspection says; a cluster that
+// does not answer is not asked for every step.
+func (r *Runner) announce(ctx context.Context, known site.Known) error {
+	for _, s := range r.ordered() {
+		when, diags := r.Site.StepWhen(s, known)
+		if diags.HasErrors() {
+			return diags
+		}
+		inputs, diags := r.Site.StepInputs(s, known)
+		if diags.HasErrors() {
+			return diags
+		}
+		if when.IsKnown() && !when.IsNull() && when.True() && inputs.IsWhollyKnown() {
+			if step, _, err := r.make(ctx, s, inputs); err == nil {
+				var gone *kube.UnreachableError
+				if a, ok := step.(announcer); ok && errors.As(a.announce(ctx), &gone) {
+					return nil
+				}
+			}
+		}
+		if err := r.learn(ctx, s, &known); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -275,8 +275,15 @@ func (o *Observer) power(ctx context.Context, m *site.Machine, v *workflows.Mach
 
 // steps has each step inspect itself, as far as its inputs are known.
 func (o *Observer) steps(ctx context.Context, seen *workflows.Observation) error {
+	if err := o.Runner.announce(ctx, o.Runner.known(seen.Machines)); err != nil {
+		return err
+	}
 	known := o.Runner.known(seen.Machines)
 	for _, s := range o.Runner.ordered() {
+		if on := silent(s, seen); on != "" {
+			seen.Steps[s.Address] = workflows.StepView{Presence: workflows.Unreachable, Detail: on + " cannot be asked, and this depends on it"}
+			continue
+		}
 		v, err := o.Runner.Inspect(ctx, s, known)
 		if err != nil {
 			return err
@@ -287,6 +294,17 @@ func (o *Observer) steps(ctx context.Context, seen *workflows.Observation) error
 		}
 	}
 	return nil
+}
+
+// silent is a step that s depends on and that could not be asked. Asking s would
+// wait for the same silence once more.
+func silent(s *site.Step, seen *workflows.Observation) string {
+	for _, d := range s.DependsOn {
+		if seen.Steps[d].Presence == workflows.Unreachable {
+			return d
+		}
+	}
+	return ""
 }
 
 // orphans are addresses with an applied record that site.hcl no longer has.
