@@ -4,6 +4,8 @@
 # What is built is kept in the user's cache and built again only when its source
 # has changed.
 #
+# The same source gives the same files, whatever the repository around it says.
+#
 # usage: build.sh [DIRECTORY]
 #   DIRECTORY  where to keep it; by default
 #              ${XDG_CACHE_HOME:-~/.cache}/edge-provision/kubernetes/v1.34.4
@@ -16,7 +18,7 @@ next=v1.35.1
 out=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/edge-provision/kubernetes/$version}
 GO=${GO:-go}
 
-digest=$( (echo "$version $next"; $GO env GOVERSION GOARCH; find . -type f ! -name '*_test.go' ! -name '*.md' | LC_ALL=C sort | xargs sha256sum) | sha256sum | cut -d' ' -f1)
+digest=$( (echo "$version $next"; $GO env GOVERSION GOARCH; find . -path ./prometheus -prune -o -type f ! -name '*_test.go' ! -name '*.md' -print | LC_ALL=C sort | xargs sha256sum) | sha256sum | cut -d' ' -f1)
 if [ "$(cat "$out/source.sha256" 2>/dev/null)" = "$digest" ]; then
   exit 0
 fi
@@ -32,7 +34,7 @@ fi
 build() {
   echo "kubernetes: building $1 $2 (the first time takes about 5 minutes on two cores)" >&2
   base=k8s.io/component-base/version
-  CGO_ENABLED=0 nice $GO build -trimpath -ldflags "-s -w -X $base.gitVersion=$2 -X $base.gitCommit=standin -X $base.gitMajor=1 -X $base.gitMinor=$(echo "$2" | cut -d. -f2)" -o "$out/$1.new" "$3"
+  CGO_ENABLED=0 nice $GO build -buildvcs=false -trimpath -ldflags "-s -w -X $base.gitVersion=$2 -X $base.gitCommit=standin -X $base.gitMajor=1 -X $base.gitMinor=$(echo "$2" | cut -d. -f2)" -o "$out/$1.new" "$3"
   mv -f "$out/$1.new" "$out/$1"
 }
 
@@ -47,7 +49,7 @@ done
 work=$(mktemp -d)
 trap 'rm -r "$work"' EXIT
 for name in toolbox images calico-standin; do
-  CGO_ENABLED=0 nice $GO build -trimpath -ldflags '-s -w' -o "$work/$name" "./cmd/$name"
+  CGO_ENABLED=0 nice $GO build -buildvcs=false -trimpath -ldflags '-s -w' -o "$work/$name" "./cmd/$name"
 done
 shell="bin/busybox=/bin/busybox"
 for applet in sh cat cut date echo env false grep head httpd ip ls mkdir nc nslookup printf rm sed sleep tail test timeout touch tr true wc wget; do

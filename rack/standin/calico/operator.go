@@ -88,7 +88,7 @@ func (o *Operator) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := state{}
+	var s state
 	switch fail := installation.GetAnnotations()[FailAnnotation]; {
 	case fail == "degraded":
 		s = state{degraded: true, reason: "ResourceUpdateError", message: "calico-standin was told to fail by annotation " + FailAnnotation}

@@ -27,7 +27,6 @@ type agent struct {
 
 	// server is where the supervisor and the API server are reached.
 	server     string
-	isServer   bool
 	credential credential
 	ca         []byte
 	config     clusterConfig
@@ -47,8 +46,10 @@ func runAgent(ctx context.Context, set settings, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	a := &agent{settings: set, node: n, log: log, dir: filepath.Join(set.dataDir(), "agent"), processes: newProcesses(log),
-		credential: credential{hash: given.hash, user: "node", password: given.password}}
+	a := &agent{
+		settings: set, node: n, log: log, dir: filepath.Join(set.dataDir(), "agent"), processes: newProcesses(log),
+		credential: credential{hash: given.hash, user: "node", password: given.password},
+	}
 	defer a.processes.stop()
 	if err := os.MkdirAll(a.dir, 0o700); err != nil {
 		return err

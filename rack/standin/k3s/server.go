@@ -133,8 +133,10 @@ func runServer(ctx context.Context, set settings, log *slog.Logger) error {
 	if err := s.startControlPlane(ctx); err != nil {
 		return err
 	}
-	a := &agent{settings: set, node: n, log: log, dir: filepath.Join(set.dataDir(), "agent"), processes: s.processes, server: localURL, isServer: true,
-		credential: credential{user: "node", password: s.agentToken}, ca: s.ca}
+	a := &agent{
+		settings: set, node: n, log: log, dir: filepath.Join(set.dataDir(), "agent"), processes: s.processes, server: localURL,
+		credential: credential{user: "node", password: s.agentToken}, ca: s.ca,
+	}
 	// An agent's network waits for what this grants.
 	go s.controlNodes(ctx)
 	if err := a.start(ctx); err != nil {

@@ -121,9 +121,13 @@ func (d Device) Sync(peers []Peer) error {
 func Masquerade(ctx context.Context, chain string, own, cluster netip.Prefix) error {
 	nat, forward := chain+"-POSTRTG", chain+"-FWD"
 	for _, args := range [][]string{
-		{"-t", "nat", "-N", nat}, {"-t", "nat", "-F", nat}, {"-t", "filter", "-N", forward}, {"-t", "filter", "-F", forward},
+		{"-t", "nat", "-N", nat},
+		{"-t", "nat", "-F", nat},
+		{"-t", "filter", "-N", forward},
+		{"-t", "filter", "-F", forward},
 		{"-t", "nat", "-A", nat, "-s", own.String(), "!", "-d", cluster.String(), "-j", "MASQUERADE"},
-		{"-t", "filter", "-A", forward, "-s", cluster.String(), "-j", "ACCEPT"}, {"-t", "filter", "-A", forward, "-d", cluster.String(), "-j", "ACCEPT"},
+		{"-t", "filter", "-A", forward, "-s", cluster.String(), "-j", "ACCEPT"},
+		{"-t", "filter", "-A", forward, "-d", cluster.String(), "-j", "ACCEPT"},
 	} {
 		if err := iptables(ctx, args...); err != nil && args[2] != "-N" {
 			return err

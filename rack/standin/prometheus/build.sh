@@ -19,7 +19,7 @@ if [ "$(cat "$out/source.sha256" 2>/dev/null)" = "$digest" ]; then
   exit 0
 fi
 echo "prometheus: building $version (the first time takes about 2 minutes on two cores)" >&2
-CGO_ENABLED=0 nice $GO build -trimpath -tags remove_all_sd,enable_kubernetes_sd -ldflags "-s -w -X github.com/prometheus/common/version.Version=3.14.0" \
+CGO_ENABLED=0 nice $GO build -buildvcs=false -trimpath -tags remove_all_sd,enable_kubernetes_sd -ldflags "-s -w -X github.com/prometheus/common/version.Version=3.14.0" \
   -o "$out/prometheus.new" github.com/prometheus/prometheus/cmd/prometheus
 mv -f "$out/prometheus.new" "$out/prometheus"
 echo "$digest" >"$out/source.sha256"

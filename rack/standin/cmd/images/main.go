@@ -86,7 +86,7 @@ func write(output string, texts []string) (err error) {
 		digest := hexSum(layer)
 		config, err := json.Marshal(map[string]any{
 			"architecture": "amd64", "os": "linux", "created": "2026-01-01T00:00:00Z",
-			"config": map[string]any{"Entrypoint": i.command, "Env": []string{"PATH=/bin"}},
+			"config": map[string]any{"Entrypoint": i.command, "Env": []string{"PATH=/usr/local/bin:/usr/bin:/bin"}},
 			"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + digest}},
 		})
 		if err != nil {
