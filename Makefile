@@ -35,6 +35,10 @@ kubernetes: ## Build the real Kubernetes, etcd and the stand-in for K3s that tes
 workload: ## Build the real Prometheus and its exporters, and stand-ins for images, that pods of tests run
 	GO='$(GO)' rack/workload/build.sh
 
+.PHONY: test-standin
+test-standin: ## The tests of the stand-ins, which are a module of their own
+	cd rack/standin && $(GO) test ./calico ./k3s
+
 .PHONY: prometheus
 prometheus: ## Build the real Prometheus that tests run, into the cache
 	GO='$(GO)' rack/standin/prometheus/build.sh
@@ -44,8 +48,8 @@ test: ## All tests that need neither root nor emulation (RACE=1: under the race 
 	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(if $(RACE),-race) ./...
 
 .PHONY: e2e
-e2e: setup build ## End-to-end scenarios in emulated machines (root)
-	$(GO) test -tags e2e -count 1 -p 1 -timeout 45m -v $(E2E_FLAGS) ./rack/scenario
+e2e: setup build kubernetes workload ## End-to-end scenarios in emulated machines and in containers (root)
+	$(GO) test -tags e2e -count 1 -p 1 -timeout 60m -v $(E2E_FLAGS) ./rack/scenario
 
 .PHONY: e2e-packages
 e2e-packages: setup build ## The packages' own tests on real firmware, kernels and networks; prints the time of each (root)
@@ -85,7 +89,7 @@ check-generated: generate ## Fail when generated code or go.mod is not current
 	  echo "generated code is not current; run 'make generate' and commit:"; git status --porcelain ent go.mod go.sum; exit 1; fi
 
 .PHONY: ci
-ci: lint check-generated ## Everything CI checks, in its order
+ci: lint check-generated kubernetes workload ## Everything CI checks, in its order
 	$(MAKE) test RACE=1
 	$(MAKE) e2e
 	$(MAKE) e2e-packages
