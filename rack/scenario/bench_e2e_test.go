@@ -62,7 +62,7 @@ func TestMeasureTheMainJob(t *testing.T) {
 		{key: "uefi", mac: inventory.MAC{0x52, 0x54, 0, 0xe2, 1, 11}, ip: netip.MustParseAddr("172.22.0.11")},
 		{key: "bios", mac: inventory.MAC{0x52, 0x54, 0, 0xe2, 1, 12}, ip: netip.MustParseAddr("172.22.0.12")},
 	} {
-		l.measure(report, m, image, installer, nothing)
+		l.measure(report, m, image, installer.Kernel.Path, nothing)
 	}
 }
 
@@ -73,10 +73,10 @@ type measured struct {
 	ip  netip.Addr
 }
 
-func (l *lab) measure(report io.Writer, m measured, image imagebuilder.Artifact, installer imagebuilder.Installer, nothing []byte) {
+func (l *lab) measure(report io.Writer, m measured, image imagebuilder.Artifact, kernel, nothing string) {
 	l.t.Helper()
 	address := `machine.node["` + m.key + `"]`
-	netboot := l.floorOfNetboot(address, m.mac, m.ip, installer, nothing)
+	netboot := l.floorOfNetboot(address, floorBoot{Site: l.name, MAC: m.mac, IP: m.ip, Kernel: kernel, Initramfs: nothing})
 	l.want(0, l.apply("--target", address, l.site))
 	var trace timeline.Timeline
 	if err := json.Unmarshal([]byte(l.must(commandLimit, "trace", "--json", address).stdout), &trace); err != nil {

@@ -3,8 +3,10 @@
 package scenario
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +20,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -58,7 +61,7 @@ func (l *lab) listen(handler http.HandlerFunc) *http.Server {
 
 // floorOfNetboot is the time from power-on to the first HTTP request of an init
 // that does nothing else, over the same firmware, DHCP, iPXE and kernel.
-func (l *lab) floorOfNetboot(address string, mac inventory.MAC, ip netip.Addr, installer imagebuilder.Installer, initramfs []byte) time.Duration {
+func (l *lab) floorOfNetboot(address string, boot floorBoot) time.Duration {
 	l.t.Helper()
 	asked := make(chan time.Time, 1)
 	server := l.listen(func(http.ResponseWriter, *http.Request) {
@@ -68,7 +71,7 @@ func (l *lab) floorOfNetboot(address string, mac inventory.MAC, ip netip.Addr, i
 		}
 	})
 	defer server.Close()
-	stop := l.netboot(mac, ip, installer, initramfs)
+	stop := l.netboot(boot)
 	defer stop()
 
 	ctx, cancel := context.WithTimeout(l.t.Context(), time.Minute)
@@ -88,36 +91,91 @@ func (l *lab) floorOfNetboot(address string, mac inventory.MAC, ip netip.Addr, i
 	}
 }
 
-// netboot serves one machine with the floor's init until stop is called.
-func (l *lab) netboot(mac inventory.MAC, ip netip.Addr, installer imagebuilder.Installer, initramfs []byte) (stop func()) {
+// floorBoot is what the floor's netboot serves; the process that does it gets
+// it as JSON.
+type floorBoot struct {
+	Site              string
+	MAC               inventory.MAC
+	IP                netip.Addr
+	Kernel, Initramfs string // paths
+}
+
+// floorVariable carries a floorBoot.
+const floorVariable = "EDGE_FLOOR_BOOT"
+
+// netboot serves one machine with the floor's init until stop is called. It is
+// done by a process inside the rack, because TFTP opens a socket for each
+// transfer.
+func (l *lab) netboot(boot floorBoot) (stop func()) {
 	l.t.Helper()
-	ctx, cancel := context.WithCancel(l.t.Context())
-	only := onlyOne{mac: mac, ip: ip, line: fmt.Sprintf("console=ttyS0 quiet floor.address=%s/%d floor.url=http://%s/", ip, floorNetwork.Bits(), floorServer)}
-	var server *pxe.Server
-	err := l.rack.Enter(func() (err error) {
-		server, err = pxe.Listen(ctx, pxe.Config{
-			Site: l.name, Network: "edge", Interface: floorInterface, Prefix: floorNetwork, Mode: pxe.ModeServer, Booter: only, Leases: only,
-		})
-		return err
-	})
+	config, err := json.Marshal(boot)
 	if err != nil {
+		l.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(l.t.Context())
+	cmd := l.rack.Command(ctx, os.Args[0], "-test.run", "^TestServeTheFloor$", "-test.v")
+	cmd.Env = append(os.Environ(), floorVariable+"="+string(config))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		cancel()
 		l.t.Fatalf("serving the floor's netboot = %v", err)
 	}
-	for _, a := range []pxe.Asset{
-		{Name: "vmlinuz", Kind: pxe.AssetKernel, Path: installer.Kernel.Path, Size: installer.Kernel.Bytes},
-		{Name: "initramfs", Kind: pxe.AssetInitramfs, Content: initramfs, Size: int64(len(initramfs))},
-	} {
-		if _, err := server.Register(a); err != nil {
-			l.t.Fatalf("serving the floor's netboot = %v", err)
-		}
+	ready := false
+	for lines := bufio.NewScanner(out); !ready && lines.Scan(); {
+		ready = strings.Contains(lines.Text(), floorReady)
 	}
-	done := make(chan error, 1)
-	go func() { done <- server.Serve(ctx) }()
+	if !ready {
+		cancel()
+		l.t.Fatalf("serving the floor's netboot ended before it began: %v", cmd.Wait())
+	}
 	return func() {
 		cancel()
-		if err := <-done; err != nil {
-			l.t.Errorf("serving the floor's netboot = %v", err)
+		// It ends by being killed.
+		_ = cmd.Wait()
+	}
+}
+
+// floorReady is what the serving process says when it answers.
+const floorReady = "the floor's netboot is served"
+
+// TestServeTheFloor is no test: it serves the floor's netboot for the test that
+// runs it inside a rack, until it is killed.
+func TestServeTheFloor(t *testing.T) {
+	config := os.Getenv(floorVariable)
+	if config == "" {
+		t.Skip("a part of TestMeasureTheMainJob")
+	}
+	var boot floorBoot
+	if err := json.Unmarshal([]byte(config), &boot); err != nil {
+		t.Fatal(err)
+	}
+	only := onlyOne{mac: boot.MAC, ip: boot.IP, line: fmt.Sprintf("console=ttyS0 quiet floor.address=%s/%d floor.url=http://%s/", boot.IP, floorNetwork.Bits(), floorServer)}
+	server, err := pxe.Listen(t.Context(), pxe.Config{
+		Site: boot.Site, Network: "edge", Interface: floorInterface, Prefix: floorNetwork, Mode: pxe.ModeServer, Booter: only, Leases: only,
+	})
+	if err != nil {
+		t.Fatalf("serving the floor's netboot = %v", err)
+	}
+	for _, a := range []pxe.Asset{
+		{Name: "vmlinuz", Kind: pxe.AssetKernel, Path: boot.Kernel},
+		{Name: "initramfs", Kind: pxe.AssetInitramfs, Path: boot.Initramfs},
+	} {
+		info, err := os.Stat(a.Path)
+		if err != nil {
+			t.Fatal(err)
 		}
+		a.Size = info.Size()
+		if _, err := server.Register(a); err != nil {
+			t.Fatalf("serving the floor's netboot = %v", err)
+		}
+	}
+	fmt.Println(floorReady)
+	if err := server.Serve(t.Context()); err != nil {
+		t.Fatalf("serving the floor's netboot = %v", err)
 	}
 }
 
@@ -144,8 +202,8 @@ func (o onlyOne) Leases(context.Context, string) ([]inventory.Lease, error) { re
 func (o onlyOne) Commit(context.Context, inventory.Lease) error { return nil }
 
 // nothing is an initramfs with the driver of the rack's network cards and an
-// init that makes one HTTP request.
-func (l *lab) nothing(installer imagebuilder.Installer) []byte {
+// init that makes one HTTP request. It returns its path.
+func (l *lab) nothing(installer imagebuilder.Installer) string {
 	l.t.Helper()
 	program := filepath.Join(l.dir, "nothing")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "./testdata/nothing")
@@ -175,7 +233,11 @@ func (l *lab) nothing(installer imagebuilder.Installer) []byte {
 	if err := errors.Join(err, w.Close(), compressor.Close()); err != nil {
 		l.t.Fatalf("packing the floor's initramfs = %v", err)
 	}
-	return archive.Bytes()
+	name := filepath.Join(l.dir, "nothing.initramfs")
+	if err := os.WriteFile(name, archive.Bytes(), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	return name
 }
 
 // driver is what the installer's initramfs has of some modules and all that they
