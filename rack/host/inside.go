@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -86,6 +87,28 @@ func (l *Lab) keepSysctls() error {
 			}
 			return nil
 		})
+	}
+	return nil
+}
+
+// inotify are limits per user that the hosts' users, all root, share: a host with
+// a node's programs takes about 25 instances, and the kernel's own limit is 128.
+var inotify = map[string]int{"fs/inotify/max_user_instances": 8192, "fs/inotify/max_user_watches": 524288}
+
+// raiseInotify raises the limits, which keepSysctls has noted.
+func raiseInotify() error {
+	for name, want := range inotify {
+		path := filepath.Join("/proc/sys", name)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("reading setting %s: %w", name, err)
+		}
+		if have, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && have >= want {
+			continue
+		}
+		if err := os.WriteFile(path, []byte(strconv.Itoa(want)), 0o644); err != nil {
+			return fmt.Errorf("raising setting %s to %d: %w", name, want, err)
+		}
 	}
 	return nil
 }

@@ -140,7 +140,8 @@ func (c Config) withDefaults() (Config, error) {
 }
 
 // Start starts the hosts and returns when SSH answers on each. It needs root.
-// When it fails nothing is left.
+// When it fails nothing is left. Labs of several programs at a time work, but the
+// one that closes last decides what is restored of the machine's settings.
 func Start(ctx context.Context, config Config) (_ *Lab, err error) {
 	if err := checkPrograms(); err != nil {
 		return nil, err
@@ -164,6 +165,9 @@ func Start(ctx context.Context, config Config) (_ *Lab, err error) {
 		return nil, err
 	}
 	if err := l.keepSysctls(); err != nil {
+		return nil, err
+	}
+	if err := raiseInotify(); err != nil {
 		return nil, err
 	}
 	if err := l.unpack(ctx); err != nil {
