@@ -39,10 +39,6 @@ workload: ## Build the real Prometheus and its exporters, and stand-ins for imag
 test-standin: ## The tests of the stand-ins, which are a module of their own
 	cd rack/standin && $(GO) test ./calico ./k3s
 
-.PHONY: prometheus
-prometheus: ## Build the real Prometheus that tests run, into the cache
-	GO='$(GO)' rack/standin/prometheus/build.sh
-
 .PHONY: test
 test: ## All tests that need neither root nor emulation (RACE=1: under the race detector)
 	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(if $(RACE),-race) ./...

@@ -155,6 +155,7 @@ func TestClusterWithAddOns(t *testing.T) {
     image       = "portworx/oci-monitor:3.6.1"
     preloaded   = true
     kvdb_disk   = "disk.bytes >= GiB(32)"
+    waive       = ["cores", "memory"] # the hosts share what this machine has
     depends_on  = [step.manifest.provisioner]
     snapshots {
       every_minutes = 60

@@ -18,7 +18,7 @@ next=v1.35.1
 out=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/edge-provision/kubernetes/$version}
 GO=${GO:-go}
 
-digest=$( (echo "$version $next"; $GO env GOVERSION GOARCH; find . -path ./prometheus -prune -o -type f ! -name '*_test.go' ! -name '*.md' -print | LC_ALL=C sort | xargs sha256sum) | sha256sum | cut -d' ' -f1)
+digest=$( (echo "$version $next"; $GO env GOVERSION GOARCH; find . -type f ! -name '*_test.go' ! -name '*.md' | LC_ALL=C sort | xargs sha256sum) | sha256sum | cut -d' ' -f1)
 if [ "$(cat "$out/source.sha256" 2>/dev/null)" = "$digest" ]; then
   exit 0
 fi

@@ -40,6 +40,7 @@ var portworxType = Type{
 			"preloaded":            attribute("preloaded", cty.Bool, false),
 			"versions":             attribute("versions", cty.String, false),
 			"kernels":              attribute("kernels", cty.List(cty.String), false),
+			"waive":                attribute("waive", cty.List(cty.String), false),
 			"data_interface":       attribute("data_interface", cty.String, false),
 			"management_interface": attribute("management_interface", cty.String, false),
 			"telemetry":            attribute("telemetry", cty.Bool, false),
@@ -70,6 +71,14 @@ func checkPortworx(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostic
 		_, wrong := query.Parse(v.AsString(), query.Disk)
 		for _, d := range wrong {
 			diags = append(diags, mistake(ranges, name, d.Summary, fmt.Sprintf("%s: %s", name, d.Detail)))
+		}
+	}
+	waive, _ := inputs.GetAttr("waive").UnmarkDeep()
+	if waive.IsWhollyKnown() && !waive.IsNull() {
+		for _, w := range waive.AsValueSlice() {
+			if w.AsString() != portworx.Cores && w.AsString() != portworx.Memory {
+				diags = append(diags, mistake(ranges, "waive", "Requirement that cannot be waived", fmt.Sprintf("%q is not \"cores\" or \"memory\".", w.AsString())))
+			}
 		}
 	}
 	nodes := inputs.GetAttr("nodes")
@@ -113,7 +122,7 @@ func newPortworx(inputs cty.Value, env Env) (Step, error) {
 	}
 	s.config = portworx.Config{
 		Name: cmp.Or(text(inputs, "name"), env.Site), Image: text(inputs, "image"), Registry: text(inputs, "registry"),
-		Preloaded: truth(inputs, "preloaded"), Versions: text(inputs, "versions"), Kernels: textList(inputs, "kernels"),
+		Preloaded: truth(inputs, "preloaded"), Versions: text(inputs, "versions"), Kernels: textList(inputs, "kernels"), Waived: textList(inputs, "waive"),
 		DataInterface: text(inputs, "data_interface"), ManagementInterface: text(inputs, "management_interface"), Telemetry: truth(inputs, "telemetry"),
 	}
 	if b, _ := inputs.GetAttr("snapshots").Unmark(); !b.IsNull() {

@@ -42,6 +42,8 @@ type Config struct {
 	Nodes    []Node
 	// Kernels are the series that this release supports; see Preflight.
 	Kernels []string
+	// Waived are requirements that are not checked; see Preflight.
+	Waived []string
 	// DataInterface and ManagementInterface name the ports that storage and
 	// control use; empty leaves the choice to Portworx.
 	DataInterface, ManagementInterface string
@@ -83,7 +85,7 @@ func (c Config) Set() (kube.Set, error) {
 	if !slices.ContainsFunc(c.Upstream, func(o kube.Object) bool { return o.GetKind() == "Deployment" }) {
 		return kube.Set{}, errors.New("portworx: the upstream manifests hold no Deployment: the operator is missing")
 	}
-	if problems := Preflight(c.Nodes, c.Kernels); len(problems) > 0 {
+	if problems := Preflight(c.Nodes, c.Kernels, c.Waived); len(problems) > 0 {
 		return kube.Set{}, fmt.Errorf("portworx: %s", strings.Join(problems, "\n  "))
 	}
 	objects := []kube.Object{kube.Make("v1", "Namespace", "", Namespace, map[string]any{

@@ -62,7 +62,12 @@ func TestPreflight(t *testing.T) {
 			}
 		})
 	}
-	if got := Preflight(config(t).Nodes, nil); len(got) > 0 {
+	small := config(t).Nodes
+	small[1].Cores, small[2].MemoryBytes = 2, 2<<30
+	if got := Preflight(small, nil, []string{Cores, Memory}); len(got) > 0 {
+		t.Errorf("Preflight(small nodes, waived) = %q", got)
+	}
+	if got := Preflight(config(t).Nodes, nil, nil); len(got) > 0 {
 		t.Errorf("Preflight(good nodes) = %q", got)
 	}
 }

@@ -15,11 +15,19 @@ const (
 	minDisk      = 8 << 30
 )
 
+// The requirements that can be waived.
+const (
+	Cores  = "cores"
+	Memory = "memory"
+)
+
 // Preflight lists why Portworx would not work on these nodes, with what to do;
 // empty when it would. Kernels are the series, such as 6.1, that this release of
 // Portworx supports: its module is built for the running kernel, and on another
-// it would not start. Without any, kernels are not looked at.
-func Preflight(nodes []Node, kernels []string) []string {
+// it would not start. Without any, kernels are not looked at. Waived are
+// requirements on a node's size that somebody has decided to do without: Cores,
+// Memory.
+func Preflight(nodes []Node, kernels, waived []string) []string {
 	var out []string
 	if len(nodes) < minNodes {
 		out = append(out, fmt.Sprintf("it needs %d nodes with disks, and %d are named. With one or two, use step \"local_path\" for volumes that stay on their node; "+
@@ -27,7 +35,7 @@ func Preflight(nodes []Node, kernels []string) []string {
 	}
 	kvdb := 0
 	for _, n := range nodes {
-		out = append(out, n.problems(kernels)...)
+		out = append(out, n.problems(kernels, waived)...)
 		if n.KVDB != "" {
 			kvdb++
 		}
@@ -38,7 +46,7 @@ func Preflight(nodes []Node, kernels []string) []string {
 	return out
 }
 
-func (n Node) problems(kernels []string) []string {
+func (n Node) problems(kernels, waived []string) []string {
 	var out []string
 	say := func(format string, args ...any) {
 		out = append(out, n.Machine+": "+fmt.Sprintf(format, args...))
@@ -59,12 +67,12 @@ func (n Node) problems(kernels []string) []string {
 	if n.KVDB != "" && n.KVDBBytes < minKVDBBytes {
 		say("its key-value disk %s has %d bytes; %d GiB are needed", n.KVDB, n.KVDBBytes, minKVDBBytes>>30)
 	}
-	if n.Cores > 0 && n.Cores < minCores {
-		say("it has %d cores; Portworx needs %d", n.Cores, minCores)
+	if n.Cores > 0 && n.Cores < minCores && !slices.Contains(waived, Cores) {
+		say("it has %d cores; Portworx needs %d (a trial can waive \"cores\")", n.Cores, minCores)
 	}
 	// Firmware and graphics take a part of what is built in.
-	if n.MemoryBytes > 0 && n.MemoryBytes < minMemory/100*95 {
-		say("it has %d MiB of memory; Portworx needs %d MiB", n.MemoryBytes>>20, minMemory>>20)
+	if n.MemoryBytes > 0 && n.MemoryBytes < minMemory/100*95 && !slices.Contains(waived, Memory) {
+		say("it has %d MiB of memory; Portworx needs %d MiB (a trial can waive \"memory\")", n.MemoryBytes>>20, minMemory>>20)
 	}
 	if len(kernels) > 0 && n.Kernel != "" && !slices.Contains(kernels, series(n.Kernel)) {
 		say("its kernel %s is not one that Portworx supports (%s); choose an image with another kernel", n.Kernel, strings.Join(kernels, ", "))
