@@ -34,8 +34,16 @@ func listen(c *cluster) *sink {
 	}
 	s := &sink{url: "http://" + l.Addr().String(), nodes: map[string]bool{}}
 	server := &http.Server{Handler: s, ReadHeaderTimeout: time.Minute}
-	go server.Serve(l) // its error is that of Close
-	c.t.Cleanup(func() { server.Close() })
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	c.t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			c.t.Error(err)
+		}
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			c.t.Error(err)
+		}
+	})
 	return s
 }
 
@@ -201,7 +209,8 @@ func TestClusterWithAddOns(t *testing.T) {
 	r := c.want(2, c.run(commandLimit, "plan", "--detailed-exitcode", c.site))
 	for _, line := range []string{
 		"ConfigMap/edge-logging/fluentd: create: somebody deleted it", "NetworkPolicy/pos/edge-provision-tenant: create: somebody deleted it",
-		"changed by kubectl-set"} {
+		"changed by kubectl-set",
+	} {
 		if !strings.Contains(r.stdout, line) {
 			t.Errorf("plan = %s\nwant %q in it", r.stdout, line)
 		}

@@ -131,11 +131,13 @@ func TestAPIServerTakesEveryAddOn(t *testing.T) {
 			patch           string
 		}{
 			{
-				"calico", "spec.order", schema.GroupVersionResource{Group: "crd.projectcalico.org", Version: "v1", Resource: "globalnetworkpolicies"},
+				"calico", "spec.order",
+				schema.GroupVersionResource{Group: "crd.projectcalico.org", Version: "v1", Resource: "globalnetworkpolicies"},
 				"", "default.edge-provision-tenants", `{"spec": {"order": 9}}`,
 			},
 			{
-				"portworx", "deleteStrategy", schema.GroupVersionResource{Group: "core.libopenstorage.org", Version: "v1", Resource: "storageclusters"},
+				"portworx", "deleteStrategy",
+				schema.GroupVersionResource{Group: "core.libopenstorage.org", Version: "v1", Resource: "storageclusters"},
 				portworx.Namespace, "store-0421", `{"spec": {"deleteStrategy": {"type": "UninstallAndWipe"}}}`,
 			},
 		} {

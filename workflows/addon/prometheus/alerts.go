@@ -10,38 +10,70 @@ type alert struct {
 // K3s's, etcd's, kube-state-metrics', node exporter's, fluent-plugin-prometheus'
 // and Portworx's own references of metrics.
 var edgeAlerts = []alert{
-	{"NodeNotReady", `kube_node_status_condition{condition="Ready",status="true"} == 0`, "5m", "critical",
-		"Node {{ $labels.node }} is not ready. Look at it with edge-provision why, or at its power."},
-	{"TargetDown", `up == 0`, "10m", "warning",
-		"{{ $labels.job }} at {{ $labels.instance }} has not answered for ten minutes."},
-	{"DiskFullInADay", `predict_linear(node_filesystem_avail_bytes{fstype=~"ext4|xfs"}[6h], 86400) < 0 and node_filesystem_avail_bytes / node_filesystem_size_bytes < 0.4`, "30m", "warning",
-		"{{ $labels.mountpoint }} of {{ $labels.node }} will be full within a day at this rate."},
-	{"DiskAlmostFull", `node_filesystem_avail_bytes{fstype=~"ext4|xfs"} / node_filesystem_size_bytes < 0.1`, "10m", "critical",
-		"{{ $labels.mountpoint }} of {{ $labels.node }} has less than a tenth left."},
-	{"EtcdNoLeader", `etcd_server_has_leader == 0`, "1m", "critical",
-		"etcd at {{ $labels.instance }} has no leader: the cluster takes no changes."},
-	{"EtcdSlowDisk", `histogram_quantile(0.99, rate(etcd_disk_wal_fsync_duration_seconds_bucket[5m])) > 0.5`, "10m", "warning",
-		"etcd at {{ $labels.instance }} waits more than half a second for its disk."},
-	{"CertificateExpires", `min by (instance) (k3s_certificate_expiration_seconds) < 30 * 86400`, "1h", "warning",
-		"A certificate of K3s at {{ $labels.instance }} ends in less than 30 days; restart K3s to renew it."},
-	{"EtcdSnapshotOld", `sum by (instance) (increase(k3s_etcd_snapshot_save_duration_seconds_count{status="success"}[2d])) == 0`, "1h", "warning",
-		"etcd at {{ $labels.instance }} has made no snapshot for two days."},
-	{"ClockSkew", `abs(node_timex_offset_seconds) > 0.5 or node_timex_sync_status == 0`, "30m", "warning",
-		"The clock of {{ $labels.node }} is not kept; certificates and logs depend on it."},
-	{"RemoteWriteLags", `(time() - prometheus_remote_storage_queue_highest_sent_timestamp_seconds) > 3600`, "15m", "warning",
-		"The central store has received nothing new for an hour."},
-	{"FluentdBufferFills", `fluentd_output_status_buffer_available_space_ratio < 20`, "10m", "warning",
-		"Fluentd on {{ $labels.node }} has filled more than four fifths of its buffer: logs will be lost."},
-	{"CalicoDegraded", `kube_customresource_tigerastatus{type="Degraded"} == 1`, "10m", "critical",
-		"Calico's operator reports {{ $labels.name }} as degraded."},
-	{"PortworxNodeOffline", `px_cluster_status_nodes_offline > 0`, "5m", "critical",
-		"{{ $value }} nodes of the storage cluster are offline."},
-	{"PortworxPoolFull", `px_pool_stats_used_bytes / px_pool_stats_total_bytes > 0.8`, "30m", "warning",
-		"A storage pool on {{ $labels.node }} is four fifths full."},
-	{"PortworxLicenceEnds", `px_node_status_license_expiry < 14`, "1h", "warning",
-		"The licence of Portworx ends in {{ $value }} days."},
-	{"PodCrashLoops", `increase(kube_pod_container_status_restarts_total[1h]) > 5`, "10m", "warning",
-		"{{ $labels.namespace }}/{{ $labels.pod }} has restarted {{ $value }} times within an hour."},
+	{
+		"NodeNotReady", `kube_node_status_condition{condition="Ready",status="true"} == 0`, "5m", "critical",
+		"Node {{ $labels.node }} is not ready. Look at it with edge-provision why, or at its power.",
+	},
+	{
+		"TargetDown", `up == 0`, "10m", "warning",
+		"{{ $labels.job }} at {{ $labels.instance }} has not answered for ten minutes.",
+	},
+	{
+		"DiskFullInADay", `predict_linear(node_filesystem_avail_bytes{fstype=~"ext4|xfs"}[6h], 86400) < 0 and node_filesystem_avail_bytes / node_filesystem_size_bytes < 0.4`, "30m", "warning",
+		"{{ $labels.mountpoint }} of {{ $labels.node }} will be full within a day at this rate.",
+	},
+	{
+		"DiskAlmostFull", `node_filesystem_avail_bytes{fstype=~"ext4|xfs"} / node_filesystem_size_bytes < 0.1`, "10m", "critical",
+		"{{ $labels.mountpoint }} of {{ $labels.node }} has less than a tenth left.",
+	},
+	{
+		"EtcdNoLeader", `etcd_server_has_leader == 0`, "1m", "critical",
+		"etcd at {{ $labels.instance }} has no leader: the cluster takes no changes.",
+	},
+	{
+		"EtcdSlowDisk", `histogram_quantile(0.99, rate(etcd_disk_wal_fsync_duration_seconds_bucket[5m])) > 0.5`, "10m", "warning",
+		"etcd at {{ $labels.instance }} waits more than half a second for its disk.",
+	},
+	{
+		"CertificateExpires", `min by (instance) (k3s_certificate_expiration_seconds) < 30 * 86400`, "1h", "warning",
+		"A certificate of K3s at {{ $labels.instance }} ends in less than 30 days; restart K3s to renew it.",
+	},
+	{
+		"EtcdSnapshotOld", `sum by (instance) (increase(k3s_etcd_snapshot_save_duration_seconds_count{status="success"}[2d])) == 0`, "1h", "warning",
+		"etcd at {{ $labels.instance }} has made no snapshot for two days.",
+	},
+	{
+		"ClockSkew", `abs(node_timex_offset_seconds) > 0.5 or node_timex_sync_status == 0`, "30m", "warning",
+		"The clock of {{ $labels.node }} is not kept; certificates and logs depend on it.",
+	},
+	{
+		"RemoteWriteLags", `(time() - prometheus_remote_storage_queue_highest_sent_timestamp_seconds) > 3600`, "15m", "warning",
+		"The central store has received nothing new for an hour.",
+	},
+	{
+		"FluentdBufferFills", `fluentd_output_status_buffer_available_space_ratio < 20`, "10m", "warning",
+		"Fluentd on {{ $labels.node }} has filled more than four fifths of its buffer: logs will be lost.",
+	},
+	{
+		"CalicoDegraded", `kube_customresource_tigerastatus{type="Degraded"} == 1`, "10m", "critical",
+		"Calico's operator reports {{ $labels.name }} as degraded.",
+	},
+	{
+		"PortworxNodeOffline", `px_cluster_status_nodes_offline > 0`, "5m", "critical",
+		"{{ $value }} nodes of the storage cluster are offline.",
+	},
+	{
+		"PortworxPoolFull", `px_pool_stats_used_bytes / px_pool_stats_total_bytes > 0.8`, "30m", "warning",
+		"A storage pool on {{ $labels.node }} is four fifths full.",
+	},
+	{
+		"PortworxLicenceEnds", `px_node_status_license_expiry < 14`, "1h", "warning",
+		"The licence of Portworx ends in {{ $value }} days.",
+	},
+	{
+		"PodCrashLoops", `increase(kube_pod_container_status_restarts_total[1h]) > 5`, "10m", "warning",
+		"{{ $labels.namespace }}/{{ $labels.pod }} has restarted {{ $value }} times within an hour.",
+	},
 	// An alert that always fires tells whoever listens that alerts arrive.
 	{"Watchdog", `vector(1)`, "", "none", "Alerts of this site arrive."},
 }

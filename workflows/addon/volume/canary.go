@@ -5,6 +5,8 @@ package volume
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -37,11 +39,17 @@ type Canary struct {
 }
 
 const (
-	namespace = "edge-provision-canary"
 	// bound is how long a volume may take to be made and a pod to use it.
 	bound = 5 * time.Minute
 	word  = "edge-provision was here"
 )
+
+// name is that of the canary's namespace and class. Two steps may try their
+// classes at the same time.
+func (c Canary) name() string {
+	sum := sha256.Sum256([]byte(c.Owner.Catalog + " " + c.Owner.Address + " " + c.Class.GetName()))
+	return "edge-provision-canary-" + hex.EncodeToString(sum[:4])
+}
 
 // Run returns nil when what one pod wrote another has read. It leaves nothing
 // behind, and begins with what a canary that was cut off has left.
@@ -54,14 +62,14 @@ func (c Canary) Run(ctx context.Context) (err error) {
 	if c.Shared {
 		mode = "ReadWriteMany"
 	}
-	claim := kube.Make("v1", "PersistentVolumeClaim", namespace, "canary", map[string]any{"spec": map[string]any{
-		"storageClassName": namespace, "accessModes": []any{mode},
+	claim := kube.Make("v1", "PersistentVolumeClaim", c.name(), "canary", map[string]any{"spec": map[string]any{
+		"storageClassName": c.name(), "accessModes": []any{mode},
 		"resources": map[string]any{"requests": map[string]any{"storage": "64Mi"}},
 	}})
 	twin := c.Class.DeepCopy()
-	twin.SetName(namespace)
+	twin.SetName(c.name())
 	twin.Object["reclaimPolicy"] = "Delete"
-	common := []kube.Object{kube.Make("v1", "Namespace", "", namespace, nil), twin, claim}
+	common := []kube.Object{kube.Make("v1", "Namespace", "", c.name(), nil), twin, claim}
 	for _, pod := range []struct{ name, script string }{
 		{"writer", "echo '" + word + "' >/canary/word && sync"},
 		{"reader", "grep -q '" + word + "' /canary/word"},
@@ -83,7 +91,7 @@ func (c Canary) run(ctx context.Context, common []kube.Object, name, script stri
 	if err := c.Cluster.Apply(ctx, set, c.options()); err != nil {
 		return err
 	}
-	_, err = c.Cluster.WaitFor(ctx, "v1", "Pod", namespace, name, bound, ended)
+	_, err = c.Cluster.WaitFor(ctx, "v1", "Pod", c.name(), name, bound, ended)
 	return err
 }
 
@@ -97,7 +105,7 @@ func copies(objects []kube.Object) []kube.Object {
 
 // options: a claim of a class that binds late has no volume before its pod.
 func (c Canary) options() kube.Options {
-	return kube.Options{Owner: kube.Owner{Catalog: c.Owner.Catalog, Address: c.Owner.Address + "/canary"}, NoWait: true}
+	return kube.Options{Owner: kube.Owner{Catalog: c.Owner.Catalog, Address: c.Owner.Address + "/canary/" + c.Class.GetName()}, NoWait: true}
 }
 
 // clean gives the volume back; it holds nothing but the canary's word.
@@ -111,7 +119,7 @@ func ended(pod kube.Object) (kube.Status, error) {
 }
 
 func (c Canary) pod(name, script string) kube.Object {
-	return kube.Make("v1", "Pod", namespace, name, map[string]any{"spec": map[string]any{
+	return kube.Make("v1", "Pod", c.name(), name, map[string]any{"spec": map[string]any{
 		"restartPolicy": "Never", "terminationGracePeriodSeconds": int64(0), "automountServiceAccountToken": false,
 		"securityContext": map[string]any{
 			"runAsNonRoot": true, "runAsUser": int64(65534), "fsGroup": int64(65534), "seccompProfile": map[string]any{"type": "RuntimeDefault"},
