@@ -12,7 +12,7 @@ import (
 )
 
 // serviceManifest is three replicas, one on each node, of which two have to be
-// there, behind a service. The image is the stand-in's own.
+// there, behind a service. The image is one of those that come with the stand-in.
 const serviceManifest = `apiVersion: apps/v1
 kind: Deployment
 metadata: {name: till}
@@ -27,7 +27,7 @@ spec:
       - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {app: till}}}
       containers:
       - name: till
-        image: docker.io/edge-provision/toolbox:1
+        image: docker.io/library/busybox:1.37
         imagePullPolicy: Never
         command: [sh, -c, "trap 'sleep 3; exit 0' TERM; mkdir -p /tmp/www; echo open >/tmp/www/index.html; httpd -f -p 8080 -h /tmp/www & wait"]
         readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}

@@ -85,10 +85,10 @@ func (w *work) upgrade(ctx context.Context, t *target) (err error) {
 	if err := w.write(ctx, h, t); err != nil {
 		return err
 	}
-	w.say("%s: starting K3s %s", t.node.Machine, w.Version)
 	if err := w.swap(ctx, h); err != nil {
 		return err
 	}
+	w.say("%s: starting K3s %s", t.node.Machine, w.Version)
 	return w.launch(ctx, h, t)
 }
 
