@@ -407,7 +407,7 @@ func (b *builder) step(s *site.Step) Action {
 	case v.Skipped:
 		a.Kind, a.Reason = KindSkipped, "its `when` is false"
 	case b.waitsForChange(s.Address):
-		a.Kind, a.Reason, a.Inputs, a.Changes = KindRun, "what it depends on changes first", "", nil
+		a.Kind, a.Reason, a.Inputs = KindRun, "what it depends on changes first", ""
 		a.After = b.changing(s.Address)
 	case v.Refused:
 		return b.refuse(a, s.DeclRange, "Step cannot be carried out as declared", v.Detail)

@@ -184,8 +184,11 @@ func TestDriftIsSeenAndJustThatIsRepaired(t *testing.T) {
 		want  string
 		log   []string
 	}{
-		{"K3s stopped by hand", func(w *world) { w.set("machine.b", "k3s.service.active", "inactive\n") },
-			"machine.b: k3s.service is stopped", []string{"b: start k3s.service"}},
+		{
+			"K3s stopped by hand", func(w *world) { w.set("machine.b", "k3s.service.active", "inactive\n") },
+			"machine.b: k3s.service is stopped",
+			[]string{"b: start k3s.service"},
+		},
 		{"a file edited", func(w *world) {
 			w.put(filepath.Join(w.hosts["machine.c"].root, configPath), "node-name: z\n", 0o600)
 		}, "machine.c: " + configPath + " has other content", []string{"c: start k3s.service"}},
@@ -194,8 +197,11 @@ func TestDriftIsSeenAndJustThatIsRepaired(t *testing.T) {
 				w.t.Fatal(err)
 			}
 		}, "machine.d: " + agent.envPath() + " has mode 0644 instead of 0600", []string{"d: start k3s-agent.service"}},
-		{"not started with the machine", func(w *world) { w.set("machine.a", "k3s.service.enabled", "disabled\n") },
-			"machine.a: k3s.service does not start with the machine", []string{""}},
+		{
+			"not started with the machine", func(w *world) { w.set("machine.a", "k3s.service.enabled", "disabled\n") },
+			"machine.a: k3s.service does not start with the machine",
+			[]string{""},
+		},
 		{"a restart that was not seen to succeed", func(w *world) {
 			if err := os.Remove(filepath.Join(w.hosts["machine.a"].root, startedPath)); err != nil {
 				w.t.Fatal(err)
@@ -496,8 +502,10 @@ func TestWhatCannotWorkIsSaidBeforeAnythingIsDone(t *testing.T) {
 	}{
 		{"a clock that is off by days", func(w *world, _ *Config) { w.set("machine.b", "skew", strconv.Itoa(-3*86400)) }, "machine.b: its clock is 72h0m0s behind"},
 		{"two servers", func(_ *world, c *Config) { c.Servers = c.Servers[:2] }, "a cluster with two servers stops when either of them does"},
-		{"a site network inside the cluster's", func(w *world, _ *Config) { w.set("machine.c", "addresses", "2: eth0    inet 10.42.7.3/24 brd x\n") },
-			"machine.c is on network 10.42.7.0/24, which overlaps with the cluster_cidr 10.42.0.0/16"},
+		{
+			"a site network inside the cluster's", func(w *world, _ *Config) { w.set("machine.c", "addresses", "2: eth0    inet 10.42.7.3/24 brd x\n") },
+			"machine.c is on network 10.42.7.0/24, which overlaps with the cluster_cidr 10.42.0.0/16",
+		},
 		{"a machine with an address of a service", func(_ *world, c *Config) { c.Servers[0].IP = DefaultServiceCIDR.Addr().Next() }, "lies in the service_cidr"},
 		{"two nodes of one name", func(_ *world, c *Config) { c.Servers[1].Name = c.Servers[0].Name }, "have the same host name"},
 		{"a cluster that is on record and nowhere else", func(_ *world, c *Config) { c.Recorded = true }, "no declared server has its data"},

@@ -259,12 +259,12 @@ func (c *Config) check() error {
 
 // CheckServers refuses numbers of servers that survive less than fewer would.
 func CheckServers(n int) error {
-	switch {
-	case n == 1 || n == 3:
+	switch n {
+	case 1, 3:
 		return nil
-	case n == 0:
+	case 0:
 		return refuse("a cluster needs a server; name one machine or three as servers")
-	case n == 2:
+	case 2:
 		return refuse("a cluster with two servers stops when either of them does, which is worse than one alone: etcd needs more than half of its members. " +
 			"Name one server or three; the other machine can be an agent")
 	}

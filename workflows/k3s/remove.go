@@ -21,8 +21,8 @@ func (c *Cluster) Loss(ctx context.Context) ([]string, error) {
 			out = append(out, fmt.Sprintf("the cluster's data (etcd) on %s, with %d snapshots", o.node.Machine, len(o.snapshots)))
 		}
 	}
-	for _, l := range clients {
-		volumes, err := l.volumes(ctx)
+	if len(clients) > 0 {
+		volumes, err := clients[0].volumes(ctx)
 		if err != nil {
 			return nil, err
 		}

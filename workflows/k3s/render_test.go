@@ -135,7 +135,10 @@ func TestVersionsAreOrdered(t *testing.T) {
 
 func TestUpgradesGoOneMinorUp(t *testing.T) {
 	for _, test := range []struct{ from, to, wrong string }{
-		{"v1.34.4+k3s1", "v1.34.5+k3s1", ""}, {"v1.34.4+k3s1", "v1.35.0+k3s1", ""}, {"v1.34.4+k3s1", "v1.34.4+k3s2", ""}, {"v1.34.4+k3s1", "v1.34.4+k3s1", ""},
+		{"v1.34.4+k3s1", "v1.34.5+k3s1", ""},
+		{"v1.34.4+k3s1", "v1.35.0+k3s1", ""},
+		{"v1.34.4+k3s1", "v1.34.4+k3s2", ""},
+		{"v1.34.4+k3s1", "v1.34.4+k3s1", ""},
 		{"v1.34.4+k3s1", "v1.36.0+k3s1", "Declare a v1.35 release first"},
 		{"v1.34.4+k3s1", "v2.0.0+k3s1", "cannot be skipped"},
 		{"v1.35.0+k3s1", "v1.34.9+k3s1", "going back is not supported"},

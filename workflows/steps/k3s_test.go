@@ -119,7 +119,7 @@ func TestK3sTellsWhichMachineItCouldNotAsk(t *testing.T) {
 		if got == nil || !strings.Contains(got.Error(), err.Error()) || !strings.Contains(got.Error(), "nothing was changed") {
 			t.Errorf("Do() = %v; want %v, and that nothing was changed", got, err)
 		}
-		if final := workflows.Final(got); final == (err == error(gone)) {
+		if final := workflows.Final(got); final == errors.Is(err, gone) {
 			t.Errorf("Final(%v) = %v; want a machine that is not the right one, or refuses us, not to be tried again", got, final)
 		}
 	}
