@@ -283,16 +283,16 @@ func (c *cluster) whole() {
 
 // inventoryScript lists what a host has that an installation could leave: the
 // commands of processes, mounts, links, packet filter rules and files. What
-// changes by itself (logs, caches, runtime state of systemd, what kubectl keeps of this test's own
-// questions) is left out.
+// changes by itself (logs, caches, runtime state of systemd, the greeting of SSH,
+// what kubectl keeps of this test's own questions) is left out.
 const inventoryScript = `
 for p in /proc/[0-9]*; do c=$(tr '\0' ' ' <$p/cmdline 2>/dev/null); [ -n "$c" ] && echo "process ${c%% *}"; done | grep -v -e ' sh$' -e sshd -e '(sd-pam)' -e ' tr$' -e sftp-server -e journalctl -e agetty -e systemd -e udev-worker -e grep -e sort | sort -u
 awk '{print "mount " $2}' /proc/mounts | grep -v -e /run/user -e /run/credentials | sort
 ip -o link show | awk -F': ' '{print "link " $2}' | sort
 for t in iptables ip6tables; do $t-save 2>/dev/null | grep '^-A' | sed "s/^/rule $t /"; done | sort
 nft list tables 2>/dev/null | grep -v -e ' filter$' -e ' nat$' -e ' mangle$' -e ' raw$' | sed 's/^/nftables /' | sort
-find / -xdev \( -path /proc -o -path /sys -o -path /tmp -o -path /var/tmp -o -path /var/log/journal -o -path /run/systemd -o -path /run/udev -o -path /run/user -o -path /var/cache -o -path /var/lib/systemd -o -path /root/.cache -o -path /root/.kube -o -path /dev \) -prune -o -print | sed 's/^/file /' | sort
-find /run -xdev \( -path /run/systemd -o -path /run/udev -o -path /run/user -o -path /run/sshd \) -prune -o -print 2>/dev/null | sed 's/^/file /' | sort
+find / -xdev \( -path /proc -o -path /sys -o -path /tmp -o -path /var/tmp -o -path /var/log/journal -o -path /run/systemd -o -path /run/udev -o -path /run/user -o -path /run/motd.dynamic -o -path /var/cache -o -path /var/lib/systemd -o -path /root/.cache -o -path /root/.kube -o -path /dev \) -prune -o -print | sed 's/^/file /' | sort
+find /run -xdev \( -path /run/systemd -o -path /run/udev -o -path /run/user -o -path /run/sshd -o -path /run/motd.dynamic \) -prune -o -print 2>/dev/null | sed 's/^/file /' | sort
 `
 
 // belongings lists what host i has.

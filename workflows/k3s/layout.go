@@ -38,7 +38,7 @@ var links = []string{"/usr/local/bin/kubectl", "/usr/local/bin/crictl", "/usr/lo
 // sharedDirs are directories that K3s, kubelet and pod networks use and that
 // others may have used before them.
 var sharedDirs = []string{
-	"/etc/cni", "/etc/rancher", "/opt/cni", "/opt/containerd", "/run/calico", "/run/flannel", "/run/k3s", "/usr/libexec/kubernetes", "/var/lib/calico",
+	"/etc/cni", "/etc/rancher", "/opt/cni", "/opt/containerd", "/run/calico", "/run/containerd", "/run/flannel", "/run/k3s", "/run/netns", "/usr/libexec/kubernetes", "/var/lib/calico",
 	"/var/lib/cni", "/var/lib/kubelet", "/var/lib/rancher", "/var/log/calico", "/var/log/containers", "/var/log/pods",
 }
 

@@ -189,6 +189,7 @@ rmdir "$R@DATA@" 2>/dev/null
   case "$found" in *" $d "*) continue ;; esac
   [ -e "$R$d" ] || continue
   case "$d" in
+  /run/netns) umount -l "$R$d" 2>/dev/null; rmdir "$R$d" 2>/dev/null ;;
   /etc/rancher | /var/lib/rancher) rmdir "$R$d" 2>/dev/null ;;
   *) rm -rf "$R$d" ;;
   esac
