@@ -2,6 +2,7 @@ package site
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -501,6 +502,9 @@ func (e *evaluator) stepValue(s *stepBlock, rng hcl.Range) cty.Value {
 				attrs[name] = cty.NullVal(t)
 			default:
 				attrs[name] = done.GetAttr(name)
+			}
+			if slices.Contains(s.spec.Sensitive, name) {
+				attrs[name] = attrs[name].Mark(Sensitive)
 			}
 		}
 		values = append(values, cty.ObjectVal(attrs))

@@ -42,6 +42,8 @@ type StepType struct {
 	// Outputs are the attributes that other expressions can refer to as
 	// step.TYPE.NAME.ATTRIBUTE, with their types.
 	Outputs map[string]cty.Type
+	// Sensitive are the outputs that must not be shown.
+	Sensitive []string
 	// Check sees the decoded inputs at load time, with unknowns and marks,
 	// and says what is wrong with them; ranges gives the place of each
 	// attribute of the body. It may be nil.

@@ -66,7 +66,8 @@ func shapes() map[string]StepType {
 					"schedule": attr("schedule", cty.String, false), "retention": attr("retention", cty.Number, false), "named": attr("named", cty.List(cty.String), false),
 				}},
 			},
-			Outputs: map[string]cty.Type{"kubeconfig": cty.String, "endpoint": cty.String},
+			Outputs:   map[string]cty.Type{"kubeconfig": cty.String, "endpoint": cty.String},
+			Sensitive: []string{"kubeconfig"},
 		},
 		"rules": {Spec: hcldec.ObjectSpec{
 			"rule": &hcldec.BlockListSpec{TypeName: "rule", Nested: hcldec.ObjectSpec{"port": attr("port", cty.Number, true)}},

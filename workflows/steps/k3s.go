@@ -61,7 +61,8 @@ var k3sType = Type{
 			"version": cty.String, "nodes": cty.Map(cty.String), "cluster_cidr": cty.String, "service_cidr": cty.String,
 			"endpoint": cty.String, "endpoints": cty.List(cty.String),
 		},
-		Check: checkK3s,
+		Sensitive: []string{"kubeconfig", "server_token", "agent_token"},
+		Check:     checkK3s,
 	},
 	New: newK3s,
 }
@@ -340,7 +341,8 @@ func (s *k3sStep) Inspect(ctx context.Context) (Finding, error) {
 	r, err := c.Inspect(ctx)
 	switch {
 	case err != nil:
-		return unreachable(err)
+		f, err := unreachable(err)
+		return f, final(err)
 	case r.Unreachable != "":
 		return Finding{Presence: workflows.Unreachable, Detail: r.Unreachable}, nil
 	case r.Absent:
