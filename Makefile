@@ -41,7 +41,7 @@ test-standin: ## The tests of the stand-ins, which are a module of their own
 
 .PHONY: test
 test: ## All tests that need neither root nor emulation (RACE=1: under the race detector)
-	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(if $(RACE),-race) ./...
+	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test -timeout 20m $(if $(RACE),-race) ./...
 
 .PHONY: e2e
 e2e: setup build kubernetes workload ## End-to-end scenarios in emulated machines and in containers (root)
