@@ -59,7 +59,11 @@ func (c Config) server(digest string) kube.Object {
 		map[string]any{"name": "secret", "secret": map[string]any{"secretName": name}},
 	}
 	spec := map[string]any{
-		"replicas": int64(1), "serviceName": name, "selector": map[string]any{"matchLabels": selector(name)},
+		// A pod of a broken revision is replaced only under Parallel; under the
+		// default it would wait for itself to become ready (Kubernetes,
+		// StatefulSets, forced rollback).
+		"podManagementPolicy": "Parallel",
+		"replicas":            int64(1), "serviceName": name, "selector": map[string]any{"matchLabels": selector(name)},
 	}
 	if c.Ephemeral {
 		volumes = append(volumes, map[string]any{"name": "data", "emptyDir": map[string]any{"sizeLimit": fmt.Sprint(retention + retention/2)}})
