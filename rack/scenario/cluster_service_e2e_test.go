@@ -95,7 +95,8 @@ const grace = 5 * time.Second
 func (c *cluster) served(ps []phase) {
 	c.t.Helper()
 	for i, h := range c.lab.Hosts {
-		c.on(i, "systemctl stop client")
+		// A polite stop waits for a request that may wait for its time limit.
+		c.on(i, "systemctl kill --signal=KILL client; systemctl stop client")
 		ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
 		b, err := c.lab.Exec(ctx, i, "cat", "/root/requests")
 		cancel()
