@@ -96,7 +96,7 @@ func (c *cluster) served(ps []phase) {
 	c.t.Helper()
 	for i, h := range c.lab.Hosts {
 		// A polite stop waits for a request that may wait for its time limit.
-		c.on(i, "systemctl kill --signal=KILL client; systemctl stop client")
+		c.on(i, "systemctl kill --signal=KILL client; systemctl stop client || true")
 		ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
 		b, err := c.lab.Exec(ctx, i, "cat", "/root/requests")
 		cancel()
