@@ -70,16 +70,11 @@ func (c Config) configuration() map[string]any {
 // theirs too; jobs for scheduler and controller manager would count everything
 // several times.
 func (c Config) scrapes() []any {
+	// K3s signs the kubelets' certificates, too, with the authority that pods are
+	// given, for the addresses of their nodes: the token goes to nobody else.
 	account := map[string]any{
 		"authorization": map[string]any{"credentials_file": "/var/run/secrets/kubernetes.io/serviceaccount/token"},
 		"tls_config":    map[string]any{"ca_file": "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"},
-	}
-	kubelet := map[string]any{
-		"authorization": account["authorization"],
-		// A kubelet's own certificate is not signed for the address that it is
-		// reached by; the token goes nowhere else, because the address comes
-		// from the API server.
-		"tls_config": map[string]any{"ca_file": "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt", "insecure_skip_verify": true},
 	}
 	out := []any{
 		job("prometheus", map[string]any{"static_configs": []any{map[string]any{"targets": []any{"localhost:9090"}}}}),
@@ -89,11 +84,11 @@ func (c Config) scrapes() []any {
 			// Latencies by verb, resource and bucket are nine tenths of it.
 			"metric_relabel_configs": []any{drop("__name__", "apiserver_request_(duration|sli_duration|slo_duration)_seconds_bucket|apiserver_(response|watch_events)_sizes_bucket|etcd_request_duration_seconds_bucket")},
 		}),
-		job("kubelet", kubelet, map[string]any{
+		job("kubelet", account, map[string]any{
 			"scheme": "https", "kubernetes_sd_configs": []any{discovery("node", "")},
 			"relabel_configs": []any{rename("__meta_kubernetes_node_name", "node")},
 		}),
-		job("cadvisor", kubelet, map[string]any{
+		job("cadvisor", account, map[string]any{
 			"scheme": "https", "metrics_path": "/metrics/cadvisor", "kubernetes_sd_configs": []any{discovery("node", "")},
 			"relabel_configs": []any{rename("__meta_kubernetes_node_name", "node")},
 		}),
