@@ -68,7 +68,7 @@ type phase struct {
 	host int
 }
 
-var phaseLine = regexp.MustCompile(`^\s*([0-9.]+)s .*machine\.node\["(\d)"\]: (draining node|starting K3s|node node-\d is ready)`)
+var phaseLine = regexp.MustCompile(`^\s*([0-9.]+)s .*machine\.node\["(\d)"\]: (draining node|evicting pod|starting K3s|node node-\d is ready)`)
 
 // phases reads what apply reported, which began at a time.
 func phases(began time.Time, stdout string) []phase {
@@ -137,6 +137,6 @@ func (c *cluster) served(ps []phase) {
 		c.on(i, "rm -f /root/requests /root/client.sh /root/till.yaml")
 	}
 	if len(ps) < 3*len(c.lab.Hosts) {
-		c.t.Errorf("apply reported %d phases; want a drain, a start and an end of each node", len(ps))
+		c.t.Errorf("apply reported %d phases; want a drain with its evictions, a start and an end of each node", len(ps))
 	}
 }

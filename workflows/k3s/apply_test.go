@@ -361,6 +361,25 @@ func TestBlockedDrainStopsTheUpgradeAndLiftsTheCordon(t *testing.T) {
 	}
 }
 
+func TestNodeIsNotCordonedWhileABudgetNeedsItsPods(t *testing.T) {
+	w, _ := ha(t)
+	w.budgeted = "till"
+	p := &core.Pod{ObjectMeta: meta.ObjectMeta{Name: "till", Namespace: "pos", OwnerReferences: []meta.OwnerReference{controller("ReplicaSet")}}, Spec: core.PodSpec{NodeName: "a"}}
+	if err := w.kube.Tracker().Add(p); err != nil {
+		t.Fatal(err)
+	}
+	w.took()
+	c := w.config(newVersion, []string{"a", "b", "c"}, []string{"d"})
+	c.DrainTimeout = 200 * time.Millisecond
+	_, err := apply(t, c)
+	if err == nil || !strings.Contains(err.Error(), "pod pos/till may not go yet: the disruption budget x needs 2 healthy pods") {
+		t.Fatalf("Apply() = %v; want the budget that needs the pod", err)
+	}
+	if log := strings.Join(w.took(), "\n"); strings.Contains(log, "cordon") || strings.Contains(log, "start") {
+		t.Errorf("Apply() did %q; want no node cordoned or restarted", log)
+	}
+}
+
 func TestStoppedClusterIsStartedBeforeItIsUpgraded(t *testing.T) {
 	w, _ := ha(t)
 	for _, n := range []string{"a", "b", "c"} {

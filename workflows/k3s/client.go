@@ -255,9 +255,18 @@ func (c *client) evictable(ctx context.Context, node string) ([]core.Pod, error)
 // answers 429 while a PodDisruptionBudget needs the pod
 // (kubernetes.io/docs/concepts/scheduling-eviction/api-eviction).
 func (c *client) evict(ctx context.Context, p core.Pod) error {
+	return c.askToGo(ctx, p, nil)
+}
+
+// mayEvict asks as evict does, and changes nothing.
+func (c *client) mayEvict(ctx context.Context, p core.Pod) error {
+	return c.askToGo(ctx, p, []string{meta.DryRunAll})
+}
+
+func (c *client) askToGo(ctx context.Context, p core.Pod, dryRun []string) error {
 	err := c.kube.PolicyV1().Evictions(p.Namespace).Evict(ctx, &policy.Eviction{
 		ObjectMeta:    meta.ObjectMeta{Name: p.Name, Namespace: p.Namespace},
-		DeleteOptions: &meta.DeleteOptions{Preconditions: meta.NewUIDPreconditions(string(p.UID))},
+		DeleteOptions: &meta.DeleteOptions{Preconditions: meta.NewUIDPreconditions(string(p.UID)), DryRun: dryRun},
 	})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil

@@ -201,8 +201,8 @@ func (w *work) leave(ctx context.Context, m member) error {
 	}
 	if reach == nil {
 		defer h.Close()
-		w.say("%s: draining node %s, which is no longer declared", m.Machine, m.Name)
-		if err := w.drain(ctx, api, m.Name); err != nil {
+		w.say("%s: node %s is no longer declared", m.Machine, m.Name)
+		if err := w.vacate(ctx, api, &m, m.Machine); err != nil {
 			return err
 		}
 	}

@@ -12,8 +12,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// The upgrade of one node: stage, cordon, drain, rename, restart, wait for
-// version and Ready, uncordon. Pods go by eviction, so that PodDisruptionBudgets
+// The upgrade of one node: stage, settle, cordon, drain, rename, restart, wait
+// for version and Ready, uncordon. Pods go by eviction, so that PodDisruptionBudgets
 // are kept. K3s's own order: servers first, one at a time, then agents
 // (docs.k3s.io/upgrades/manual).
 
@@ -63,20 +63,8 @@ func (w *work) upgrade(ctx context.Context, t *target) (err error) {
 	if err := w.stage(ctx, h, t); err != nil {
 		return err
 	}
-	// A cordon that somebody else has set stays.
-	ours := t.member != nil && (!t.member.Unschedulable || t.member.Cordoned)
 	if t.member != nil && w.others(t.node.Name) {
-		if ours {
-			if err := api.cordon(ctx, t.node.Name); err != nil {
-				return err
-			}
-			t.member.Cordoned = true
-		}
-		w.say("%s: draining node %s", t.node.Machine, t.node.Name)
-		if err := w.drain(ctx, api, t.node.Name); err != nil {
-			if ours {
-				err = errors.Join(err, w.back(ctx, api, t.node.Name))
-			}
+		if err := w.vacate(ctx, api, t.member, t.node.Machine); err != nil {
 			return err
 		}
 	} else {
@@ -92,7 +80,32 @@ func (w *work) upgrade(ctx context.Context, t *target) (err error) {
 	return w.launch(ctx, h, t)
 }
 
-// back lifts the cordon of a node that is not upgraded after all, also when the
+// vacate moves the pods of a node away. Without success no cordon of ours is
+// left on it.
+func (w *work) vacate(ctx context.Context, api *client, m *member, machine string) error {
+	err := w.away(ctx, api, m, machine)
+	if err != nil && m.Cordoned {
+		err = errors.Join(err, w.back(ctx, api, m.Name))
+	}
+	return err
+}
+
+func (w *work) away(ctx context.Context, api *client, m *member, machine string) error {
+	if err := w.settle(ctx, api, m.Name, machine); err != nil {
+		return err
+	}
+	// A cordon that somebody else has set stays.
+	if !m.Unschedulable || m.Cordoned {
+		if err := api.cordon(ctx, m.Name); err != nil {
+			return err
+		}
+		m.Cordoned = true
+	}
+	w.say("%s: draining node %s", machine, m.Name)
+	return w.drain(ctx, api, m.Name, machine)
+}
+
+// back lifts the cordon of a node that keeps its pods after all, also when the
 // run is being cut off.
 func (w *work) back(ctx context.Context, api *client, name string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
@@ -110,9 +123,40 @@ func (w *work) others(name string) bool {
 	return false
 }
 
+// settle waits until every pod of a node may go, before anything is asked to:
+// after the node before this one, pods are still starting elsewhere, and a drain
+// that begins now would leave this node cordoned and half empty meanwhile.
+func (w *work) settle(ctx context.Context, api *client, node, machine string) error {
+	said := false
+	return w.empty(ctx, api, node, func(ctx context.Context, p core.Pod) (string, error) {
+		reason, err := mayGo(p, api.mayEvict(ctx, p))
+		if reason != "" && !said {
+			w.say("%s: not drained yet: pod %s/%s %s", machine, p.Namespace, p.Name, reason)
+			said = true
+		}
+		return reason, err
+	})
+}
+
 // drain evicts the pods of a node and waits until they are gone. One that may
 // not go yet is asked for again, until the time is over.
-func (w *work) drain(ctx context.Context, api *client, node string) error {
+func (w *work) drain(ctx context.Context, api *client, node, machine string) error {
+	return w.empty(ctx, api, node, func(ctx context.Context, p core.Pod) (string, error) {
+		reason, err := mayGo(p, api.evict(ctx, p))
+		if reason == "" && err == nil {
+			w.say("%s: evicting pod %s/%s", machine, p.Namespace, p.Name)
+			reason = ending
+		}
+		return reason, err
+	})
+}
+
+// ending is what is said of a pod that was evicted and is not gone.
+const ending = "is ending"
+
+// empty looks at the pods of a node until none of them is in the way; ask says
+// why one is, or nothing.
+func (w *work) empty(ctx context.Context, api *client, node string, ask func(context.Context, core.Pod) (string, error)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.DrainTimeout, fmt.Errorf("node %s was not drained in %s, its drain_timeout", node, w.DrainTimeout))
 	defer cancel()
 	return w.wait(ctx, 2*time.Second, func(ctx context.Context) error {
@@ -122,13 +166,15 @@ func (w *work) drain(ctx context.Context, api *client, node string) error {
 		}
 		var stay []string
 		for _, p := range pods {
-			reason := "is ending"
+			reason := ending
 			if p.DeletionTimestamp == nil {
-				if reason, err = w.evict(ctx, api, p); err != nil {
+				if reason, err = ask(ctx, p); err != nil {
 					return err
 				}
 			}
-			stay = append(stay, fmt.Sprintf("pod %s/%s %s", p.Namespace, p.Name, reason))
+			if reason != "" {
+				stay = append(stay, fmt.Sprintf("pod %s/%s %s", p.Namespace, p.Name, reason))
+			}
 		}
 		if len(stay) > 0 {
 			return errors.New(strings.Join(stay, "; "))
@@ -137,14 +183,14 @@ func (w *work) drain(ctx context.Context, api *client, node string) error {
 	})
 }
 
-// evict asks for one pod to go, and says what came of it.
-func (w *work) evict(ctx context.Context, api *client, p core.Pod) (string, error) {
-	err := api.evict(ctx, p)
+// mayGo reads the answer to an eviction: why the pod has to stay for now, or
+// nothing.
+func mayGo(p core.Pod, answer error) (string, error) {
 	switch {
-	case err == nil:
-		return "is ending", nil
-	case apierrors.IsTooManyRequests(err):
-		return "may not go yet: " + err.Error(), nil
+	case answer == nil:
+		return "", nil
+	case apierrors.IsTooManyRequests(answer):
+		return "may not go yet: " + answer.Error(), nil
 	}
-	return "", fmt.Errorf("evicting pod %s/%s: %w", p.Namespace, p.Name, err)
+	return "", fmt.Errorf("evicting pod %s/%s: %w", p.Namespace, p.Name, answer)
 }

@@ -19,6 +19,8 @@ import (
 	"golang.org/x/crypto/ssh"
 	coordination "k8s.io/api/coordination/v1"
 	core "k8s.io/api/core/v1"
+	policy "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
@@ -41,6 +43,8 @@ type world struct {
 	kube  *fake.Clientset
 	key   ssh.Signer
 	sup   *httptest.Server
+	// budgeted is the name of a pod that a disruption budget needs.
+	budgeted string
 
 	mu    sync.Mutex
 	extra time.Duration
@@ -231,8 +235,14 @@ func (w *world) record(a clienttesting.Action) (bool, runtime.Object, error) {
 	case clienttesting.DeleteAction:
 		verb = "delete " + a.GetResource().Resource + " " + a.GetName()
 	case clienttesting.CreateAction:
-		if a.GetSubresource() == "eviction" {
-			m, _ := a.GetObject().(meta.Object)
+		if e, ok := a.GetObject().(*policy.Eviction); ok && a.GetSubresource() == "eviction" {
+			m := e.GetObjectMeta()
+			if m.GetName() == w.budgeted {
+				return true, nil, apierrors.NewTooManyRequests("the disruption budget x needs 2 healthy pods and has 2 currently", 0)
+			}
+			if e.DeleteOptions != nil && len(e.DeleteOptions.DryRun) > 0 {
+				return true, nil, nil
+			}
 			verb = "evict " + m.GetName()
 			if m.GetName() != "guarded" {
 				_ = w.kube.Tracker().Delete(core.SchemeGroupVersion.WithResource("pods"), a.GetNamespace(), m.GetName())
