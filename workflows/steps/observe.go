@@ -121,8 +121,9 @@ func (o *Observer) machine(ctx context.Context, m *site.Machine) (workflows.Mach
 			return v, err
 		}
 	}
-	// A machine that answers as itself is on; its BMC need not be asked.
-	if v.Host != workflows.Present && !m.Adopted() {
+	// A machine that answers as itself is on, and one whose agent talks to us too;
+	// its BMC need not be asked.
+	if v.Host != workflows.Present && !v.InInstaller && !m.Adopted() {
 		o.power(ctx, m, &v)
 	}
 	return v, nil
