@@ -13,9 +13,11 @@ import (
 	"entgo.io/ent/dialect/sql"
 	"entgo.io/ent/dialect/sql/sqlgraph"
 	"github.com/edge-provision/edge-provision/ent/applied"
+	"github.com/edge-provision/edge-provision/ent/audit"
 	"github.com/edge-provision/edge-provision/ent/disk"
 	"github.com/edge-provision/edge-provision/ent/document"
 	"github.com/edge-provision/edge-provision/ent/event"
+	"github.com/edge-provision/edge-provision/ent/factchange"
 	"github.com/edge-provision/edge-provision/ent/image"
 	"github.com/edge-provision/edge-provision/ent/lease"
 	"github.com/edge-provision/edge-provision/ent/lock"
@@ -26,12 +28,16 @@ import (
 	"github.com/edge-provision/edge-provision/ent/nic"
 	"github.com/edge-provision/edge-provision/ent/note"
 	"github.com/edge-provision/edge-provision/ent/observation"
+	"github.com/edge-provision/edge-provision/ent/operation"
 	"github.com/edge-provision/edge-provision/ent/pcifunction"
 	"github.com/edge-provision/edge-provision/ent/refusal"
 	"github.com/edge-provision/edge-provision/ent/run"
 	"github.com/edge-provision/edge-provision/ent/setting"
 	"github.com/edge-provision/edge-provision/ent/site"
 	"github.com/edge-provision/edge-provision/ent/step"
+	"github.com/edge-provision/edge-provision/ent/tag"
+	"github.com/edge-provision/edge-provision/ent/token"
+	"github.com/edge-provision/edge-provision/ent/webhook"
 )
 
 // ent aliases to avoid import conflicts in user's code.
@@ -93,9 +99,11 @@ func checkColumn(t, c string) error {
 	initCheck.Do(func() {
 		columnCheck = sql.NewColumnCheck(map[string]func(string) bool{
 			applied.Table:      applied.ValidColumn,
+			audit.Table:        audit.ValidColumn,
 			disk.Table:         disk.ValidColumn,
 			document.Table:     document.ValidColumn,
 			event.Table:        event.ValidColumn,
+			factchange.Table:   factchange.ValidColumn,
 			image.Table:        image.ValidColumn,
 			lease.Table:        lease.ValidColumn,
 			lock.Table:         lock.ValidColumn,
@@ -106,12 +114,16 @@ func checkColumn(t, c string) error {
 			nic.Table:          nic.ValidColumn,
 			note.Table:         note.ValidColumn,
 			observation.Table:  observation.ValidColumn,
+			operation.Table:    operation.ValidColumn,
 			pcifunction.Table:  pcifunction.ValidColumn,
 			refusal.Table:      refusal.ValidColumn,
 			run.Table:          run.ValidColumn,
 			setting.Table:      setting.ValidColumn,
 			site.Table:         site.ValidColumn,
 			step.Table:         step.ValidColumn,
+			tag.Table:          tag.ValidColumn,
+			token.Table:        token.ValidColumn,
+			webhook.Table:      webhook.ValidColumn,
 		})
 	})
 	return columnCheck(t, c)

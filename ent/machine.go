@@ -63,9 +63,13 @@ type MachineEdges struct {
 	MemoryModules []*MemoryModule `json:"memory_modules,omitempty"`
 	// PciFunctions holds the value of the pci_functions edge.
 	PciFunctions []*PCIFunction `json:"pci_functions,omitempty"`
+	// Tags holds the value of the tags edge.
+	Tags []*Tag `json:"tags,omitempty"`
+	// FactChanges holds the value of the fact_changes edge.
+	FactChanges []*FactChange `json:"fact_changes,omitempty"`
 	// loadedTypes holds the information for reporting if a
 	// type was loaded (or requested) in eager-loading or not.
-	loadedTypes [8]bool
+	loadedTypes [10]bool
 }
 
 // HomeOrErr returns the Home value or an error if the edge
@@ -142,6 +146,24 @@ func (e MachineEdges) PciFunctionsOrErr() ([]*PCIFunction, error) {
 		return e.PciFunctions, nil
 	}
 	return nil, &NotLoadedError{edge: "pci_functions"}
+}
+
+// TagsOrErr returns the Tags value or an error if the edge
+// was not loaded in eager-loading.
+func (e MachineEdges) TagsOrErr() ([]*Tag, error) {
+	if e.loadedTypes[8] {
+		return e.Tags, nil
+	}
+	return nil, &NotLoadedError{edge: "tags"}
+}
+
+// FactChangesOrErr returns the FactChanges value or an error if the edge
+// was not loaded in eager-loading.
+func (e MachineEdges) FactChangesOrErr() ([]*FactChange, error) {
+	if e.loadedTypes[9] {
+		return e.FactChanges, nil
+	}
+	return nil, &NotLoadedError{edge: "fact_changes"}
 }
 
 // scanValues returns the types for scanning values from sql.Rows.
@@ -286,6 +308,16 @@ func (_m *Machine) QueryMemoryModules() *MemoryModuleQuery {
 // QueryPciFunctions queries the "pci_functions" edge of the Machine entity.
 func (_m *Machine) QueryPciFunctions() *PCIFunctionQuery {
 	return NewMachineClient(_m.config).QueryPciFunctions(_m)
+}
+
+// QueryTags queries the "tags" edge of the Machine entity.
+func (_m *Machine) QueryTags() *TagQuery {
+	return NewMachineClient(_m.config).QueryTags(_m)
+}
+
+// QueryFactChanges queries the "fact_changes" edge of the Machine entity.
+func (_m *Machine) QueryFactChanges() *FactChangeQuery {
+	return NewMachineClient(_m.config).QueryFactChanges(_m)
 }
 
 // Update returns a builder for updating this Machine.

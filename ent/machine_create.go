@@ -13,6 +13,7 @@ import (
 	"entgo.io/ent/dialect/sql/sqlgraph"
 	"entgo.io/ent/schema/field"
 	"github.com/edge-provision/edge-provision/ent/disk"
+	"github.com/edge-provision/edge-provision/ent/factchange"
 	"github.com/edge-provision/edge-provision/ent/mac"
 	"github.com/edge-provision/edge-provision/ent/machine"
 	"github.com/edge-provision/edge-provision/ent/machinefacts"
@@ -21,6 +22,7 @@ import (
 	"github.com/edge-provision/edge-provision/ent/observation"
 	"github.com/edge-provision/edge-provision/ent/pcifunction"
 	"github.com/edge-provision/edge-provision/ent/site"
+	"github.com/edge-provision/edge-provision/ent/tag"
 	"github.com/google/uuid"
 )
 
@@ -250,6 +252,36 @@ func (_c *MachineCreate) AddPciFunctions(v ...*PCIFunction) *MachineCreate {
 		ids[i] = v[i].ID
 	}
 	return _c.AddPciFunctionIDs(ids...)
+}
+
+// AddTagIDs adds the "tags" edge to the Tag entity by IDs.
+func (_c *MachineCreate) AddTagIDs(ids ...int) *MachineCreate {
+	_c.mutation.AddTagIDs(ids...)
+	return _c
+}
+
+// AddTags adds the "tags" edges to the Tag entity.
+func (_c *MachineCreate) AddTags(v ...*Tag) *MachineCreate {
+	ids := make([]int, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _c.AddTagIDs(ids...)
+}
+
+// AddFactChangeIDs adds the "fact_changes" edge to the FactChange entity by IDs.
+func (_c *MachineCreate) AddFactChangeIDs(ids ...int) *MachineCreate {
+	_c.mutation.AddFactChangeIDs(ids...)
+	return _c
+}
+
+// AddFactChanges adds the "fact_changes" edges to the FactChange entity.
+func (_c *MachineCreate) AddFactChanges(v ...*FactChange) *MachineCreate {
+	ids := make([]int, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _c.AddFactChangeIDs(ids...)
 }
 
 // Mutation returns the MachineMutation object of the builder.
@@ -491,6 +523,38 @@ func (_c *MachineCreate) createSpec() (*Machine, *sqlgraph.CreateSpec) {
 			Bidi:    false,
 			Target: &sqlgraph.EdgeTarget{
 				IDSpec: sqlgraph.NewFieldSpec(pcifunction.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges = append(_spec.Edges, edge)
+	}
+	if nodes := _c.mutation.TagsIDs(); len(nodes) > 0 {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.TagsTable,
+			Columns: []string{machine.TagsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(tag.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges = append(_spec.Edges, edge)
+	}
+	if nodes := _c.mutation.FactChangesIDs(); len(nodes) > 0 {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.FactChangesTable,
+			Columns: []string{machine.FactChangesColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(factchange.FieldID, field.TypeInt),
 			},
 		}
 		for _, k := range nodes {

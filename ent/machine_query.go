@@ -14,6 +14,7 @@ import (
 	"entgo.io/ent/dialect/sql/sqlgraph"
 	"entgo.io/ent/schema/field"
 	"github.com/edge-provision/edge-provision/ent/disk"
+	"github.com/edge-provision/edge-provision/ent/factchange"
 	"github.com/edge-provision/edge-provision/ent/mac"
 	"github.com/edge-provision/edge-provision/ent/machine"
 	"github.com/edge-provision/edge-provision/ent/machinefacts"
@@ -23,6 +24,7 @@ import (
 	"github.com/edge-provision/edge-provision/ent/pcifunction"
 	"github.com/edge-provision/edge-provision/ent/predicate"
 	"github.com/edge-provision/edge-provision/ent/site"
+	"github.com/edge-provision/edge-provision/ent/tag"
 	"github.com/google/uuid"
 )
 
@@ -41,6 +43,8 @@ type MachineQuery struct {
 	withNics          *NICQuery
 	withMemoryModules *MemoryModuleQuery
 	withPciFunctions  *PCIFunctionQuery
+	withTags          *TagQuery
+	withFactChanges   *FactChangeQuery
 	modifiers         []func(*sql.Selector)
 	// intermediate query (i.e. traversal path).
 	sql  *sql.Selector
@@ -254,6 +258,50 @@ func (_q *MachineQuery) QueryPciFunctions() *PCIFunctionQuery {
 	return query
 }
 
+// QueryTags chains the current query on the "tags" edge.
+func (_q *MachineQuery) QueryTags() *TagQuery {
+	query := (&TagClient{config: _q.config}).Query()
+	query.path = func(ctx context.Context) (fromU *sql.Selector, err error) {
+		if err := _q.prepareQuery(ctx); err != nil {
+			return nil, err
+		}
+		selector := _q.sqlQuery(ctx)
+		if err := selector.Err(); err != nil {
+			return nil, err
+		}
+		step := sqlgraph.NewStep(
+			sqlgraph.From(machine.Table, machine.FieldID, selector),
+			sqlgraph.To(tag.Table, tag.FieldID),
+			sqlgraph.Edge(sqlgraph.O2M, false, machine.TagsTable, machine.TagsColumn),
+		)
+		fromU = sqlgraph.SetNeighbors(_q.driver.Dialect(), step)
+		return fromU, nil
+	}
+	return query
+}
+
+// QueryFactChanges chains the current query on the "fact_changes" edge.
+func (_q *MachineQuery) QueryFactChanges() *FactChangeQuery {
+	query := (&FactChangeClient{config: _q.config}).Query()
+	query.path = func(ctx context.Context) (fromU *sql.Selector, err error) {
+		if err := _q.prepareQuery(ctx); err != nil {
+			return nil, err
+		}
+		selector := _q.sqlQuery(ctx)
+		if err := selector.Err(); err != nil {
+			return nil, err
+		}
+		step := sqlgraph.NewStep(
+			sqlgraph.From(machine.Table, machine.FieldID, selector),
+			sqlgraph.To(factchange.Table, factchange.FieldID),
+			sqlgraph.Edge(sqlgraph.O2M, false, machine.FactChangesTable, machine.FactChangesColumn),
+		)
+		fromU = sqlgraph.SetNeighbors(_q.driver.Dialect(), step)
+		return fromU, nil
+	}
+	return query
+}
+
 // First returns the first Machine entity from the query.
 // Returns a *NotFoundError when no Machine was found.
 func (_q *MachineQuery) First(ctx context.Context) (*Machine, error) {
@@ -454,6 +502,8 @@ func (_q *MachineQuery) Clone() *MachineQuery {
 		withNics:          _q.withNics.Clone(),
 		withMemoryModules: _q.withMemoryModules.Clone(),
 		withPciFunctions:  _q.withPciFunctions.Clone(),
+		withTags:          _q.withTags.Clone(),
+		withFactChanges:   _q.withFactChanges.Clone(),
 		// clone intermediate query.
 		sql:  _q.sql.Clone(),
 		path: _q.path,
@@ -548,6 +598,28 @@ func (_q *MachineQuery) WithPciFunctions(opts ...func(*PCIFunctionQuery)) *Machi
 	return _q
 }
 
+// WithTags tells the query-builder to eager-load the nodes that are connected to
+// the "tags" edge. The optional arguments are used to configure the query builder of the edge.
+func (_q *MachineQuery) WithTags(opts ...func(*TagQuery)) *MachineQuery {
+	query := (&TagClient{config: _q.config}).Query()
+	for _, opt := range opts {
+		opt(query)
+	}
+	_q.withTags = query
+	return _q
+}
+
+// WithFactChanges tells the query-builder to eager-load the nodes that are connected to
+// the "fact_changes" edge. The optional arguments are used to configure the query builder of the edge.
+func (_q *MachineQuery) WithFactChanges(opts ...func(*FactChangeQuery)) *MachineQuery {
+	query := (&FactChangeClient{config: _q.config}).Query()
+	for _, opt := range opts {
+		opt(query)
+	}
+	_q.withFactChanges = query
+	return _q
+}
+
 // GroupBy is used to group vertices by one or more fields/columns.
 // It is often used with aggregate functions, like: count, max, mean, min, sum.
 //
@@ -626,7 +698,7 @@ func (_q *MachineQuery) sqlAll(ctx context.Context, hooks ...queryHook) ([]*Mach
 	var (
 		nodes       = []*Machine{}
 		_spec       = _q.querySpec()
-		loadedTypes = [8]bool{
+		loadedTypes = [10]bool{
 			_q.withHome != nil,
 			_q.withMacs != nil,
 			_q.withObservations != nil,
@@ -635,6 +707,8 @@ func (_q *MachineQuery) sqlAll(ctx context.Context, hooks ...queryHook) ([]*Mach
 			_q.withNics != nil,
 			_q.withMemoryModules != nil,
 			_q.withPciFunctions != nil,
+			_q.withTags != nil,
+			_q.withFactChanges != nil,
 		}
 	)
 	_spec.ScanValues = func(columns []string) ([]any, error) {
@@ -709,6 +783,20 @@ func (_q *MachineQuery) sqlAll(ctx context.Context, hooks ...queryHook) ([]*Mach
 		if err := _q.loadPciFunctions(ctx, query, nodes,
 			func(n *Machine) { n.Edges.PciFunctions = []*PCIFunction{} },
 			func(n *Machine, e *PCIFunction) { n.Edges.PciFunctions = append(n.Edges.PciFunctions, e) }); err != nil {
+			return nil, err
+		}
+	}
+	if query := _q.withTags; query != nil {
+		if err := _q.loadTags(ctx, query, nodes,
+			func(n *Machine) { n.Edges.Tags = []*Tag{} },
+			func(n *Machine, e *Tag) { n.Edges.Tags = append(n.Edges.Tags, e) }); err != nil {
+			return nil, err
+		}
+	}
+	if query := _q.withFactChanges; query != nil {
+		if err := _q.loadFactChanges(ctx, query, nodes,
+			func(n *Machine) { n.Edges.FactChanges = []*FactChange{} },
+			func(n *Machine, e *FactChange) { n.Edges.FactChanges = append(n.Edges.FactChanges, e) }); err != nil {
 			return nil, err
 		}
 	}
@@ -936,6 +1024,66 @@ func (_q *MachineQuery) loadPciFunctions(ctx context.Context, query *PCIFunction
 	}
 	query.Where(predicate.PCIFunction(func(s *sql.Selector) {
 		s.Where(sql.InValues(s.C(machine.PciFunctionsColumn), fks...))
+	}))
+	neighbors, err := query.All(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range neighbors {
+		fk := n.MachineID
+		node, ok := nodeids[fk]
+		if !ok {
+			return fmt.Errorf(`unexpected referenced foreign-key "machine_id" returned %v for node %v`, fk, n.ID)
+		}
+		assign(node, n)
+	}
+	return nil
+}
+func (_q *MachineQuery) loadTags(ctx context.Context, query *TagQuery, nodes []*Machine, init func(*Machine), assign func(*Machine, *Tag)) error {
+	fks := make([]driver.Value, 0, len(nodes))
+	nodeids := make(map[uuid.UUID]*Machine)
+	for i := range nodes {
+		fks = append(fks, nodes[i].ID)
+		nodeids[nodes[i].ID] = nodes[i]
+		if init != nil {
+			init(nodes[i])
+		}
+	}
+	if len(query.ctx.Fields) > 0 {
+		query.ctx.AppendFieldOnce(tag.FieldMachineID)
+	}
+	query.Where(predicate.Tag(func(s *sql.Selector) {
+		s.Where(sql.InValues(s.C(machine.TagsColumn), fks...))
+	}))
+	neighbors, err := query.All(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range neighbors {
+		fk := n.MachineID
+		node, ok := nodeids[fk]
+		if !ok {
+			return fmt.Errorf(`unexpected referenced foreign-key "machine_id" returned %v for node %v`, fk, n.ID)
+		}
+		assign(node, n)
+	}
+	return nil
+}
+func (_q *MachineQuery) loadFactChanges(ctx context.Context, query *FactChangeQuery, nodes []*Machine, init func(*Machine), assign func(*Machine, *FactChange)) error {
+	fks := make([]driver.Value, 0, len(nodes))
+	nodeids := make(map[uuid.UUID]*Machine)
+	for i := range nodes {
+		fks = append(fks, nodes[i].ID)
+		nodeids[nodes[i].ID] = nodes[i]
+		if init != nil {
+			init(nodes[i])
+		}
+	}
+	if len(query.ctx.Fields) > 0 {
+		query.ctx.AppendFieldOnce(factchange.FieldMachineID)
+	}
+	query.Where(predicate.FactChange(func(s *sql.Selector) {
+		s.Where(sql.InValues(s.C(machine.FactChangesColumn), fks...))
 	}))
 	neighbors, err := query.All(ctx)
 	if err != nil {

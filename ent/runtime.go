@@ -7,6 +7,7 @@ import (
 
 	"github.com/edge-provision/edge-provision/ent/schema"
 	"github.com/edge-provision/edge-provision/ent/site"
+	"github.com/edge-provision/edge-provision/ent/webhook"
 )
 
 // The init function reads all schema descriptors with runtime code
@@ -23,4 +24,10 @@ func init() {
 	siteDescID := siteFields[0].Descriptor()
 	// site.IDValidator is a validator for the "id" field. It is called by the builders before save.
 	site.IDValidator = siteDescID.Validators[0].(func(string) error)
+	webhookFields := schema.Webhook{}.Fields()
+	_ = webhookFields
+	// webhookDescAttempts is the schema descriptor for attempts field.
+	webhookDescAttempts := webhookFields[7].Descriptor()
+	// webhook.DefaultAttempts holds the default value on creation for the attempts field.
+	webhook.DefaultAttempts = webhookDescAttempts.Default.(int)
 }

@@ -16,12 +16,16 @@ type Tx struct {
 	config
 	// Applied is the client for interacting with the Applied builders.
 	Applied *AppliedClient
+	// Audit is the client for interacting with the Audit builders.
+	Audit *AuditClient
 	// Disk is the client for interacting with the Disk builders.
 	Disk *DiskClient
 	// Document is the client for interacting with the Document builders.
 	Document *DocumentClient
 	// Event is the client for interacting with the Event builders.
 	Event *EventClient
+	// FactChange is the client for interacting with the FactChange builders.
+	FactChange *FactChangeClient
 	// Image is the client for interacting with the Image builders.
 	Image *ImageClient
 	// Lease is the client for interacting with the Lease builders.
@@ -42,6 +46,8 @@ type Tx struct {
 	Note *NoteClient
 	// Observation is the client for interacting with the Observation builders.
 	Observation *ObservationClient
+	// Operation is the client for interacting with the Operation builders.
+	Operation *OperationClient
 	// PCIFunction is the client for interacting with the PCIFunction builders.
 	PCIFunction *PCIFunctionClient
 	// Refusal is the client for interacting with the Refusal builders.
@@ -54,6 +60,12 @@ type Tx struct {
 	Site *SiteClient
 	// Step is the client for interacting with the Step builders.
 	Step *StepClient
+	// Tag is the client for interacting with the Tag builders.
+	Tag *TagClient
+	// Token is the client for interacting with the Token builders.
+	Token *TokenClient
+	// Webhook is the client for interacting with the Webhook builders.
+	Webhook *WebhookClient
 
 	// lazily loaded.
 	client     *Client
@@ -186,9 +198,11 @@ func (tx *Tx) Client() *Client {
 
 func (tx *Tx) init() {
 	tx.Applied = NewAppliedClient(tx.config)
+	tx.Audit = NewAuditClient(tx.config)
 	tx.Disk = NewDiskClient(tx.config)
 	tx.Document = NewDocumentClient(tx.config)
 	tx.Event = NewEventClient(tx.config)
+	tx.FactChange = NewFactChangeClient(tx.config)
 	tx.Image = NewImageClient(tx.config)
 	tx.Lease = NewLeaseClient(tx.config)
 	tx.Lock = NewLockClient(tx.config)
@@ -199,12 +213,16 @@ func (tx *Tx) init() {
 	tx.NIC = NewNICClient(tx.config)
 	tx.Note = NewNoteClient(tx.config)
 	tx.Observation = NewObservationClient(tx.config)
+	tx.Operation = NewOperationClient(tx.config)
 	tx.PCIFunction = NewPCIFunctionClient(tx.config)
 	tx.Refusal = NewRefusalClient(tx.config)
 	tx.Run = NewRunClient(tx.config)
 	tx.Setting = NewSettingClient(tx.config)
 	tx.Site = NewSiteClient(tx.config)
 	tx.Step = NewStepClient(tx.config)
+	tx.Tag = NewTagClient(tx.config)
+	tx.Token = NewTokenClient(tx.config)
+	tx.Webhook = NewWebhookClient(tx.config)
 }
 
 // txDriver wraps the given dialect.Tx with a nop dialect.Driver implementation.

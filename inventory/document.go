@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -121,7 +122,42 @@ func (f Facts) Validate() error {
 			return fmt.Errorf("NIC %s has the group address %s", clip(n.Name), n.MAC)
 		}
 	}
+	// Before the tree: JSON would put U+FFFD in place of what is not UTF-8.
+	if err := checkText("", reflect.ValueOf(f)); err != nil {
+		return err
+	}
 	return checkValues("", tree(f))
+}
+
+// checkText refuses text that no database keeps as it is.
+func checkText(path string, v reflect.Value) error {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			return checkText(path, v.Elem())
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+			if err := checkText(join(path, name), v.Field(i)); err != nil {
+				return err
+			}
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			if err := checkText(path+"[]", v.Index(i)); err != nil {
+				return err
+			}
+		}
+	case reflect.String:
+		switch s := v.String(); {
+		case !utf8.ValidString(s):
+			return fmt.Errorf("%s is not valid UTF-8", path)
+		case strings.ContainsRune(s, 0):
+			return fmt.Errorf("%s contains a NUL", path)
+		}
+	}
+	return nil
 }
 
 func (f Facts) moduleCount() int {
@@ -154,11 +190,8 @@ func checkValues(path string, v any) error {
 			return fmt.Errorf("%s is negative", path)
 		}
 	case string:
-		switch {
-		case len(v) > maxTextBytes:
+		if len(v) > maxTextBytes {
 			return fmt.Errorf("%s has %d bytes; at most %d are accepted", path, len(v), maxTextBytes)
-		case strings.ContainsRune(v, 0):
-			return fmt.Errorf("%s contains a NUL", path)
 		}
 	}
 	return nil

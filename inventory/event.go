@@ -101,6 +101,16 @@ const (
 
 	// EventMachineState: from, to.
 	EventMachineState EventKind = "machine.state"
+	// EventMachineChanged: what the catalog knows of the machine changed; what
+	// (parts, comma-separated). Unlike all others it is written in the
+	// transaction of the change, so none is ever lost.
+	EventMachineChanged EventKind = "machine.changed"
+	// EventMachineRemoved: the catalog forgot the machine; written like
+	// EventMachineChanged.
+	EventMachineRemoved EventKind = "machine.removed"
+	// EventMachineTags: set.KEY is the new value of each tag that was set;
+	// removed is the list of the keys that were removed, "a, b".
+	EventMachineTags EventKind = "machine.tags"
 	// EventIdentityConflict: what was seen points at two machines; a, b,
 	// by (mac|serial|uuid).
 	EventIdentityConflict EventKind = "identity.conflict"

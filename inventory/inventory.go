@@ -39,6 +39,8 @@ type Machine struct {
 	// HostKey is the SSH host key that was made on the machine and reported
 	// by the agent, in authorized_keys form.
 	HostKey string `json:"host_key,omitempty"`
+	// Tags are what people wrote on the machine, by key; nil when nothing.
+	Tags map[string]string `json:"tags,omitempty"`
 	// FirstSeen and LastSeen bound all observations of the machine.
 	FirstSeen time.Time `json:"first_seen"`
 	LastSeen  time.Time `json:"last_seen"`

@@ -14,6 +14,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/hashicorp/hcl/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/edge-provision/edge-provision/inventory"
@@ -27,6 +28,7 @@ import (
 type inventoryFlags struct {
 	site   string
 	format string
+	sort   string
 }
 
 func (a *app) inventoryCommand() *cobra.Command {
@@ -39,7 +41,7 @@ func (a *app) inventoryCommand() *cobra.Command {
 			Use: "list", Short: "List machines", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
-					machines, err := s.Machines(ctx, store.MachineFilter{Site: f.site})
+					machines, err := selectMachines(ctx, s, f.site, "", f.sort)
 					if err != nil {
 						return err
 					}
@@ -58,7 +60,7 @@ missing(...) to ask for that.`,
 			Args: cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
-					machines, err := selectMachines(ctx, s, f.site, args[0])
+					machines, err := selectMachines(ctx, s, f.site, args[0], f.sort)
 					if err != nil {
 						return err
 					}
@@ -83,24 +85,37 @@ func (a *app) withCatalog(ctx context.Context, do func(ctx context.Context, s *s
 // queryLimit bounds the answer of a query; a site has far fewer machines.
 const queryLimit = 100_000
 
-// selectMachines runs an expression in the catalog's database.
-func selectMachines(ctx context.Context, s *store.Store, site, expr string) ([]inventory.Machine, error) {
-	compiled, diags := query.Parse(expr, query.Machine)
-	if diags.HasErrors() {
-		return nil, errors.New("the expression cannot be used:\n" + query.Format(expr, diags))
+// selectMachines runs an expression in the catalog's database. An empty one
+// selects all machines.
+func selectMachines(ctx context.Context, s *store.Store, site, expr, sort string) ([]inventory.Machine, error) {
+	request := store.PageRequest{Site: site, Sort: sort, Limit: store.MaxPageLimit}
+	if expr != "" {
+		compiled, diags := query.Parse(expr, query.Machine)
+		if diags.HasErrors() {
+			return nil, errors.New("the expression cannot be used:\n" + query.Format(expr, diags))
+		}
+		var err error
+		request.Filter, err = compiled.Filter(query.DialectOf(s.Dialect()), expr, time.Now())
+		if diags, ok := errors.AsType[hcl.Diagnostics](err); ok {
+			return nil, errors.New("the expression cannot be used:\n" + query.Format(expr, diags))
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	where, args, err := compiled.SQL(dialectOf(s))
-	if err != nil {
-		return nil, err
+	var out []inventory.Machine
+	for len(out) < queryLimit {
+		page, err := s.Page(ctx, request)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, page.Machines...)
+		if page.Next == "" {
+			break
+		}
+		request.Cursor = page.Next
 	}
-	return s.Query(ctx, site, where, args, queryLimit)
-}
-
-func dialectOf(s *store.Store) query.Dialect {
-	if s.Dialect() == "postgres" {
-		return query.Postgres
-	}
-	return query.SQLite
+	return out, nil
 }
 
 // printMachines writes machines in the chosen form.

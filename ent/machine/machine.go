@@ -46,6 +46,10 @@ const (
 	EdgeMemoryModules = "memory_modules"
 	// EdgePciFunctions holds the string denoting the pci_functions edge name in mutations.
 	EdgePciFunctions = "pci_functions"
+	// EdgeTags holds the string denoting the tags edge name in mutations.
+	EdgeTags = "tags"
+	// EdgeFactChanges holds the string denoting the fact_changes edge name in mutations.
+	EdgeFactChanges = "fact_changes"
 	// Table holds the table name of the machine in the database.
 	Table = "machines"
 	// HomeTable is the table that holds the home relation/edge.
@@ -104,6 +108,20 @@ const (
 	PciFunctionsInverseTable = "pci_functions"
 	// PciFunctionsColumn is the table column denoting the pci_functions relation/edge.
 	PciFunctionsColumn = "machine_id"
+	// TagsTable is the table that holds the tags relation/edge.
+	TagsTable = "tags"
+	// TagsInverseTable is the table name for the Tag entity.
+	// It exists in this package in order to avoid circular dependency with the "tag" package.
+	TagsInverseTable = "tags"
+	// TagsColumn is the table column denoting the tags relation/edge.
+	TagsColumn = "machine_id"
+	// FactChangesTable is the table that holds the fact_changes relation/edge.
+	FactChangesTable = "fact_changes"
+	// FactChangesInverseTable is the table name for the FactChange entity.
+	// It exists in this package in order to avoid circular dependency with the "factchange" package.
+	FactChangesInverseTable = "fact_changes"
+	// FactChangesColumn is the table column denoting the fact_changes relation/edge.
+	FactChangesColumn = "machine_id"
 )
 
 // Columns holds all SQL columns for machine fields.
@@ -280,6 +298,34 @@ func ByPciFunctions(term sql.OrderTerm, terms ...sql.OrderTerm) OrderOption {
 		sqlgraph.OrderByNeighborTerms(s, newPciFunctionsStep(), append([]sql.OrderTerm{term}, terms...)...)
 	}
 }
+
+// ByTagsCount orders the results by tags count.
+func ByTagsCount(opts ...sql.OrderTermOption) OrderOption {
+	return func(s *sql.Selector) {
+		sqlgraph.OrderByNeighborsCount(s, newTagsStep(), opts...)
+	}
+}
+
+// ByTags orders the results by tags terms.
+func ByTags(term sql.OrderTerm, terms ...sql.OrderTerm) OrderOption {
+	return func(s *sql.Selector) {
+		sqlgraph.OrderByNeighborTerms(s, newTagsStep(), append([]sql.OrderTerm{term}, terms...)...)
+	}
+}
+
+// ByFactChangesCount orders the results by fact_changes count.
+func ByFactChangesCount(opts ...sql.OrderTermOption) OrderOption {
+	return func(s *sql.Selector) {
+		sqlgraph.OrderByNeighborsCount(s, newFactChangesStep(), opts...)
+	}
+}
+
+// ByFactChanges orders the results by fact_changes terms.
+func ByFactChanges(term sql.OrderTerm, terms ...sql.OrderTerm) OrderOption {
+	return func(s *sql.Selector) {
+		sqlgraph.OrderByNeighborTerms(s, newFactChangesStep(), append([]sql.OrderTerm{term}, terms...)...)
+	}
+}
 func newHomeStep() *sqlgraph.Step {
 	return sqlgraph.NewStep(
 		sqlgraph.From(Table, FieldID),
@@ -334,5 +380,19 @@ func newPciFunctionsStep() *sqlgraph.Step {
 		sqlgraph.From(Table, FieldID),
 		sqlgraph.To(PciFunctionsInverseTable, FieldID),
 		sqlgraph.Edge(sqlgraph.O2M, false, PciFunctionsTable, PciFunctionsColumn),
+	)
+}
+func newTagsStep() *sqlgraph.Step {
+	return sqlgraph.NewStep(
+		sqlgraph.From(Table, FieldID),
+		sqlgraph.To(TagsInverseTable, FieldID),
+		sqlgraph.Edge(sqlgraph.O2M, false, TagsTable, TagsColumn),
+	)
+}
+func newFactChangesStep() *sqlgraph.Step {
+	return sqlgraph.NewStep(
+		sqlgraph.From(Table, FieldID),
+		sqlgraph.To(FactChangesInverseTable, FieldID),
+		sqlgraph.Edge(sqlgraph.O2M, false, FactChangesTable, FactChangesColumn),
 	)
 }

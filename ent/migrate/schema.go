@@ -37,6 +37,40 @@ var (
 			},
 		},
 	}
+	// AuditColumns holds the columns for the "audit" table.
+	AuditColumns = []*schema.Column{
+		{Name: "id", Type: field.TypeInt64, Increment: true},
+		{Name: "time", Type: field.TypeTime},
+		{Name: "actor", Type: field.TypeString},
+		{Name: "actor_name", Type: field.TypeString, Nullable: true},
+		{Name: "role", Type: field.TypeString, Nullable: true},
+		{Name: "remote", Type: field.TypeString, Nullable: true},
+		{Name: "method", Type: field.TypeString, Nullable: true},
+		{Name: "path", Type: field.TypeString, Nullable: true},
+		{Name: "action", Type: field.TypeString},
+		{Name: "target", Type: field.TypeString, Nullable: true},
+		{Name: "request", Type: field.TypeString, Nullable: true},
+		{Name: "status", Type: field.TypeInt, Nullable: true},
+		{Name: "finished_at", Type: field.TypeTime, Nullable: true},
+	}
+	// AuditTable holds the schema information for the "audit" table.
+	AuditTable = &schema.Table{
+		Name:       "audit",
+		Columns:    AuditColumns,
+		PrimaryKey: []*schema.Column{AuditColumns[0]},
+		Indexes: []*schema.Index{
+			{
+				Name:    "audit_time",
+				Unique:  false,
+				Columns: []*schema.Column{AuditColumns[1]},
+			},
+			{
+				Name:    "audit_actor_id",
+				Unique:  false,
+				Columns: []*schema.Column{AuditColumns[2], AuditColumns[0]},
+			},
+		},
+	}
 	// DisksColumns holds the columns for the "disks" table.
 	DisksColumns = []*schema.Column{
 		{Name: "id", Type: field.TypeInt, Increment: true},
@@ -75,9 +109,9 @@ var (
 				Columns: []*schema.Column{DisksColumns[14]},
 			},
 			{
-				Name:    "disk_bytes",
+				Name:    "disk_bytes_machine_id",
 				Unique:  false,
-				Columns: []*schema.Column{DisksColumns[8]},
+				Columns: []*schema.Column{DisksColumns[8], DisksColumns[14]},
 			},
 			{
 				Name:    "disk_serial",
@@ -90,9 +124,9 @@ var (
 				Columns: []*schema.Column{DisksColumns[3]},
 			},
 			{
-				Name:    "disk_model",
+				Name:    "disk_model_machine_id",
 				Unique:  false,
-				Columns: []*schema.Column{DisksColumns[6]},
+				Columns: []*schema.Column{DisksColumns[6], DisksColumns[14]},
 			},
 		},
 	}
@@ -146,6 +180,44 @@ var (
 				Name:    "event_time",
 				Unique:  false,
 				Columns: []*schema.Column{EventsColumns[1]},
+			},
+		},
+	}
+	// FactChangesColumns holds the columns for the "fact_changes" table.
+	FactChangesColumns = []*schema.Column{
+		{Name: "id", Type: field.TypeInt, Increment: true},
+		{Name: "path", Type: field.TypeString},
+		{Name: "at", Type: field.TypeTime},
+		{Name: "machine_id", Type: field.TypeUUID},
+	}
+	// FactChangesTable holds the schema information for the "fact_changes" table.
+	FactChangesTable = &schema.Table{
+		Name:       "fact_changes",
+		Columns:    FactChangesColumns,
+		PrimaryKey: []*schema.Column{FactChangesColumns[0]},
+		ForeignKeys: []*schema.ForeignKey{
+			{
+				Symbol:     "fact_changes_machines_fact_changes",
+				Columns:    []*schema.Column{FactChangesColumns[3]},
+				RefColumns: []*schema.Column{MachinesColumns[0]},
+				OnDelete:   schema.Cascade,
+			},
+		},
+		Indexes: []*schema.Index{
+			{
+				Name:    "factchange_machine_id",
+				Unique:  false,
+				Columns: []*schema.Column{FactChangesColumns[3]},
+			},
+			{
+				Name:    "factchange_machine_id_path_at",
+				Unique:  false,
+				Columns: []*schema.Column{FactChangesColumns[3], FactChangesColumns[1], FactChangesColumns[2]},
+			},
+			{
+				Name:    "factchange_path_at_machine_id",
+				Unique:  false,
+				Columns: []*schema.Column{FactChangesColumns[1], FactChangesColumns[2], FactChangesColumns[3]},
 			},
 		},
 	}
@@ -216,6 +288,11 @@ var (
 				Name:    "lease_expires",
 				Unique:  false,
 				Columns: []*schema.Column{LeasesColumns[8]},
+			},
+			{
+				Name:    "lease_mac",
+				Unique:  false,
+				Columns: []*schema.Column{LeasesColumns[2]},
 			},
 		},
 	}
@@ -312,14 +389,24 @@ var (
 				Columns: []*schema.Column{MachinesColumns[4]},
 			},
 			{
-				Name:    "machine_serial",
+				Name:    "machine_serial_id",
 				Unique:  false,
-				Columns: []*schema.Column{MachinesColumns[3]},
+				Columns: []*schema.Column{MachinesColumns[3], MachinesColumns[0]},
 			},
 			{
-				Name:    "machine_state",
+				Name:    "machine_state_id",
 				Unique:  false,
-				Columns: []*schema.Column{MachinesColumns[2]},
+				Columns: []*schema.Column{MachinesColumns[2], MachinesColumns[0]},
+			},
+			{
+				Name:    "machine_address_id",
+				Unique:  false,
+				Columns: []*schema.Column{MachinesColumns[1], MachinesColumns[0]},
+			},
+			{
+				Name:    "machine_last_seen_id",
+				Unique:  false,
+				Columns: []*schema.Column{MachinesColumns[8], MachinesColumns[0]},
 			},
 		},
 	}
@@ -362,14 +449,14 @@ var (
 		},
 		Indexes: []*schema.Index{
 			{
-				Name:    "machinefacts_memory_bytes",
+				Name:    "machinefacts_memory_bytes_machine_id",
 				Unique:  false,
-				Columns: []*schema.Column{MachineFactsColumns[1]},
+				Columns: []*schema.Column{MachineFactsColumns[1], MachineFactsColumns[20]},
 			},
 			{
-				Name:    "machinefacts_cpu_cores",
+				Name:    "machinefacts_cpu_cores_machine_id",
 				Unique:  false,
-				Columns: []*schema.Column{MachineFactsColumns[5]},
+				Columns: []*schema.Column{MachineFactsColumns[5], MachineFactsColumns[20]},
 			},
 			{
 				Name:    "machinefacts_system_manufacturer_system_product",
@@ -377,14 +464,19 @@ var (
 				Columns: []*schema.Column{MachineFactsColumns[9], MachineFactsColumns[10]},
 			},
 			{
+				Name:    "machinefacts_system_product_machine_id",
+				Unique:  false,
+				Columns: []*schema.Column{MachineFactsColumns[10], MachineFactsColumns[20]},
+			},
+			{
 				Name:    "machinefacts_system_serial",
 				Unique:  false,
 				Columns: []*schema.Column{MachineFactsColumns[11]},
 			},
 			{
-				Name:    "machinefacts_bios_version",
+				Name:    "machinefacts_bios_version_machine_id",
 				Unique:  false,
-				Columns: []*schema.Column{MachineFactsColumns[13]},
+				Columns: []*schema.Column{MachineFactsColumns[13], MachineFactsColumns[20]},
 			},
 		},
 	}
@@ -470,9 +562,9 @@ var (
 				Columns: []*schema.Column{NicsColumns[2]},
 			},
 			{
-				Name:    "nic_driver",
+				Name:    "nic_driver_machine_id",
 				Unique:  false,
-				Columns: []*schema.Column{NicsColumns[3]},
+				Columns: []*schema.Column{NicsColumns[3], NicsColumns[9]},
 			},
 		},
 	}
@@ -554,6 +646,49 @@ var (
 				Name:    "observation_digest",
 				Unique:  false,
 				Columns: []*schema.Column{ObservationsColumns[4]},
+			},
+		},
+	}
+	// OperationsColumns holds the columns for the "operations" table.
+	OperationsColumns = []*schema.Column{
+		{Name: "id", Type: field.TypeUUID},
+		{Name: "actor", Type: field.TypeString},
+		{Name: "idempotency_key", Type: field.TypeString},
+		{Name: "request_digest", Type: field.TypeString},
+		{Name: "kind", Type: field.TypeString},
+		{Name: "machine_id", Type: field.TypeUUID, Nullable: true},
+		{Name: "site", Type: field.TypeString, Nullable: true},
+		{Name: "state", Type: field.TypeString},
+		{Name: "result", Type: field.TypeString, Nullable: true},
+		{Name: "error", Type: field.TypeString, Nullable: true},
+		{Name: "created_at", Type: field.TypeTime},
+		{Name: "finished_at", Type: field.TypeTime, Nullable: true},
+	}
+	// OperationsTable holds the schema information for the "operations" table.
+	OperationsTable = &schema.Table{
+		Name:       "operations",
+		Columns:    OperationsColumns,
+		PrimaryKey: []*schema.Column{OperationsColumns[0]},
+		Indexes: []*schema.Index{
+			{
+				Name:    "operation_actor_idempotency_key",
+				Unique:  true,
+				Columns: []*schema.Column{OperationsColumns[1], OperationsColumns[2]},
+			},
+			{
+				Name:    "operation_machine_id",
+				Unique:  false,
+				Columns: []*schema.Column{OperationsColumns[5]},
+			},
+			{
+				Name:    "operation_state",
+				Unique:  false,
+				Columns: []*schema.Column{OperationsColumns[7]},
+			},
+			{
+				Name:    "operation_created_at",
+				Unique:  false,
+				Columns: []*schema.Column{OperationsColumns[10]},
 			},
 		},
 	}
@@ -703,12 +838,90 @@ var (
 			},
 		},
 	}
+	// TagsColumns holds the columns for the "tags" table.
+	TagsColumns = []*schema.Column{
+		{Name: "id", Type: field.TypeInt, Increment: true},
+		{Name: "key", Type: field.TypeString},
+		{Name: "value", Type: field.TypeString},
+		{Name: "set_at", Type: field.TypeTime},
+		{Name: "machine_id", Type: field.TypeUUID},
+	}
+	// TagsTable holds the schema information for the "tags" table.
+	TagsTable = &schema.Table{
+		Name:       "tags",
+		Columns:    TagsColumns,
+		PrimaryKey: []*schema.Column{TagsColumns[0]},
+		ForeignKeys: []*schema.ForeignKey{
+			{
+				Symbol:     "tags_machines_tags",
+				Columns:    []*schema.Column{TagsColumns[4]},
+				RefColumns: []*schema.Column{MachinesColumns[0]},
+				OnDelete:   schema.Cascade,
+			},
+		},
+		Indexes: []*schema.Index{
+			{
+				Name:    "tag_machine_id",
+				Unique:  false,
+				Columns: []*schema.Column{TagsColumns[4]},
+			},
+			{
+				Name:    "tag_machine_id_key",
+				Unique:  true,
+				Columns: []*schema.Column{TagsColumns[4], TagsColumns[1]},
+			},
+			{
+				Name:    "tag_key_value_machine_id",
+				Unique:  false,
+				Columns: []*schema.Column{TagsColumns[1], TagsColumns[2], TagsColumns[4]},
+			},
+		},
+	}
+	// APITokensColumns holds the columns for the "api_tokens" table.
+	APITokensColumns = []*schema.Column{
+		{Name: "id", Type: field.TypeString},
+		{Name: "name", Type: field.TypeString},
+		{Name: "hash", Type: field.TypeBytes},
+		{Name: "role", Type: field.TypeString},
+		{Name: "created_by", Type: field.TypeString, Nullable: true},
+		{Name: "created_at", Type: field.TypeTime},
+		{Name: "expires_at", Type: field.TypeTime},
+		{Name: "revoked_at", Type: field.TypeTime, Nullable: true},
+		{Name: "last_used_at", Type: field.TypeTime, Nullable: true},
+	}
+	// APITokensTable holds the schema information for the "api_tokens" table.
+	APITokensTable = &schema.Table{
+		Name:       "api_tokens",
+		Columns:    APITokensColumns,
+		PrimaryKey: []*schema.Column{APITokensColumns[0]},
+	}
+	// WebhooksColumns holds the columns for the "webhooks" table.
+	WebhooksColumns = []*schema.Column{
+		{Name: "id", Type: field.TypeUUID},
+		{Name: "url", Type: field.TypeString},
+		{Name: "secret", Type: field.TypeBytes},
+		{Name: "kinds", Type: field.TypeJSON, Nullable: true},
+		{Name: "created_by", Type: field.TypeString, Nullable: true},
+		{Name: "created_at", Type: field.TypeTime},
+		{Name: "cursor", Type: field.TypeInt64},
+		{Name: "attempts", Type: field.TypeInt, Default: 0},
+		{Name: "next_try_at", Type: field.TypeTime, Nullable: true},
+		{Name: "last_error", Type: field.TypeString, Nullable: true},
+	}
+	// WebhooksTable holds the schema information for the "webhooks" table.
+	WebhooksTable = &schema.Table{
+		Name:       "webhooks",
+		Columns:    WebhooksColumns,
+		PrimaryKey: []*schema.Column{WebhooksColumns[0]},
+	}
 	// Tables holds all the tables in the schema.
 	Tables = []*schema.Table{
 		AppliedTable,
+		AuditTable,
 		DisksTable,
 		DocumentsTable,
 		EventsTable,
+		FactChangesTable,
 		ImagesTable,
 		LeasesTable,
 		LocksTable,
@@ -719,12 +932,16 @@ var (
 		NicsTable,
 		NotesTable,
 		ObservationsTable,
+		OperationsTable,
 		PciFunctionsTable,
 		RefusalsTable,
 		RunsTable,
 		SettingsTable,
 		SitesTable,
 		StepsTable,
+		TagsTable,
+		APITokensTable,
+		WebhooksTable,
 	}
 )
 
@@ -732,7 +949,14 @@ func init() {
 	AppliedTable.Annotation = &entsql.Annotation{
 		Table: "applied",
 	}
+	AuditTable.Annotation = &entsql.Annotation{
+		Table: "audit",
+	}
 	DisksTable.ForeignKeys[0].RefTable = MachinesTable
+	FactChangesTable.ForeignKeys[0].RefTable = MachinesTable
+	FactChangesTable.Annotation = &entsql.Annotation{
+		Table: "fact_changes",
+	}
 	MacsTable.ForeignKeys[0].RefTable = MachinesTable
 	MacsTable.Annotation = &entsql.Annotation{
 		Table: "macs",
@@ -755,4 +979,8 @@ func init() {
 		Table: "pci_functions",
 	}
 	StepsTable.ForeignKeys[0].RefTable = RunsTable
+	TagsTable.ForeignKeys[0].RefTable = MachinesTable
+	APITokensTable.Annotation = &entsql.Annotation{
+		Table: "api_tokens",
+	}
 }

@@ -9,6 +9,9 @@ import (
 // Applied is the predicate function for applied builders.
 type Applied func(*sql.Selector)
 
+// Audit is the predicate function for audit builders.
+type Audit func(*sql.Selector)
+
 // Disk is the predicate function for disk builders.
 type Disk func(*sql.Selector)
 
@@ -17,6 +20,9 @@ type Document func(*sql.Selector)
 
 // Event is the predicate function for event builders.
 type Event func(*sql.Selector)
+
+// FactChange is the predicate function for factchange builders.
+type FactChange func(*sql.Selector)
 
 // Image is the predicate function for image builders.
 type Image func(*sql.Selector)
@@ -48,6 +54,9 @@ type Note func(*sql.Selector)
 // Observation is the predicate function for observation builders.
 type Observation func(*sql.Selector)
 
+// Operation is the predicate function for operation builders.
+type Operation func(*sql.Selector)
+
 // PCIFunction is the predicate function for pcifunction builders.
 type PCIFunction func(*sql.Selector)
 
@@ -65,3 +74,12 @@ type Site func(*sql.Selector)
 
 // Step is the predicate function for step builders.
 type Step func(*sql.Selector)
+
+// Tag is the predicate function for tag builders.
+type Tag func(*sql.Selector)
+
+// Token is the predicate function for token builders.
+type Token func(*sql.Selector)
+
+// Webhook is the predicate function for webhook builders.
+type Webhook func(*sql.Selector)

@@ -35,9 +35,9 @@ func (Disk) Fields() []ent.Field {
 // Indexes of a disk.
 func (Disk) Indexes() []ent.Index {
 	return []ent.Index{
-		index.Fields("bytes"),
+		index.Fields("bytes", "machine_id"),
 		index.Fields("serial"),
 		index.Fields("wwn"),
-		index.Fields("model"),
+		index.Fields("model", "machine_id"),
 	}
 }

@@ -34,5 +34,6 @@ func (Lease) Indexes() []ent.Index {
 		index.Fields("network", "address").Unique().
 			Annotations(entsql.IndexWhere("state <> 'released'")),
 		index.Fields("expires"),
+		index.Fields("mac"),
 	}
 }

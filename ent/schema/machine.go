@@ -40,6 +40,8 @@ func (Machine) Edges() []ent.Edge {
 		edge.To("nics", NIC.Type).Annotations(cascade),
 		edge.To("memory_modules", MemoryModule.Type).Annotations(cascade),
 		edge.To("pci_functions", PCIFunction.Type).Annotations(cascade),
+		edge.To("tags", Tag.Type).Annotations(cascade),
+		edge.To("fact_changes", FactChange.Type).Annotations(cascade),
 	}
 }
 
@@ -48,7 +50,9 @@ func (Machine) Indexes() []ent.Index {
 	return []ent.Index{
 		index.Fields("site", "address").Unique(),
 		index.Fields("smbios_uuid"),
-		index.Fields("serial"),
-		index.Fields("state"),
+		index.Fields("serial", "id"),
+		index.Fields("state", "id"),
+		index.Fields("address", "id"),
+		index.Fields("last_seen", "id"),
 	}
 }

@@ -45,13 +45,15 @@ func (MachineFacts) Fields() []ent.Field {
 	}
 }
 
-// Indexes of the projection.
+// Indexes of the projection. Those that pages are ordered by end in the
+// machine's id, which orders machines with equal values.
 func (MachineFacts) Indexes() []ent.Index {
 	return []ent.Index{
-		index.Fields("memory_bytes"),
-		index.Fields("cpu_cores"),
+		index.Fields("memory_bytes", "machine_id"),
+		index.Fields("cpu_cores", "machine_id"),
 		index.Fields("system_manufacturer", "system_product"),
+		index.Fields("system_product", "machine_id"),
 		index.Fields("system_serial"),
-		index.Fields("bios_version"),
+		index.Fields("bios_version", "machine_id"),
 	}
 }

@@ -35,5 +35,5 @@ func (NIC) Fields() []ent.Field {
 
 // Indexes of a NIC.
 func (NIC) Indexes() []ent.Index {
-	return []ent.Index{index.Fields("mac"), index.Fields("driver")}
+	return []ent.Index{index.Fields("mac"), index.Fields("driver", "machine_id")}
 }

@@ -19,7 +19,7 @@ func (c *compiler) call(x *hclsyntax.FunctionCallExpr) *operand {
 	if factor, ok := units[x.Name]; ok {
 		return c.unit(x, factor)
 	}
-	arity := map[string]int{"any": 1, "all": 1, "contains": 2, "length": 1, "missing": 1, "regex": 2, "glob": 2}
+	arity := map[string]int{"any": 1, "all": 1, "changed": 2, "contains": 2, "length": 1, "missing": 1, "regex": 2, "glob": 2}
 	want, ok := arity[x.Name]
 	if !ok {
 		if c.hasFunction(x.Name) {
@@ -43,6 +43,8 @@ func (c *compiler) call(x *hclsyntax.FunctionCallExpr) *operand {
 	switch x.Name {
 	case "any", "all":
 		return c.quantify(x.Name == "all", args[0], rng)
+	case "changed":
+		return c.changed(args[0], args[1], rng)
 	case "contains":
 		return c.contains(args[0], args[1], rng)
 	case "length":
@@ -189,7 +191,51 @@ func (c *compiler) missing(arg *operand, rng hcl.Range) *operand {
 	return &operand{rng: rng, cond: n}
 }
 
-func (c *compiler) match(glob bool, pattern, arg *operand, rng hcl.Range) *operand {
+// changed compiles changed(fact, window).
+func (c *compiler) changed(arg, window *operand, rng hcl.Range) *operand {
+	r := arg.fact()
+	switch {
+	case r == nil:
+		return c.complain(arg.rng, "Not a fact", "changed asks when a fact, a list or a part of facts got another value; this is %s.", arg.describe())
+	case r.v != nil || r.hasIndex() || r.root != "facts" || len(r.steps) == 0:
+		return c.complain(arg.rng, "No history", "The history tells when a part of facts changed, and of a list when any of it did: changed(facts.bios.version, …), changed(facts.disks, …). %s has none.", r)
+	}
+	text, ok := window.text.(constText)
+	if !ok {
+		return c.complain(window.rng, "Window must be constant", "The second argument is how far to look back, such as \"7d\", and must be known from declarations alone.")
+	}
+	span, err := ParseDuration(text.content)
+	if err != nil || span == 0 {
+		return c.complain(window.rng, "Invalid window", "%s is no time to look back: write a number with a unit, such as \"90m\", \"12h\" or \"7d\".", text)
+	}
+	c.asks.history = true
+	return &operand{rng: rng, cond: &changed{ref: r, window: span, shown: text.content}}
+}
+
+// fact is the path that the operand is, and nothing but that; nil otherwise.
+func (o *operand) fact() *ref {
+	switch {
+	case o.ref != nil:
+		return o.ref
+	case o.list != nil && o.list.elem == nil && o.list.cond == nil:
+		return o.list.source
+	case o.num != nil:
+		if i, ok := o.num.num.(refInt); ok && o.num.den == constInt(1) {
+			return i.ref
+		}
+	case o.text != nil:
+		if t, ok := o.text.(refText); ok {
+			return t.ref
+		}
+	case o.cond != nil:
+		if f, ok := o.cond.(flag); ok {
+			return f.ref
+		}
+	}
+	return nil
+}
+
+func (c *compiler) match(isGlob bool, pattern, arg *operand, rng hcl.Range) *operand {
 	p, ok := pattern.text.(constText)
 	if !ok {
 		return c.complain(pattern.rng, "Pattern must be constant", "The pattern must be a string that is known from declarations alone; the fact comes second.")
@@ -201,19 +247,28 @@ func (c *compiler) match(glob bool, pattern, arg *operand, rng hcl.Range) *opera
 		return c.complain(pattern.rng, "Pattern too long", "The pattern has %d bytes; at most %d are accepted.", len(p.content), MaxPatternBytes)
 	}
 	source := p.content
-	if glob {
-		g, err := parseGlob(p.content)
-		if err != nil {
+	var parsed glob
+	if isGlob {
+		var err error
+		if parsed, err = parseGlob(p.content); err != nil {
 			return c.complain(pattern.rng, "Invalid pattern", "%s.", c.hide(p, err))
 		}
-		source = g.regex()
+		source = parsed.regex()
 	}
 	re, err := regexp.Compile(source)
 	if err != nil {
 		return c.complain(pattern.rng, "Invalid pattern", "%s. Patterns are RE2 (no backreferences, no lookaround).",
 			strings.TrimPrefix(c.hide(p, err), "error parsing regexp: "))
 	}
-	return &operand{rng: rng, cond: &match{glob: glob, pattern: p.content, shown: p.String(), sensitive: p.sensitive, re: re, arg: arg.text, rng: pattern.rng}}
+	n := &match{glob: isGlob, parsed: parsed, pattern: p.content, shown: p.String(), re: re, arg: arg.text}
+	if !isGlob {
+		// What PostgreSQL would take for something else is refused everywhere: the
+		// language is one.
+		if n.postgres, err = postgresPattern(p.content); err != nil {
+			return c.complain(pattern.rng, "Unsupported pattern", "Patterns are the part of RE2 that means the same in PostgreSQL: %s.", c.hide(p, err))
+		}
+	}
+	return &operand{rng: rng, cond: n}
 }
 
 // glob is a parsed glob pattern: * is any run of characters, ? any one, and \

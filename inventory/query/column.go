@@ -13,31 +13,47 @@ type column struct {
 	uuid bool
 	// neverNull marks a condition that is false where the column is NULL.
 	neverNull bool
+	// maybeEmpty marks a string that is empty where it was not observed.
+	maybeEmpty bool
+	// index says how the column is indexed.
+	index indexed
 }
+
+// indexed is how rows are found by a column's value.
+type indexed int
+
+const (
+	notIndexed indexed = iota
+	// byValue: an index begins with the column.
+	byValue
+	// byValueAndMachine: an index holds the column and then the machine's id,
+	// so that rows with one value come in the order of machines.
+	byValueAndMachine
+)
 
 // columns maps the path of a single fact to its column in From.
 var columns = map[string]column{
-	"machine.id":          {name: "machines.id", uuid: true},
+	"machine.id":          {name: "machines.id", uuid: true, index: byValue},
 	"machine.site":        {name: "machines.site"},
-	"machine.address":     {name: "machines.address"},
-	"machine.state":       {name: "machines.state"},
-	"machine.serial":      {name: "machines.serial"},
-	"machine.smbios_uuid": {name: "machines.smbios_uuid"},
+	"machine.address":     {name: "machines.address", index: byValueAndMachine},
+	"machine.state":       {name: "machines.state", index: byValueAndMachine},
+	"machine.serial":      {name: "machines.serial", index: byValueAndMachine},
+	"machine.smbios_uuid": {name: "machines.smbios_uuid", index: byValue},
 	"machine.image":       {name: "machines.image"},
 
-	"facts.memory.bytes":         {name: "machine_facts.memory_bytes"},
+	"facts.memory.bytes":         {name: "machine_facts.memory_bytes", index: byValueAndMachine},
 	"facts.cpu.model":            {name: "machine_facts.cpu_model"},
 	"facts.cpu.vendor":           {name: "machine_facts.cpu_vendor"},
 	"facts.cpu.architecture":     {name: "machine_facts.cpu_architecture"},
-	"facts.cpu.cores":            {name: "machine_facts.cpu_cores"},
+	"facts.cpu.cores":            {name: "machine_facts.cpu_cores", index: byValueAndMachine},
 	"facts.cpu.threads":          {name: "machine_facts.cpu_threads"},
 	"facts.cpu.sockets":          {name: "machine_facts.cpu_sockets"},
 	"facts.cpu.max_speed_mhz":    {name: "machine_facts.cpu_max_speed_mhz"},
-	"facts.system.manufacturer":  {name: "machine_facts.system_manufacturer"},
-	"facts.system.product":       {name: "machine_facts.system_product"},
-	"facts.system.serial":        {name: "machine_facts.system_serial"},
+	"facts.system.manufacturer":  {name: "machine_facts.system_manufacturer", index: byValue},
+	"facts.system.product":       {name: "machine_facts.system_product", index: byValueAndMachine},
+	"facts.system.serial":        {name: "machine_facts.system_serial", index: byValue},
 	"facts.bios.vendor":          {name: "machine_facts.bios_vendor"},
-	"facts.bios.version":         {name: "machine_facts.bios_version"},
+	"facts.bios.version":         {name: "machine_facts.bios_version", index: byValueAndMachine},
 	"facts.bios.date":            {name: "machine_facts.bios_date"},
 	"facts.firmware.mode":        {name: "machine_facts.firmware_mode"},
 	"facts.firmware.secure_boot": {name: "machine_facts.secure_boot"},
@@ -52,21 +68,33 @@ type table struct {
 	// columns maps an element's field to its column; "" is an element that is
 	// itself a string.
 	columns map[string]column
+	// ofMAC: the rows belong to a MAC, not to a machine.
+	ofMAC bool
+	// lasting: only rows of active, unexpired leases count.
+	lasting bool
 }
 
 // tables maps the path of a list to its table.
 var tables = map[string]table{
-	"machine.macs": {name: "macs", columns: map[string]column{"": {name: "mac"}}},
-	"facts.disks": {name: "disks", columns: same(
+	"machine.macs": {name: "macs", columns: map[string]column{"": {name: "mac", index: byValue}}},
+	"machine.leases": {name: "leases", ofMAC: true, lasting: true, columns: map[string]column{
+		"network": {name: "network"}, "mac": {name: "mac"}, "address": {name: "address"},
+		"client_id": {name: "client_id", maybeEmpty: true}, "hostname": {name: "hostname", maybeEmpty: true},
+	}},
+	"facts.disks": {name: "disks", columns: indexing(same(
 		"name", "by_id", "wwn", "serial", "vendor", "model", "firmware_rev", "bytes", "logical_block_bytes",
-		"physical_block_bytes", "rotational", "bus", "path")},
-	"facts.nics": {name: "nics", columns: with(same(
+		"physical_block_bytes", "rotational", "bus", "path"),
+		map[string]indexed{"bytes": byValueAndMachine, "model": byValueAndMachine, "serial": byValue, "wwn": byValue})},
+	"facts.nics": {name: "nics", columns: indexing(with(same(
 		"name", "mac", "driver", "pci", "vendor", "device", "speed_mbps"),
-		"boot", column{name: "boot", neverNull: true})},
-	"facts.memory.modules": {name: "memory_modules", columns: same(
-		"locator", "bytes", "type", "speed_mts", "manufacturer", "part", "serial", "ecc")},
-	"facts.pci": {name: "pci_functions", columns: same(
-		"address", "class", "vendor", "device", "driver")},
+		"boot", column{name: "boot", neverNull: true}),
+		map[string]indexed{"driver": byValueAndMachine, "mac": byValue})},
+	"facts.memory.modules": {name: "memory_modules", columns: indexing(same(
+		"locator", "bytes", "type", "speed_mts", "manufacturer", "part", "serial", "ecc"),
+		map[string]indexed{"part": byValue, "serial": byValue})},
+	"facts.pci": {name: "pci_functions", columns: indexing(same(
+		"address", "class", "vendor", "device", "driver"),
+		map[string]indexed{"class": byValue, "driver": byValue, "vendor": byValue})},
 }
 
 // factsPresent is true for a machine that has been inspected.
@@ -83,5 +111,14 @@ func same(names ...string) map[string]column {
 
 func with(columns map[string]column, fact string, c column) map[string]column {
 	columns[fact] = c
+	return columns
+}
+
+func indexing(columns map[string]column, marks map[string]indexed) map[string]column {
+	for fact, i := range marks {
+		c := columns[fact]
+		c.index = i
+		columns[fact] = c
+	}
 	return columns
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -20,7 +21,9 @@ type compiler struct {
 	anon      map[*hclsyntax.AnonSymbolExpr]*variable
 	diags     hcl.Diagnostics
 	sensitive bool
-	nodes     int
+	// asks is what the expression needs beyond a machine and its facts.
+	asks  asks
+	nodes int
 }
 
 func newCompiler(ctx *hcl.EvalContext, root Root) *compiler {
@@ -245,7 +248,7 @@ func (c *compiler) isVariable(name string) bool {
 
 // ownFunctions are the functions of the language; contains and length give way
 // to the site's functions of that name over constants.
-var ownFunctions = []string{"all", "any", "contains", "glob", "length", "missing", "regex"}
+var ownFunctions = []string{"all", "any", "changed", "contains", "glob", "length", "missing", "regex"}
 
 func (c *compiler) isOwn(name string) bool {
 	if name == "contains" || name == "length" {
@@ -334,6 +337,9 @@ func (c *compiler) fromPlain(v cty.Value, secret bool, rng hcl.Range) *operand {
 	case t == cty.Bool:
 		return &operand{rng: rng, cond: constant(v.True())}
 	case t == cty.String:
+		if s := v.AsString(); strings.ContainsRune(s, 0) || !utf8.ValidString(s) {
+			return c.complain(rng, "Invalid string", "A string holds a NUL or is not valid UTF-8; no fact is like that.")
+		}
 		return &operand{rng: rng, text: constText{content: v.AsString(), sensitive: secret}}
 	case t == cty.Number:
 		r, ok := numberOf(v)
@@ -407,6 +413,9 @@ func (c *compiler) follow(r *ref, steps hcl.Traversal) *operand {
 func (c *compiler) attribute(r *ref, name string, rng hcl.Range) *ref {
 	switch r.typ.kind {
 	case kindObject:
+		if r.typ.values != nil {
+			return r.key(name, rng)
+		}
 	case kindList:
 		c.complain(rng, "Unsupported attribute",
 			"%s is a list: use any([for x in %s : x.%s …]), all(…), %s[*].%s or an index.", r, r, name, r, name)
@@ -420,6 +429,7 @@ func (c *compiler) attribute(r *ref, name string, rng hcl.Range) *ref {
 		c.complain(hcl.RangeBetween(r.rng, rng), "Unknown field", "%s has no field %q. %s", r, name, suggest(name, r.typ.names()))
 		return nil
 	}
+	c.asks.leases = c.asks.leases || f.index == leasesField
 	return r.field(name, f, rng)
 }
 

@@ -3,6 +3,7 @@ package query
 import (
 	"errors"
 	"reflect"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -10,10 +11,14 @@ import (
 )
 
 // Eval answers the expression for one document. The error is for a document
-// that does not fit the expression: Root Disk without a disk.
+// that does not fit the expression: Root Disk without a disk, or without the
+// catalog's knowledge where NeedsCatalog asks for it.
 func (e *Expr) Eval(doc Doc) (Result, error) {
 	if e.root == Disk && doc.disk == nil {
 		return Absent, errors.New("evaluating an expression over a disk: the document has no disk; make it with Doc.WithDisk")
+	}
+	if e.NeedsCatalog() && !doc.ofCatalog {
+		return Absent, errors.New("evaluating an expression that asks for history or leases: the document has none; make it with DocOf")
 	}
 	return e.node.eval(env{doc: &doc}), nil
 }
@@ -42,11 +47,19 @@ func (r *ref) load(env env) (reflect.Value, bool) {
 		if !ok {
 			return v, false
 		}
-		if s.isIndex {
+		switch {
+		case s.isIndex:
 			if s.index >= v.Len() {
 				return v, false
 			}
 			v = v.Index(s.index)
+			continue
+		case s.isKey:
+			v = v.MapIndex(reflect.ValueOf(s.name))
+			ok = v.IsValid()
+			continue
+		case s.field == leasesField:
+			v = reflect.ValueOf(env.doc.leases)
 			continue
 		}
 		v = v.Field(s.field)
@@ -125,6 +138,10 @@ func (r *ref) isMissing(env env) bool {
 	case kindList:
 		_, ok := r.elements(env)
 		return !ok
+	}
+	if r.typ.values != nil {
+		v, ok := r.load(env)
+		return !ok || v.Len() == 0
 	}
 	for _, name := range r.typ.names() {
 		f := r.typ.fields[name]
@@ -296,6 +313,27 @@ func (n *missing) eval(env env) Result {
 	}
 	_, ok := n.text.value(env)
 	return answer(!ok)
+}
+
+func (n *changed) eval(env env) Result {
+	if env.doc.facts == nil {
+		return Absent
+	}
+	_, ok := n.last(env)
+	return answer(ok)
+}
+
+// last is when the fact changed last within the window.
+func (n *changed) last(env env) (time.Time, bool) {
+	path, from := n.ref.path(), env.doc.now.Add(-n.window)
+	var last time.Time
+	for _, c := range env.doc.changes {
+		at := stamp(c.At)
+		if c.Path == path && at.After(from) && !at.After(env.doc.now) && at.After(last) {
+			last = at
+		}
+	}
+	return last, !last.IsZero()
 }
 
 func (n *choice) eval(env env) Result {

@@ -5,47 +5,121 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/edge-provision/edge-provision/inventory"
 )
 
-// generator makes random machines and random expressions over their facts.
-type generator struct{ *rand.Rand }
+// generator makes random machines and random expressions over their facts. All
+// it decides it takes from IntN, and 0 is always the simplest decision, so that
+// less of the same sequence makes a smaller expression.
+type generator struct {
+	rand *rand.Rand // nil: decide 0 behind the end of past
+	past []int
+	at   int
+}
+
+func newGenerator(seed, stream uint64) *generator {
+	return &generator{rand: rand.New(rand.NewPCG(seed, stream))}
+}
+
+// IntN is a decision among n.
+func (g *generator) IntN(n int) int {
+	v := 0
+	switch {
+	case g.at < len(g.past):
+		v = g.past[g.at] % n
+		g.past[g.at] = v
+	case g.rand != nil:
+		v = g.rand.IntN(n)
+		g.past = append(g.past, v)
+	}
+	g.at++
+	return v
+}
 
 var numbers = []int64{1, 2, 3, 4, 8, 7, 100, 1 << 30, 1 << 33, 1<<53 - 1, 1 << 53, 1<<53 + 1, 1<<63 - 1}
 
-var strs = []string{"a", "A", "b", "ab", "igc", "Größe", "größe", "x%y_z", `a*?[b]\c`, "日本", "😀", "ﬁ", "K", "K", "sda", "1e3", "12", " a\nb"}
+var strs = []string{"a", "A", "b", "ab", "igc", "Größe", "größe", "x%y_z", `a*?[b]\c`, "日本", "😀", "ﬁ", "K", "K", "sda", "1e3", "12", " a\nb", "O'Neil", "\u202e", "z\U0010ffff"}
+
+var tagKeys = []string{"a", "location", "asset-1"}
+
+// noon is the now of all random catalogs.
+var noon = time.Date(2026, 11, 21, 12, 0, 0, 123456000, time.UTC)
 
 func pick[T any](g *generator, from []T) T { return from[g.IntN(len(from))] }
 
-func (g *generator) docs(n int) []Doc {
-	out := make([]Doc, n)
+// subjects are machines with what several sources saw of them.
+func (g *generator) subjects(n int) []inventory.Subject {
+	out := make([]inventory.Subject, n)
 	for i := range out {
-		var id uuid.UUID
-		id[0], id[15] = byte(g.IntN(256)), byte(i)
-		m := inventory.Machine{ID: id, Site: pick(g, strs)}
-		g.fill(reflect.ValueOf(&m.Address).Elem())
-		g.fill(reflect.ValueOf(&m.Serial).Elem())
-		g.fill(reflect.ValueOf(&m.Image).Elem())
-		m.State = pick(g, []inventory.State{inventory.StateHeld, inventory.StateDiscovered})
-		if g.IntN(3) > 0 {
-			m.SMBIOSUUID = uuid.UUID{1, byte(g.IntN(3))}
-		}
-		for j := range g.IntN(3) {
-			m.MACs = append(m.MACs, inventory.MAC{2, 0, 0, 0, byte(i), byte(j)})
-		}
-		var f *inventory.Facts
-		if g.IntN(8) > 0 {
-			f = &inventory.Facts{}
-			g.fill(reflect.ValueOf(f).Elem())
-		}
-		out[i] = NewDoc(m, f)
+		out[i] = g.subject(i)
 	}
 	return out
 }
+
+func (g *generator) subject(i int) inventory.Subject {
+	var id uuid.UUID
+	id[0], id[15] = byte(g.IntN(256)), byte(i)
+	m := inventory.Machine{ID: id, Site: pick(g, strs)}
+	g.fill(reflect.ValueOf(&m.Address).Elem())
+	g.fill(reflect.ValueOf(&m.Serial).Elem())
+	g.fill(reflect.ValueOf(&m.Image).Elem())
+	m.State = pick(g, []inventory.State{inventory.StateHeld, inventory.StateDiscovered})
+	if g.IntN(3) > 0 {
+		m.SMBIOSUUID = uuid.UUID{1, byte(g.IntN(3))}
+	}
+	for j := range g.IntN(3) {
+		m.MACs = append(m.MACs, inventory.MAC{2, 0, 0, 0, byte(i), byte(j)})
+	}
+	for _, key := range tagKeys {
+		if g.IntN(2) > 0 {
+			if m.Tags == nil {
+				m.Tags = map[string]string{}
+			}
+			m.Tags[key] = pick(g, strs)
+		}
+	}
+	s := inventory.Subject{Machine: m}
+	for _, mac := range m.MACs {
+		for _, network := range strs[:g.IntN(3)] {
+			l := inventory.Lease{Network: network, MAC: mac, Address: fmt.Sprintf("172.22.0.%d", g.IntN(4)), State: inventory.LeaseActive}
+			g.fill(reflect.ValueOf(&l.Hostname).Elem())
+			g.fill(reflect.ValueOf(&l.ClientID).Elem())
+			if g.IntN(4) == 1 {
+				l.State = inventory.LeaseReleased
+			}
+			l.Expires = noon.Add(pick(g, []time.Duration{time.Hour, -time.Hour, 0, time.Microsecond}))
+			s.Leases = append(s.Leases, l)
+		}
+	}
+	if g.IntN(8) == 0 {
+		return s
+	}
+	sources := map[inventory.Source]inventory.Facts{}
+	for _, source := range []inventory.Source{inventory.SourceAgent, inventory.SourceRedfish, inventory.SourceCluster}[:1+g.IntN(3)] {
+		var f inventory.Facts
+		if g.IntN(4) > 0 {
+			g.fill(reflect.ValueOf(&f).Elem())
+		}
+		f.SchemaVersion = inventory.SchemaVersion
+		sources[source] = f
+	}
+	merged := inventory.Merge(sources)
+	s.Facts = &merged
+	for range g.IntN(5) {
+		s.Changes = append(s.Changes, inventory.FactChange{
+			Path: pick(g, changePaths), At: noon.Add(-pick(g, []time.Duration{time.Hour, 12 * time.Hour, 24 * time.Hour, 36 * time.Hour, -time.Hour, 0, 7*24*time.Hour - time.Microsecond})),
+		})
+	}
+	return s
+}
+
+var changePaths = []string{"bios.version", "bios", "disks", "cpu.flags", "memory"}
 
 // fill gives a value to some of the fields below v.
 func (g *generator) fill(v reflect.Value) {
@@ -99,7 +173,7 @@ type scope struct {
 // path is a random fact of a kind that the catalog keeps, from a loop's
 // variable or from the roots.
 func (g *generator) path(want kind, in *scope) string {
-	for range 200 {
+	for range 100 {
 		var base string
 		var typ *dataType
 		var kept map[string]column
@@ -117,9 +191,12 @@ func (g *generator) path(want kind, in *scope) string {
 			typ, kept = rootTypes()[base], columns
 		}
 		path := base
-		for typ.kind == kindObject {
+		for typ.kind == kindObject && typ.values == nil {
 			name := pick(g, typ.names())
 			path, typ = path+"."+name, typ.fields[name].typ
+		}
+		if typ.values != nil && want == kindString {
+			return path + "[" + strconv.Quote(pick(g, tagKeys)) + "]"
 		}
 		key := path
 		if in != nil && base != "facts" && base != "machine" {
@@ -142,7 +219,7 @@ func elementType(list string) *dataType {
 }
 
 func (g *generator) list() string {
-	return pick(g, []string{"facts.disks", "facts.disks", "facts.nics", "facts.memory.modules", "facts.pci", "machine.macs"})
+	return pick(g, []string{"facts.disks", "facts.disks", "facts.nics", "facts.memory.modules", "facts.pci", "machine.macs", "machine.leases"})
 }
 
 // enter is a loop over a list, with the head and the end of its text.
@@ -171,8 +248,17 @@ func (g *generator) condition(depth int, in *scope) string {
 		return g.text(0, in) + g.comparison() + g.text(0, in)
 	}
 	sub := func() string { return g.condition(depth-1, in) }
-	switch g.IntN(16) {
-	case 0, 1:
+	switch g.IntN(18) {
+	case 0:
+		return g.condition(0, in)
+	case 16:
+		return "(" + sub() + " && " + sub() + ")"
+	case 17:
+		if g.IntN(2) == 0 {
+			return "changed(facts." + pick(g, changePaths) + `, "` + pick(g, []string{"1h", "1d", "36h", "7d", "1d12h"}) + `")`
+		}
+		return "missing(machine.tags)"
+	case 1:
 		return "(" + sub() + " && " + sub() + ")"
 	case 2, 3:
 		return "(" + sub() + " || " + sub() + ")"
@@ -185,7 +271,7 @@ func (g *generator) condition(depth int, in *scope) string {
 	case 7:
 		return "missing(" + pick(g, []string{g.path(kindString, in), g.path(kindNumber, in), g.number(2, in), g.text(2, in), g.list(), sub()}) + ")"
 	case 8:
-		return "regex(" + pick(g, []string{`"a"`, `"^[a-z]+$"`, `"(?i)k|GR."`, `"^.{1,2}$"`, `"[^a-z]"`, `"x%y.z"`, `""`, `"(?s)a.b|\\\\c"`}) + ", " + g.text(1, in) + ")"
+		return "regex(" + pick(g, patterns) + ", " + g.text(1, in) + ")"
 	case 9:
 		return "glob(" + pick(g, []string{`"a*"`, `"?"`, `"*"`, `"x%y_z"`, `"a\\*\\?\\[b\\]\\\\c"`, `"*ö?e"`, `"??"`}) + ", " + g.text(1, in) + ")"
 	case 10:
@@ -211,6 +297,12 @@ func (g *generator) condition(depth int, in *scope) string {
 		return `contains(machine.macs, "02-00-00-00-0` + hex.EncodeToString([]byte{byte(g.IntN(16))})[1:] + `-00")`
 	}
 	return g.text(2, in) + g.comparison() + g.text(2, in)
+}
+
+// patterns are written as in an expression.
+var patterns = []string{
+	`"a"`, `"^[a-z]+$"`, `"(?i)k|GR."`, `"^.{1,2}$"`, `"[^a-z]"`, `"x%y.z"`, `""`, `"(?s)a.b|\\\\c"`, `"^(a|ab)(c|bcd)?$"`, `"\\pL"`, `"^\\PL"`,
+	`"[[:alpha:]]$"`, `"\\d"`, `"^\\S+$"`, `"\\s"`, `"[À-ſ]"`, `"^[^\\n]*$"`, `"(a*)*b"`, `"(?i)^ſ|ς$"`, `"x*?"`, `"\\x{1F600}"`, `"日{1,3}本?"`, `"'|\""`,
 }
 
 func (g *generator) comparison() string {
@@ -248,7 +340,7 @@ func (g *generator) isMAC(p string, in *scope) bool {
 }
 
 func (g *generator) number(depth int, in *scope) string {
-	if depth > 0 && g.IntN(2) == 0 {
+	if depth > 0 && g.IntN(2) == 1 {
 		a, b := g.number(depth-1, in), g.number(depth-1, in)
 		switch g.IntN(8) {
 		case 0, 1:

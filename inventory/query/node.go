@@ -4,8 +4,10 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
 )
 
 // node is a condition: the part of an expression that is True, False or Absent.
@@ -77,13 +79,13 @@ type (
 
 	// match is regex(pattern, arg) or glob(pattern, arg).
 	match struct {
-		glob      bool
-		pattern   string
-		shown     string // the pattern as String shows it
-		sensitive bool
-		re        *regexp.Regexp
-		arg       text
-		rng       hcl.Range
+		glob     bool
+		parsed   glob // of a glob
+		pattern  string
+		postgres string // the pattern of a regex as PostgreSQL takes it
+		shown    string // the pattern as String shows it
+		re       *regexp.Regexp
+		arg      text
 	}
 
 	// missing is missing(x); exactly one of its fields is set.
@@ -96,6 +98,14 @@ type (
 
 	// choice is cond ? a : b.
 	choice struct{ cond, a, b node }
+
+	// changed is changed(ref, "7d"): some source reported another value of ref
+	// within the window before now.
+	changed struct {
+		ref    *ref
+		window time.Duration
+		shown  string // the window as it was written
+	}
 )
 
 type (
@@ -140,10 +150,15 @@ type step struct {
 	field   int
 	isIndex bool
 	index   int
+	isKey   bool // name is a key of an object whose keys are anything
 }
 
 func (r *ref) field(name string, f *field, rng hcl.Range) *ref {
 	return r.extend(step{name: name, field: f.index}, f.typ, rng)
+}
+
+func (r *ref) key(name string, rng hcl.Range) *ref {
+	return r.extend(step{name: name, isKey: true}, r.typ.values, rng)
 }
 
 func (r *ref) at(i int, rng hcl.Range) *ref {
@@ -167,6 +182,15 @@ func (r *ref) path() string {
 	return strings.Join(names, ".")
 }
 
+// tag is the key of machine.tags that r names.
+func (r *ref) tag() (key string, ok bool) {
+	if len(r.steps) == 0 {
+		return "", false
+	}
+	last := r.steps[len(r.steps)-1]
+	return last.name, last.isKey
+}
+
 func (r *ref) hasIndex() bool {
 	for _, s := range r.steps {
 		if s.isIndex {
@@ -182,9 +206,12 @@ func (r *ref) String() string {
 		b.WriteString(r.v.name)
 	}
 	for _, s := range r.steps {
-		if s.isIndex {
+		switch {
+		case s.isIndex:
 			b.WriteString("[" + strconv.Itoa(s.index) + "]")
-		} else {
+		case s.isKey && !hclsyntax.ValidIdentifier(s.name):
+			b.WriteString("[" + quote(s.name) + "]")
+		default:
 			b.WriteString("." + s.name)
 		}
 	}
@@ -291,6 +318,10 @@ func (n *missing) String() string {
 		return "missing(" + n.num.String() + ")"
 	}
 	return "missing(" + n.text.String() + ")"
+}
+
+func (n *changed) String() string {
+	return "changed(" + n.ref.String() + ", " + quote(n.shown) + ")"
 }
 
 func (n *choice) String() string {

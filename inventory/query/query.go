@@ -42,7 +42,7 @@ type Root int
 // Roots of expressions.
 const (
 	// Machine sees facts.* (inventory.Facts by its JSON names) and machine.*
-	// (the identity and state of inventory.Machine).
+	// (the identity, state and tags of inventory.Machine, and machine.leases).
 	Machine Root = iota
 	// Disk sees disk.* (inventory.Disk) beside what Machine sees. It has no
 	// SQL form.
@@ -83,7 +83,12 @@ type Expr struct {
 	root      Root
 	node      node
 	sensitive bool
+	asks      asks
 }
+
+// asks says what an expression needs of a document beyond a machine and its
+// facts.
+type asks struct{ history, leases bool }
 
 // Parse compiles the text of an expression in which only the roots and
 // Functions are known. A diagnostic's Subject counts bytes of src; Format prints
@@ -104,7 +109,8 @@ func Parse(src string, root Root) (*Expr, hcl.Diagnostics) {
 // variables is evaluated by HCL with ctx, once, now: var.x, local.x, each.value
 // and the functions of the site work as anywhere else, and their value must be
 // known. The names of the root (facts, machine, disk) and of the language's own
-// functions (any, all, contains, length, regex, glob, missing) shadow those of ctx.
+// functions (any, all, changed, contains, length, regex, glob, missing) shadow
+// those of ctx.
 func Compile(expr hcl.Expression, ctx *hcl.EvalContext, root Root) (*Expr, hcl.Diagnostics) {
 	syn, ok := hcl.UnwrapExpressionUntil(expr, func(e hcl.Expression) bool {
 		_, native := e.(hclsyntax.Expression)
@@ -129,7 +135,7 @@ func Compile(expr hcl.Expression, ctx *hcl.EvalContext, root Root) (*Expr, hcl.D
 	if c.diags.HasErrors() {
 		return nil, c.diags
 	}
-	return &Expr{root: root, node: n, sensitive: c.sensitive}, c.diags
+	return &Expr{root: root, node: n, sensitive: c.sensitive, asks: c.asks}, c.diags
 }
 
 // Root says what the expression selects.
@@ -138,6 +144,11 @@ func (e *Expr) Root() Root { return e.root }
 // Sensitive reports whether a sensitive value of the site went into the
 // expression. String and Reason do not show it; the arguments of SQL hold it.
 func (e *Expr) Sensitive() bool { return e.sensitive }
+
+// NeedsCatalog reports whether the expression asks what only the catalog knows:
+// when facts changed, or which leases a machine holds. Eval then takes documents
+// of DocOf only.
+func (e *Expr) NeedsCatalog() bool { return e.asks != asks{} }
 
 // String is the expression as it was understood, with constants in place of
 // what HCL evaluated.

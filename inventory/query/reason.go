@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // longestReason bounds what Reason returns; a wide expression can fail in many
@@ -196,6 +197,17 @@ func (n *missing) reason(_ env, want Result) string {
 		return what + " was observed"
 	}
 	return what + notObserved
+}
+
+func (n *changed) reason(env env, want Result) string {
+	at, ok := n.last(env)
+	switch {
+	case env.doc.facts == nil:
+		return n.ref.String() + notObserved
+	case want == False && ok:
+		return fmt.Sprintf("%s changed at %s, within %s", n.ref, at.Format(time.RFC3339), quote(n.shown))
+	}
+	return fmt.Sprintf("%s did not change within %s", n.ref, quote(n.shown))
 }
 
 func (n *choice) reason(env env, want Result) string {

@@ -44,6 +44,9 @@ type dataType struct {
 	form   form
 	elem   *dataType         // of a list
 	fields map[string]*field // of an object
+	// values is the type of each value of an object whose keys are anything:
+	// machine.tags. Such an object has no fields.
+	values *dataType
 }
 
 // field is one field of an object, by its JSON name.
@@ -57,12 +60,20 @@ var unlisted = []string{"schema_version", "host_key"}
 
 // rootTypes are the types of the root variables, reflected once.
 var rootTypes = sync.OnceValue(func() map[string]*dataType {
+	machine := reflectType(reflect.TypeFor[inventory.Machine]())
+	lease := reflectType(reflect.TypeFor[inventory.Lease]())
+	delete(lease.fields, "state") // those in force are listed, and no others
+	machine.fields["leases"] = &field{index: leasesField, typ: &dataType{kind: kindList, elem: lease}}
 	return map[string]*dataType{
 		"facts":   reflectType(reflect.TypeFor[inventory.Facts]()),
-		"machine": reflectType(reflect.TypeFor[inventory.Machine]()),
+		"machine": machine,
 		"disk":    reflectType(reflect.TypeFor[inventory.Disk]()),
 	}
 })
+
+// leasesField stands for machine.leases, which are no field of
+// inventory.Machine: see Doc.
+const leasesField = -1
 
 // rootNames are the variables that an expression over r sees.
 func rootNames(r Root) []string {
@@ -89,6 +100,8 @@ func reflectType(t reflect.Type) *dataType {
 		return &dataType{kind: kindNumber}
 	case reflect.String:
 		return &dataType{kind: kindString}
+	case reflect.Map:
+		return &dataType{kind: kindObject, values: reflectType(t.Elem())}
 	case reflect.Slice:
 		elem := reflectType(t.Elem())
 		if elem == nil {

@@ -1,10 +1,10 @@
 package query
 
 import (
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 )
@@ -29,10 +29,12 @@ const maxSQLBytes = 256 << 10
 // are ? for SQLite and $1, $2 and so on for Postgres. On SQLite the condition may
 // call the function regexp(pattern, text), which the catalog registers with Match.
 //
+// What changed lately, and which leases are in force, is meant as of now.
+//
 // The error is an hcl.Diagnostics that points at the parts of the expression
 // that the catalog cannot answer; nothing is ever left to a scan in memory.
-func (e *Expr) SQL(dialect Dialect) (where string, args []any, err error) {
-	w := &writer{dialect: dialect, aliases: map[*variable]string{}}
+func (e *Expr) SQL(dialect Dialect, now time.Time) (where string, args []any, err error) {
+	w := newWriter(dialect, now)
 	if e.root == Disk {
 		return "", nil, hcl.Diagnostics{{
 			Severity: hcl.DiagError, Summary: "Unsupported in a query",
@@ -49,11 +51,16 @@ func (e *Expr) SQL(dialect Dialect) (where string, args []any, err error) {
 // writer collects the text of a condition and its arguments in one order.
 type writer struct {
 	dialect Dialect
+	now     time.Time
 	b       strings.Builder
 	args    []any
 	aliases map[*variable]string
 	serial  int
 	diags   hcl.Diagnostics
+}
+
+func newWriter(dialect Dialect, now time.Time) *writer {
+	return &writer{dialect: dialect, now: stamp(now), aliases: map[*variable]string{}}
 }
 
 func (w *writer) put(parts ...string) {
@@ -111,11 +118,19 @@ func (w *writer) column(r *ref) (c column, ok bool) {
 
 // fact writes a fact's value; NULL when absent.
 func (w *writer) fact(r *ref) {
+	if key, ok := r.tag(); ok {
+		w.put("(SELECT tags.value FROM tags WHERE tags.machine_id = machines.id AND tags.key = ")
+		w.arg(key, "text")
+		w.put(")")
+		return
+	}
 	c, ok := w.column(r)
 	switch {
 	case !ok:
 	case c.neverNull:
 		w.put("COALESCE(", c.name, ", FALSE)")
+	case c.maybeEmpty:
+		w.put("NULLIF(", c.name, ", '')")
 	case c.uuid && w.dialect == Postgres:
 		w.put("CAST(", c.name, " AS text)")
 	default:
@@ -134,7 +149,16 @@ func (w *writer) rows(l *list, selection string) bool {
 	w.serial++
 	alias := "q" + strconv.Itoa(w.serial)
 	w.aliases[l.v] = alias
-	w.put("SELECT ", selection, " FROM ", t.name, " AS ", alias, " WHERE ", alias, ".machine_id = machines.id")
+	if t.ofMAC {
+		owner := alias + "m"
+		w.put("SELECT ", selection, " FROM macs AS ", owner, " JOIN ", t.name, " AS ", alias, " ON ", alias, ".mac = ", owner, ".mac WHERE ", owner, ".machine_id = machines.id")
+	} else {
+		w.put("SELECT ", selection, " FROM ", t.name, " AS ", alias, " WHERE ", alias, ".machine_id = machines.id")
+	}
+	if t.lasting {
+		w.put(" AND ", alias, ".state = 'active' AND ", alias, ".expires > ")
+		w.arg(w.now, "timestamptz")
+	}
 	if l.cond != nil {
 		w.put(" AND ")
 		l.cond.when(w, True)
@@ -329,6 +353,13 @@ func (n *missing) when(w *writer, want Result) {
 
 // missingFact writes missing(list) or missing(object).
 func (w *writer) missingFact(r *ref, want Result) {
+	if r.typ.values != nil {
+		if want == True {
+			w.put("NOT ")
+		}
+		w.put("EXISTS (SELECT 1 FROM tags WHERE tags.machine_id = machines.id)")
+		return
+	}
 	if r.typ.kind == kindList {
 		if r.v != nil || r.hasIndex() {
 			w.refuse(r.rng, "%s is not kept in the catalog's index of facts; it can be used in site.hcl only.", r)
@@ -365,6 +396,28 @@ func (w *writer) missingFact(r *ref, want Result) {
 		word = "OR"
 	}
 	w.all(word, parts...)
+}
+
+func (n *changed) when(w *writer, want Result) {
+	if want == False {
+		w.put("(", factsPresent, " AND NOT ")
+	}
+	w.put("EXISTS (SELECT 1 FROM fact_changes WHERE fact_changes.machine_id = machines.id AND ")
+	w.changedSince(n)
+	w.put(")")
+	if want == False {
+		w.put(")")
+	}
+}
+
+// changedSince is the condition on the rows of fact_changes.
+func (w *writer) changedSince(n *changed) {
+	w.put("fact_changes.path = ")
+	w.arg(n.ref.path(), "text")
+	w.put(" AND fact_changes.at > ")
+	w.arg(w.now.Add(-n.window), "timestamptz")
+	w.put(" AND fact_changes.at <= ")
+	w.arg(w.now, "timestamptz")
 }
 
 func (n *choice) when(w *writer, want Result) {
@@ -452,19 +505,14 @@ func (n *match) when(w *writer, want Result) {
 		negated = "NOT "
 	}
 	if n.glob {
-		g, err := parseGlob(n.pattern)
-		if err != nil {
-			w.refuse(n.rng, "%s.", err)
-			return
-		}
 		n.arg.write(w)
 		if w.dialect == SQLite {
 			w.put(" ", negated, "GLOB ")
-			w.arg(g.sqlite(), "text")
+			w.arg(n.parsed.sqlite(), "text")
 			return
 		}
 		w.put(" ", negated, "LIKE ")
-		w.arg(g.like(), "text")
+		w.arg(n.parsed.like(), "text")
 		return
 	}
 	if w.dialect == SQLite {
@@ -477,19 +525,11 @@ func (n *match) when(w *writer, want Result) {
 		w.put(") END")
 		return
 	}
-	p, err := postgresPattern(n.pattern)
-	if err != nil {
-		if n.sensitive {
-			err = errors.New("a part of it is not supported there")
-		}
-		w.refuse(n.rng, "The pattern cannot be given to PostgreSQL with the same meaning: %s.", err)
-		return
-	}
 	n.arg.write(w)
 	if want == False {
 		w.put(" !~ ")
 	} else {
 		w.put(" ~ ")
 	}
-	w.arg(p, "text")
+	w.arg(n.postgres, "text")
 }

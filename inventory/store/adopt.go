@@ -33,7 +33,11 @@ func (s *Store) Adopt(ctx context.Context, site, address string, macs ...invento
 		if id, err = s.newMachine(ctx, tx, site, inventory.StateDeclared); err != nil {
 			return err
 		}
-		return bind(ctx, tx, site, address, id)
+		touched, err := bind(ctx, tx, site, address, id)
+		if err != nil {
+			return err
+		}
+		return s.changed(ctx, tx, "declared", touched...)
 	})
 	if err != nil {
 		return inventory.Machine{}, err

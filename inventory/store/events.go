@@ -26,7 +26,9 @@ type EventFilter struct {
 	Site    string
 	Run     string
 	Boot    string
-	Kinds   []inventory.EventKind
+	// Kinds selects these kinds; none selects all but machine.changed and
+	// machine.removed.
+	Kinds []inventory.EventKind
 	// Since and Until bound the time, both inclusive.
 	Since, Until time.Time
 	// After selects events with a greater ID, for a reader that follows.
@@ -109,6 +111,8 @@ func (s *Store) eventWhere(ctx context.Context, f EventFilter) ([]predicate.Even
 	add(f.Run != "", event.Run(f.Run))
 	add(f.Boot != "", event.Boot(f.Boot))
 	add(len(kinds) > 0, event.KindIn(kinds...))
+	// Those are for followers of the catalog, who ask for them.
+	add(len(kinds) == 0, event.KindNotIn(string(inventory.EventMachineChanged), string(inventory.EventMachineRemoved)))
 	add(!f.Since.IsZero(), event.TimeGTE(stamp(f.Since)))
 	add(!f.Until.IsZero(), event.TimeLTE(stamp(f.Until)))
 	add(f.After > 0, event.IDGT(f.After))
@@ -377,6 +381,9 @@ func (r *recorder) insert(ctx context.Context, batch []inventory.Event) error {
 				row.SetAttrs(attrs)
 			}
 			rows[i] = row
+		}
+		if err := s.orderEvents(ctx, tx); err != nil {
+			return err
 		}
 		return tx.Event.CreateBulk(rows...).Exec(ctx)
 	})

@@ -146,3 +146,6 @@ func (s *Store) Pragmas(t *testing.T, name string) map[string]string {
 	}
 	return out
 }
+
+// SetFewMachines changes how many machines a narrowing may leave.
+func (s *Store) SetFewMachines(n int) { s.few = n }

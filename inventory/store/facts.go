@@ -28,7 +28,10 @@ func (s *Store) PutFacts(ctx context.Context, machine uuid.UUID, source inventor
 		}
 		var err error
 		d, changed, err = s.putFacts(ctx, tx, machine, source, f, stamp(at))
-		return err
+		if err != nil || !changed {
+			return err
+		}
+		return s.changed(ctx, tx, "facts", machine)
 	})
 	return d, changed, err
 }
@@ -72,6 +75,11 @@ func (s *Store) putFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, source i
 		SetFirstSeen(at).SetLastSeen(at).Save(ctx)
 	if err != nil {
 		return none, false, err
+	}
+	if last != nil {
+		if err := recordChanges(ctx, tx, id, last, f, at); err != nil {
+			return none, false, fmt.Errorf("recording what changed: %w", err)
+		}
 	}
 	if err := s.project(ctx, tx, id); err != nil {
 		return none, false, fmt.Errorf("projecting the facts: %w", err)

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/store"
@@ -197,46 +196,6 @@ func TestProjectionFollowsTheLatestFacts(t *testing.T) {
 	}
 }
 
-func TestQuery(t *testing.T) {
-	storetest.Each(t, func(t *testing.T, cfg store.Config) {
-		ctx, s := t.Context(), storetest.Open(t, cfg)
-		big := observe(t, s, store.Observation{MACs: []inventory.MAC{mac(1)}, Source: inventory.SourceAgent, Facts: &full})
-		small := observe(t, s, store.Observation{MACs: []inventory.MAC{mac(2)}, Source: inventory.SourceAgent, Facts: &inventory.Facts{Memory: &inventory.Memory{Bytes: 4 << 30}}})
-		bare := observe(t, s, seen("", uuid.Nil, 3))
-		mark := "?"
-		if s.Dialect() == "postgres" {
-			mark = "$1"
-		}
-		for _, c := range []struct {
-			site, where string
-			args        []any
-			limit       int
-			want        []uuid.UUID
-		}{
-			{"", "machine_facts.memory_bytes >= " + mark, []any{int64(8 << 30)}, 0, []uuid.UUID{big.ID}},
-			{site, "machine_facts.memory_bytes >= " + mark, []any{int64(1 << 30)}, 0, []uuid.UUID{big.ID, small.ID}},
-			{site, "machine_facts.memory_bytes >= " + mark, []any{int64(1 << 30)}, 1, []uuid.UUID{big.ID}},
-			{"elsewhere", "machine_facts.memory_bytes >= " + mark, []any{int64(1)}, 0, nil},
-			{site, "machine_facts.machine_id IS NULL", nil, 0, []uuid.UUID{bare.ID}},
-			{site, "EXISTS (SELECT 1 FROM disks d WHERE d.machine_id = machines.id AND d.serial = " + mark + ")", []any{"S4EVNX0N"}, 0, []uuid.UUID{big.ID}},
-			{site, "machines.id = " + mark, []any{bare.ID.String()}, 0, []uuid.UUID{bare.ID}},
-		} {
-			got, err := s.Query(ctx, c.site, c.where, c.args, c.limit)
-			ok(t, err)
-			var ids []uuid.UUID
-			for _, m := range got {
-				ids = append(ids, m.ID)
-			}
-			if !slices.Equal(ids, c.want) {
-				t.Errorf("Query(%q, %s, %v, %d) = %v; want %v", c.site, c.where, c.args, c.limit, ids, c.want)
-			}
-		}
-		if _, err := s.Query(ctx, site, "no such column", nil, 0); err == nil {
-			t.Error("Query(bad SQL) = nil; want an error")
-		}
-	})
-}
-
 func TestSQLiteCatalogKnowsRegexp(t *testing.T) {
 	cfg := storetest.SQLite(t)
 	var calls atomic.Int32
@@ -247,9 +206,9 @@ func TestSQLiteCatalogKnowsRegexp(t *testing.T) {
 	s := storetest.Open(t, cfg)
 	observe(t, s, store.Observation{MACs: []inventory.MAC{mac(1)}, Source: inventory.SourceAgent, Facts: &full})
 	for pattern, want := range map[string]int{"Xeon": 1, "EPYC": 0} {
-		got := must[[]inventory.Machine](t)(s.Query(t.Context(), site, "regexp(?, machine_facts.cpu_model)", []any{pattern}, 0))
-		if len(got) != want {
-			t.Errorf("Query(regexp %s) = %d machines; want %d", pattern, len(got), want)
+		got := must[store.Page](t)(s.Page(t.Context(), store.PageRequest{Filter: where("regexp(?, machine_facts.cpu_model)", pattern)}))
+		if len(got.Machines) != want {
+			t.Errorf("Page(regexp %s) = %d machines; want %d", pattern, len(got.Machines), want)
 		}
 	}
 	if calls.Load() != 2 {
@@ -257,7 +216,7 @@ func TestSQLiteCatalogKnowsRegexp(t *testing.T) {
 	}
 	plain := storetest.Open(t, storetest.SQLite(t))
 	observe(t, plain, store.Observation{MACs: []inventory.MAC{mac(1)}, Source: inventory.SourceAgent, Facts: &full})
-	if got := must[[]inventory.Machine](t)(plain.Query(t.Context(), site, "regexp(?, machine_facts.cpu_model)", []any{`Gold \d{4}U$`}, 0)); len(got) != 1 {
-		t.Errorf("Query(regexp) without Config.Match = %d machines; want 1", len(got))
+	if got := must[store.Page](t)(plain.Page(t.Context(), store.PageRequest{Filter: where("regexp(?, machine_facts.cpu_model)", `Gold \d{4}U$`)})); len(got.Machines) != 1 {
+		t.Errorf("Page(regexp) without Config.Match = %d machines; want 1", len(got.Machines))
 	}
 }

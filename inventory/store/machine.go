@@ -38,7 +38,7 @@ func (s *Store) Machines(ctx context.Context, f MachineFilter) ([]inventory.Mach
 }
 
 func (s *Store) machines(ctx context.Context, op string, where ...predicate.Machine) ([]inventory.Machine, error) {
-	rows, err := s.main.client.Machine.Query().Where(where...).WithMacs().Order(ent.Asc(machine.FieldID)).All(ctx)
+	rows, err := s.main.client.Machine.Query().Where(where...).WithMacs().WithTags().Order(ent.Asc(machine.FieldID)).All(ctx)
 	if err != nil {
 		return nil, s.explain(op, err)
 	}
@@ -68,7 +68,7 @@ func (s *Store) MachineByAddress(ctx context.Context, site, address string) (inv
 }
 
 func (s *Store) one(ctx context.Context, op string, where ...predicate.Machine) (inventory.Machine, error) {
-	r, err := s.main.client.Machine.Query().Where(where...).WithMacs().Only(ctx)
+	r, err := s.main.client.Machine.Query().Where(where...).WithMacs().WithTags().Only(ctx)
 	if err != nil {
 		return inventory.Machine{}, s.explain(op, err)
 	}
@@ -156,7 +156,13 @@ func (s *Store) SetState(ctx context.Context, id uuid.UUID, to inventory.State) 
 			return err
 		}
 		from = m.State
-		return tx.Machine.UpdateOneID(id).SetState(string(to)).Exec(ctx)
+		if from == string(to) {
+			return nil
+		}
+		if err := tx.Machine.UpdateOneID(id).SetState(string(to)).Exec(ctx); err != nil {
+			return err
+		}
+		return s.changed(ctx, tx, "state", id)
 	})
 	if err != nil || from == string(to) {
 		return err
@@ -177,10 +183,13 @@ func (s *Store) SetState(ctx context.Context, id uuid.UUID, to inventory.State) 
 func (s *Store) SetImage(ctx context.Context, id uuid.UUID, digest string) error {
 	return s.write(ctx, "recording the image of machine "+id.String(), func(tx *ent.Tx) error {
 		up := tx.Machine.UpdateOneID(id)
-		if digest == "" {
-			return up.ClearImage().Exec(ctx)
+		if up.SetImage(digest); digest == "" {
+			up.ClearImage()
 		}
-		return up.SetImage(digest).Exec(ctx)
+		if err := up.Exec(ctx); err != nil {
+			return err
+		}
+		return s.changed(ctx, tx, "image", id)
 	})
 }
 
@@ -189,10 +198,13 @@ func (s *Store) SetImage(ctx context.Context, id uuid.UUID, digest string) error
 func (s *Store) SetHostKey(ctx context.Context, id uuid.UUID, key string) error {
 	return s.write(ctx, "recording the host key of machine "+id.String(), func(tx *ent.Tx) error {
 		up := tx.Machine.UpdateOneID(id)
-		if key == "" {
-			return up.ClearHostKey().Exec(ctx)
+		if up.SetHostKey(key); key == "" {
+			up.ClearHostKey()
 		}
-		return up.SetHostKey(key).Exec(ctx)
+		if err := up.Exec(ctx); err != nil {
+			return err
+		}
+		return s.changed(ctx, tx, "host_key", id)
 	})
 }
 
@@ -200,7 +212,11 @@ func (s *Store) SetHostKey(ctx context.Context, id uuid.UUID, key string) error 
 // had the address before keeps everything but the address.
 func (s *Store) Bind(ctx context.Context, site, address string, id uuid.UUID) (inventory.Machine, error) {
 	err := s.write(ctx, "binding "+address+" to machine "+id.String(), func(tx *ent.Tx) error {
-		return bind(ctx, tx, site, address, id)
+		touched, err := bind(ctx, tx, site, address, id)
+		if err != nil {
+			return err
+		}
+		return s.changed(ctx, tx, "address", touched...)
 	})
 	if err != nil {
 		return inventory.Machine{}, err
@@ -208,17 +224,25 @@ func (s *Store) Bind(ctx context.Context, site, address string, id uuid.UUID) (i
 	return s.Machine(ctx, id)
 }
 
-func bind(ctx context.Context, tx *ent.Tx, site, address string, id uuid.UUID) error {
-	_, err := tx.Machine.Update().
-		Where(machine.Site(site), machine.Address(address), machine.IDNEQ(id)).ClearAddress().Save(ctx)
+// bind returns the machines whose address changed.
+func bind(ctx context.Context, tx *ent.Tx, site, address string, id uuid.UUID) ([]uuid.UUID, error) {
+	touched, err := tx.Machine.Query().Where(machine.Site(site), machine.Address(address), machine.IDNEQ(id)).IDs(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	n, err := tx.Machine.Update().Where(machine.ID(id), machine.Site(site)).SetAddress(address).Save(ctx)
-	if err == nil && n == 0 {
-		return ErrNotFound
+	if len(touched) > 0 {
+		if err := tx.Machine.Update().Where(machine.IDIn(touched...)).ClearAddress().Exec(ctx); err != nil {
+			return nil, err
+		}
 	}
-	return err
+	row, err := tx.Machine.Query().Where(machine.ID(id), machine.Site(site)).Only(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if row.Address != nil && *row.Address == address {
+		return touched, nil
+	}
+	return append(touched, id), tx.Machine.UpdateOneID(id).SetAddress(address).Exec(ctx)
 }
 
 // Declare makes sure that a machine with these MACs is bound to an address of
@@ -249,10 +273,18 @@ func (s *Store) Declare(ctx context.Context, site, address string, macs ...inven
 		if err != nil {
 			return err
 		}
-		if err := addMACs(ctx, tx, id, macs); err != nil {
+		added, err := addMACs(ctx, tx, id, macs)
+		if err != nil {
 			return err
 		}
-		return bind(ctx, tx, site, address, id)
+		touched, err := bind(ctx, tx, site, address, id)
+		if err != nil {
+			return err
+		}
+		if added > 0 && !slices.Contains(touched, id) {
+			touched = append(touched, id)
+		}
+		return s.changed(ctx, tx, "declared", touched...)
 	})
 	if err != nil {
 		return inventory.Machine{}, err
@@ -262,60 +294,43 @@ func (s *Store) Declare(ctx context.Context, site, address string, macs ...inven
 
 // Forget removes a machine with its facts from the catalog; its events stay
 // until retention takes them. It resolves an identity conflict.
-func (s *Store) Forget(ctx context.Context, id uuid.UUID) error {
+func (s *Store) Forget(ctx context.Context, id uuid.UUID) error { return s.ForgetIf(ctx, id, nil) }
+
+// ForgetIf is Forget under a condition: check sees the machine as it is in the
+// transaction that removes it, and its error leaves everything as it was. A nil
+// check always agrees.
+func (s *Store) ForgetIf(ctx context.Context, id uuid.UUID, check func(inventory.Machine) error) error {
 	return s.write(ctx, "removing machine "+id.String(), func(tx *ent.Tx) error {
+		m, err := s.locked(ctx, tx, id)
+		if err == nil && check != nil {
+			err = check(m)
+		}
+		if err != nil {
+			return err
+		}
 		if err := tx.Machine.DeleteOneID(id).Exec(ctx); err != nil {
 			return err
 		}
-		return dropOrphans(ctx, tx)
+		if err := dropOrphans(ctx, tx); err != nil {
+			return err
+		}
+		return s.removed(ctx, tx, m.Site, id)
 	})
 }
 
-// Query returns the machines for which a condition over the typed projection of
-// their facts holds, by id; limit zero is no limit. where is SQL in the
-// catalog's Dialect, over
-//
-//	machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id
-//
-// and must come from inventory/query, never from a person.
-func (s *Store) Query(ctx context.Context, site, where string, args []any, limit int) ([]inventory.Machine, error) {
-	const op = "querying the catalog"
-	text := "SELECT machines.id FROM machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id WHERE (" + where + ")"
-	args = slices.Clone(args)
-	if site != "" {
-		args = append(args, site)
-		text += " AND machines.site = " + s.placeholder(len(args))
+// locked reads a machine that no other transaction can change before this one
+// ends.
+func (s *Store) locked(ctx context.Context, tx *ent.Tx, id uuid.UUID) (inventory.Machine, error) {
+	if s.dialect == dialect.Postgres {
+		if _, err := tx.ExecContext(ctx, "SELECT 1 FROM machines WHERE id = $1 FOR UPDATE", id); err != nil {
+			return inventory.Machine{}, err
+		}
 	}
-	text += " ORDER BY machines.id"
-	if limit > 0 {
-		args = append(args, limit)
-		text += " LIMIT " + s.placeholder(len(args))
-	}
-	rows, err := s.main.db.QueryContext(ctx, text, args...)
+	row, err := tx.Machine.Query().Where(machine.ID(id)).WithMacs().WithTags().Only(ctx)
 	if err != nil {
-		return nil, s.explain(op, err)
+		return inventory.Machine{}, err
 	}
-	defer rows.Close()
-	var ids []uuid.UUID
-	for rows.Next() {
-		var id uuid.UUID
-		if err := rows.Scan(&id); err != nil {
-			return nil, s.explain(op, err)
-		}
-		ids = append(ids, id)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, s.explain(op, err)
-	}
-	var out []inventory.Machine
-	for chunk := range slices.Chunk(ids, 500) { // both databases bound the number of arguments
-		part, err := s.machines(ctx, op, machine.IDIn(chunk...))
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, part...)
-	}
-	return out, nil
+	return machineOf(row)
 }
 
 // Dialect is the SQL of the catalog: "sqlite3" or "postgres", as ent names them.
@@ -337,6 +352,12 @@ func machineOf(r *ent.Machine) (inventory.Machine, error) {
 	setString(&m.Serial, r.Serial)
 	setString(&m.Image, r.Image)
 	setString(&m.HostKey, r.HostKey)
+	for _, t := range r.Edges.Tags {
+		if m.Tags == nil {
+			m.Tags = make(map[string]string, len(r.Edges.Tags))
+		}
+		m.Tags[t.Key] = t.Value
+	}
 	var err error
 	for i, row := range r.Edges.Macs {
 		if m.MACs[i], err = inventory.ParseMAC(row.MAC); err != nil {

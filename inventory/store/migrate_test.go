@@ -120,8 +120,20 @@ func TestOlderCatalogIsUpgraded(t *testing.T) {
 				if slices.Sort(states); strings.Join(states, " ") != "active declined released" {
 					t.Errorf("leases = %+v; want an active, a declined and a released one", leases)
 				}
-				if a := must[store.Applied](t)(s.Applied(ctx, site, nodeA)); string(a.Outputs) != "\x00sealed'\xff" || !a.Time.Equal(noon) || a.Kind != "" || a.Inputs != nil || a.Attempt != nil || a.DependsOn != nil {
-					t.Errorf("applied record = %+v; want its outputs and time as they were, and that nothing is known of its inputs", a)
+				a := must[store.Applied](t)(s.Applied(ctx, site, nodeA))
+				if string(a.Outputs) != "\x00sealed'\xff" || !a.Time.Equal(noon) {
+					t.Errorf("applied record = %+v; want its outputs and time as they were", a)
+				}
+				if version < "20261121145525" {
+					if a.Kind != "" || a.Inputs != nil || a.Attempt != nil || a.DependsOn != nil {
+						t.Errorf("applied record = %+v; want that nothing is known of its inputs", a)
+					}
+				} else if a.Kind != "machine" || string(a.Inputs) != "\x00inputs'\xff" || string(a.Attempt) != "\x01try" || len(a.DependsOn) != 1 {
+					t.Errorf("applied record = %+v; want its inputs as they were", a)
+				}
+				changes := must[inventory.Subject](t)(s.Subject(ctx, m.ID)).Changes
+				if len(changes) != 3 || changes[0].Path != "bios" || changes[1].Path != "bios.date" || changes[2].Path != "bios.version" || !changes[0].At.Equal(h[1].ObservedAt) {
+					t.Errorf("changes = %+v; want those of the BIOS, found in the old documents", changes)
 				}
 				other := do(s.MachineByAddress(ctx, site, `machine.node["b"]`))
 				if want := version >= "20261121121453"; (other.HostKey != "") != want {

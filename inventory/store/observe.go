@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"entgo.io/ent/dialect"
@@ -116,15 +117,11 @@ func (s *Store) observe(ctx context.Context, tx *ent.Tx, site string, o Observat
 	if err != nil {
 		return uuid.Nil, false, err
 	}
-	before := len(row.Edges.Macs)
-	if err := addMACs(ctx, tx, id, o.MACs); err != nil {
-		return uuid.Nil, false, err
-	}
-	after, err := tx.MAC.Query().Where(mac.MachineID(id)).Count(ctx)
+	added, err := addMACs(ctx, tx, id, o.MACs)
 	if err != nil {
 		return uuid.Nil, false, err
 	}
-	changed = changed || after != before
+	changed = changed || added > 0
 
 	up := tx.Machine.UpdateOneID(id)
 	if o.At.After(row.LastSeen) {
@@ -141,11 +138,23 @@ func (s *Store) observe(ctx context.Context, tx *ent.Tx, site string, o Observat
 	if err := up.Exec(ctx); err != nil {
 		return uuid.Nil, false, err
 	}
-	if o.Facts == nil {
-		return id, changed, nil
+	var what []string
+	if changed {
+		what = append(what, "identity")
 	}
-	_, newer, err := s.putFacts(ctx, tx, id, o.Source, *o.Facts, o.At)
-	return id, changed || newer, err
+	if o.Facts != nil {
+		_, newer, err := s.putFacts(ctx, tx, id, o.Source, *o.Facts, o.At)
+		if err != nil {
+			return uuid.Nil, false, err
+		}
+		if newer {
+			what = append(what, "facts")
+		}
+	}
+	if len(what) == 0 {
+		return id, false, nil
+	}
+	return id, true, s.changed(ctx, tx, strings.Join(what, ","), id)
 }
 
 // newUUID reports whether the observed UUID replaces the one on record. The
@@ -340,21 +349,22 @@ func (s *Store) ensureSite(ctx context.Context, tx *ent.Tx, site string) error {
 	return tx.Site.Create().SetID(site).SetCreatedAt(s.now()).Exec(ctx)
 }
 
-// addMACs gives a machine the MACs that no machine has yet.
-func addMACs(ctx context.Context, tx *ent.Tx, id uuid.UUID, macs []inventory.MAC) error {
+// addMACs gives a machine the MACs that no machine has yet, and says how many.
+func addMACs(ctx context.Context, tx *ent.Tx, id uuid.UUID, macs []inventory.MAC) (added int, err error) {
 	for _, m := range macs {
 		known, err := tx.MAC.Query().Where(mac.MAC(m.String())).Exist(ctx)
 		if err != nil {
-			return err
+			return added, err
 		}
 		if known {
 			continue
 		}
 		if err := tx.MAC.Create().SetMAC(m.String()).SetMachineID(id).Exec(ctx); err != nil {
-			return err
+			return added, err
 		}
+		added++
 	}
-	return nil
+	return added, nil
 }
 
 func (s *Store) recordConflict(site string, o Observation, c *ConflictError) {

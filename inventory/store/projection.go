@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -25,11 +26,38 @@ func (s *Store) RebuildProjection(ctx context.Context) error {
 		return s.explain(op, err)
 	}
 	for _, id := range ids { // one transaction each: leases must not wait for all
-		if err := s.write(ctx, op, func(tx *ent.Tx) error { return s.project(ctx, tx, id) }); err != nil {
+		err := s.write(ctx, op, func(tx *ent.Tx) error {
+			if err := rebuildChanges(ctx, tx, id); err != nil {
+				return err
+			}
+			return s.project(ctx, tx, id)
+		})
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// projectionVersion counts the changes of what the projection holds. A catalog
+// whose projection is of an older version is brought up to date when it is
+// opened.
+const projectionVersion = "2"
+
+// upgradeProjection makes the projection what this program expects of it.
+func (s *Store) upgradeProjection(ctx context.Context) error {
+	const key = "projection.version"
+	have, err := s.Settings().Get(ctx, key)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	if string(have) == projectionVersion {
+		return nil
+	}
+	if err := s.RebuildProjection(ctx); err != nil {
+		return err
+	}
+	return s.Settings().Put(ctx, key, []byte(projectionVersion))
 }
 
 // project replaces the projection of a machine with its merged current facts.

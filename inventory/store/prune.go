@@ -18,7 +18,7 @@ import (
 
 // Pruned is what Prune removed.
 type Pruned struct {
-	Events, Runs, Observations, Leases int
+	Events, Runs, Observations, Leases, Audits, Operations int
 }
 
 // pruneBatch bounds one transaction of Prune: writers in between must not wait
@@ -31,8 +31,8 @@ const leaseMemory = 30 * 24 * time.Hour
 
 // Prune removes the past beyond the bounds of Config: old and surplus events,
 // surplus finished runs with their steps, superseded facts of machines that
-// change without end, and leases that ended long ago. Applied records, current
-// facts and unfinished runs always stay. It is safe to call at any time; call it
+// change without end, and what of leases, audits and operations is long over.
+// Applied records, current facts and unfinished runs always stay. It is safe to call at any time; call it
 // at start and daily.
 func (s *Store) Prune(ctx context.Context) (Pruned, error) {
 	var p Pruned
@@ -44,6 +44,8 @@ func (s *Store) Prune(ctx context.Context) (Pruned, error) {
 		{"removing old events", &p.Events, s.pruneEvents},
 		{"removing old runs", &p.Runs, s.pruneRuns},
 		{"removing old leases", &p.Leases, s.pruneLeases},
+		{"removing old audit records", &p.Audits, s.pruneAudit},
+		{"removing old operations", &p.Operations, s.pruneOperations},
 	} {
 		if err := s.pruneAll(ctx, part.op, part.count, part.step); err != nil {
 			return p, err
@@ -91,14 +93,14 @@ func (s *Store) pruneEvents(ctx context.Context, tx *ent.Tx) (int, error) {
 			return 0, err
 		}
 		if len(old) > 0 {
-			return tx.Event.Delete().Where(event.IDIn(old...)).Exec(ctx)
+			return s.dropEvents(ctx, tx, old)
 		}
 	}
 	surplus, err := tx.Event.Query().Order(ent.Desc(event.FieldID)).Offset(s.cfg.EventLimit).Limit(pruneBatch).IDs(ctx)
-	if err != nil || len(surplus) == 0 {
+	if err != nil {
 		return 0, err
 	}
-	return tx.Event.Delete().Where(event.IDIn(surplus...)).Exec(ctx)
+	return s.dropEvents(ctx, tx, surplus)
 }
 
 func (s *Store) pruneRuns(ctx context.Context, tx *ent.Tx) (int, error) {
@@ -138,8 +140,11 @@ func (s *Store) pruneFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID) (int, 
 			total += n
 		}
 	}
-	if total > 0 {
-		err = dropOrphans(ctx, tx)
+	if total == 0 {
+		return 0, nil
 	}
-	return total, err
+	if err := rebuildChanges(ctx, tx, id); err != nil {
+		return total, err
+	}
+	return total, dropOrphans(ctx, tx)
 }

@@ -69,7 +69,10 @@ type Store struct {
 	main, lease, event *pool
 	// gate orders writers of this process; nil under PostgreSQL, whose
 	// writers do not exclude each other.
-	gate    *gate
+	gate *gate
+	// few is how many machines a narrowing of a page may leave for all of them
+	// to be looked at; fewMachines but in tests.
+	few     int
 	events  *recorder
 	catalog uuid.UUID
 	close   sync.Once
@@ -88,7 +91,7 @@ type pool struct {
 // is not the one that made the catalog.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg = cfg.withDefaults()
-	s := &Store{cfg: cfg, dialect: dialect.SQLite}
+	s := &Store{cfg: cfg, dialect: dialect.SQLite, few: fewMachines}
 	if cfg.DSN != "" {
 		s.dialect = dialect.Postgres
 	}
@@ -100,6 +103,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s.events = newRecorder(s)
 	if err := s.identify(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if err := s.upgradeProjection(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil

@@ -1,0 +1,385 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"entgo.io/ent/dialect"
+	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/inventory"
+)
+
+const (
+	// fewMachines is how many machines a narrowing may leave for all of them to
+	// be looked at. Above it the machines that fit are common enough to be met
+	// in the order of the page.
+	fewMachines = 1_000
+	// firstChunk and lastChunk bound how many machines one query looks at: few
+	// at first, for filters that nearly all machines pass.
+	firstChunk, lastChunk = 128, 4_096
+)
+
+// pager finds the machines of one page.
+type pager struct {
+	store    *Store
+	site     string
+	filter   inventory.Filter
+	order    order
+	query    string // fingerprint
+	limit    int
+	budget   int
+	deadline time.Duration
+
+	last     position // looked at last; meaningless until started
+	started  bool
+	hits     []position // at most limit+1
+	examined int
+	partial  bool
+}
+
+func (s *Store) newPager(r PageRequest) (*pager, error) {
+	o, err := parseSort(r.Sort)
+	if err != nil {
+		return nil, err
+	}
+	if r.Limit < 0 || r.Limit > MaxPageLimit {
+		return nil, &RequestError{Field: "limit", Reason: fmt.Sprintf("a page has 1 to %d machines, not %d", MaxPageLimit, r.Limit)}
+	}
+	p := &pager{store: s, site: r.Site, filter: r.Filter, order: o, limit: r.Limit, budget: r.RowBudget, deadline: r.Deadline}
+	defaultTo(&p.limit, DefaultPageLimit)
+	defaultTo(&p.budget, DefaultRowBudget)
+	defaultTo(&p.deadline, DefaultPageDeadline)
+	if p.filter.Where.SQL == "" {
+		p.filter.Where = inventory.Condition{SQL: "TRUE"}
+	}
+	p.query = fingerprint(r.Site, r.Filter.Text, o)
+	if r.Cursor != "" {
+		if p.last, err = openPosition(p.query, r.Cursor); err != nil {
+			return nil, err
+		}
+		p.started = true
+	}
+	return p, nil
+}
+
+func (p *pager) cursor(at position) string { return sealPosition(p.query, at) }
+
+// full says that the page needs nothing more: it has one hit beyond its limit,
+// which proves that there is a next page.
+func (p *pager) full() bool { return len(p.hits) > p.limit }
+
+// run looks for hits, the cheapest way.
+func (p *pager) run(ctx context.Context) error {
+	narrow := p.filter.Narrow
+	if p.site != "" {
+		narrow = append([]inventory.Narrowing{{
+			Table: "machines", ID: "id", Where: inventory.Condition{SQL: "machines.site = " + p.store.placeholder(1), Args: []any{p.site}},
+		}}, narrow...)
+	}
+	var walk *inventory.Narrowing
+	for i, n := range narrow {
+		ids, err := p.candidates(ctx, n, p.store.few+1, nil)
+		if err != nil {
+			return err
+		}
+		if len(ids) <= p.store.few {
+			return p.few(ctx, ids)
+		}
+		if n.Ordered && walk == nil {
+			walk = &narrow[i]
+		}
+	}
+	if walk != nil && p.order.kind == keyID && !p.order.desc {
+		return p.walk(ctx, *walk)
+	}
+	return p.scan(ctx)
+}
+
+// sqlText collects a query and its arguments.
+type sqlText struct {
+	strings.Builder
+	store *Store
+	args  []any
+}
+
+func (q *sqlText) arg(v any) {
+	q.args = append(q.args, v)
+	q.WriteString(q.store.placeholder(len(q.args)))
+}
+
+// candidates are the ids of at most n machines for which a narrowing is true;
+// with after, those behind it, by id.
+func (p *pager) candidates(ctx context.Context, n inventory.Narrowing, limit int, after *uuid.UUID) ([]string, error) {
+	q := &sqlText{store: p.store, args: n.Where.Args[:len(n.Where.Args):len(n.Where.Args)]}
+	fmt.Fprintf(q, "SELECT DISTINCT %s FROM %s WHERE (%s)", n.ID, n.Table, n.Where.SQL)
+	if after != nil {
+		fmt.Fprintf(q, " AND %s > ", n.ID)
+		q.arg(*after)
+		fmt.Fprintf(q, " ORDER BY %s", n.ID)
+	}
+	fmt.Fprintf(q, " LIMIT %d", limit)
+	rows, err := p.store.main.db.QueryContext(ctx, q.String(), q.args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []string
+	for rows.Next() {
+		var id uuid.UUID
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		out = append(out, id.String())
+	}
+	return out, rows.Err()
+}
+
+// few looks at all of few machines and sorts those that fit.
+func (p *pager) few(ctx context.Context, ids []string) error {
+	p.examined += len(ids)
+	if len(ids) == 0 {
+		return nil
+	}
+	q := p.selection(ids)
+	if p.started {
+		q.WriteString(" AND ")
+		p.behind(q)
+	}
+	fmt.Fprintf(q, " ORDER BY %s LIMIT %d", p.orderBy(), p.limit+1)
+	return p.read(ctx, q, func(at position, _ bool) { p.hits = append(p.hits, at) })
+}
+
+// selection is the query of the machines among ids that fit.
+func (p *pager) selection(ids []string) *sqlText {
+	q := &sqlText{store: p.store, args: p.filter.Where.Args[:len(p.filter.Where.Args):len(p.filter.Where.Args)]}
+	fmt.Fprintf(q, "SELECT %s, TRUE FROM machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id WHERE (%s)", p.columns("machines.id"), p.filter.Where.SQL)
+	p.within(q, "machines.site")
+	if p.store.dialect == dialect.Postgres {
+		q.WriteString(" AND machines.id = ANY(CAST(")
+		q.arg(ids)
+		q.WriteString(" AS uuid[]))")
+		return q
+	}
+	raw, err := json.Marshal(ids)
+	if err != nil { // strings can be marshalled
+		raw = []byte("[]")
+	}
+	q.WriteString(" AND machines.id IN (SELECT value FROM json_each(")
+	q.arg(string(raw))
+	q.WriteString("))")
+	return q
+}
+
+// within keeps the page in its site.
+func (p *pager) within(q *sqlText, column string) {
+	if p.site == "" {
+		return
+	}
+	q.WriteString(" AND " + column + " = ")
+	q.arg(p.site)
+}
+
+// columns are the id and the sort key of a row.
+func (p *pager) columns(id string) string {
+	if p.order.kind == keyID {
+		return id
+	}
+	return id + ", " + p.order.column
+}
+
+func (p *pager) orderBy() string {
+	direction := ""
+	if p.order.desc {
+		direction = " DESC"
+	}
+	if p.order.kind == keyID {
+		return "machines.id" + direction
+	}
+	return fmt.Sprintf("%[1]s IS NULL, %[1]s%[2]s, machines.id%[2]s", p.order.column, direction)
+}
+
+// behind is the condition of being behind p.last in the order of the page.
+func (p *pager) behind(q *sqlText) {
+	switch {
+	case p.order.kind == keyID:
+		q.WriteString("machines.id" + p.beyond())
+		q.arg(p.last.id)
+	case p.last.absent:
+		q.WriteString("(" + p.order.column + " IS NULL AND machines.id" + p.beyond())
+		q.arg(p.last.id)
+		q.WriteString(")")
+	default:
+		q.WriteString("(" + p.order.column + " IS NULL OR ")
+		p.behindKey(q, "machines.id")
+		q.WriteString(")")
+	}
+}
+
+// behindKey compares sort key and id with those of p.last.
+func (p *pager) behindKey(q *sqlText, id string) {
+	q.WriteString("(" + p.order.column + ", " + id + ")" + p.beyond() + "(")
+	q.arg(p.order.key(p.last))
+	q.WriteString(", ")
+	q.arg(p.last.id)
+	q.WriteString(")")
+}
+
+func (p *pager) beyond() string {
+	if p.order.desc {
+		return " < "
+	}
+	return " > "
+}
+
+// read runs a query of columns and a verdict.
+func (p *pager) read(ctx context.Context, q *sqlText, row func(at position, fits bool)) error {
+	rows, err := p.store.main.db.QueryContext(ctx, q.String(), q.args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	targets, done := p.order.scan()
+	var fits sql.NullBool
+	targets = append(targets, &fits)
+	for rows.Next() {
+		if err := rows.Scan(targets...); err != nil {
+			return err
+		}
+		row(done(), fits.Bool)
+	}
+	return rows.Err()
+}
+
+// chunks calls look with growing numbers of machines to look at, until the page
+// is full, there is nothing more, or the budget is used up.
+func (p *pager) chunks(ctx context.Context, look func(ctx context.Context, most int) (looked int, err error)) error {
+	for size := firstChunk; !p.full(); size = min(2*size, lastChunk) {
+		most := min(size, p.budget-p.examined)
+		if most <= 0 {
+			p.partial = true
+			return nil
+		}
+		looked, err := look(ctx, most)
+		if err != nil {
+			return err
+		}
+		p.examined += looked
+		if looked < most {
+			return nil
+		}
+	}
+	return nil
+}
+
+// walk looks at the machines of a narrowing in the order of their ids.
+func (p *pager) walk(ctx context.Context, n inventory.Narrowing) error {
+	return p.chunks(ctx, func(ctx context.Context, most int) (int, error) {
+		ids, err := p.candidates(ctx, n, most, &p.last.id)
+		if err != nil || len(ids) == 0 {
+			return 0, err
+		}
+		q := p.selection(ids)
+		fmt.Fprintf(q, " ORDER BY machines.id LIMIT %d", p.limit+1-len(p.hits))
+		if err := p.read(ctx, q, func(at position, _ bool) { p.hits = append(p.hits, at) }); err != nil {
+			return 0, err
+		}
+		p.last, err = lastOf(ids)
+		return len(ids), err
+	})
+}
+
+func lastOf(ids []string) (position, error) {
+	id, err := uuid.Parse(ids[len(ids)-1])
+	return position{id: id}, err
+}
+
+// scan looks at all machines in the order of the page: first those that have
+// the sort key, by its index, then those that lack it, by their ids.
+func (p *pager) scan(ctx context.Context) error {
+	if !p.last.absent {
+		if err := p.chunks(ctx, p.lookAtKey); err != nil || p.full() || p.partial || !p.order.nullable {
+			return err
+		}
+		p.last, p.started = position{absent: true}, false
+	}
+	return p.chunks(ctx, p.lookAtAbsent)
+}
+
+// lookAtKey looks at machines that have the sort key.
+func (p *pager) lookAtKey(ctx context.Context, most int) (int, error) {
+	id, from := "machines.id", "machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id WHERE TRUE"
+	if p.order.ofFacts {
+		// CROSS JOIN makes SQLite begin with the table whose index is in order.
+		id, from = "machine_facts.machine_id", "machine_facts CROSS JOIN machines WHERE machines.id = machine_facts.machine_id"
+	}
+	q := p.verdicts(id, from)
+	if p.order.kind != keyID && p.order.nullable {
+		q.WriteString(" AND " + p.order.column + " IS NOT NULL")
+	}
+	if p.started {
+		q.WriteString(" AND ")
+		if p.order.kind == keyID {
+			q.WriteString("machines.id" + p.beyond())
+			q.arg(p.last.id)
+		} else {
+			p.behindKey(q, id)
+		}
+	}
+	direction := ""
+	if p.order.desc {
+		direction = " DESC"
+	}
+	if p.order.kind == keyID {
+		fmt.Fprintf(q, " ORDER BY %s%s LIMIT %d", id, direction, most)
+	} else {
+		fmt.Fprintf(q, " ORDER BY %s%s, %s%s LIMIT %d", p.order.column, direction, id, direction, most)
+	}
+	return p.look(ctx, q)
+}
+
+// lookAtAbsent looks at the machines that lack the sort key. Those that have it
+// are skipped at the cost of reading it, and so count as looked at.
+func (p *pager) lookAtAbsent(ctx context.Context, most int) (int, error) {
+	q := p.verdicts("machines.id", "machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id WHERE TRUE")
+	if p.started {
+		q.WriteString(" AND machines.id" + p.beyond())
+		q.arg(p.last.id)
+	}
+	direction := ""
+	if p.order.desc {
+		direction = " DESC"
+	}
+	fmt.Fprintf(q, " ORDER BY machines.id%s LIMIT %d", direction, most)
+	return p.look(ctx, q)
+}
+
+// verdicts is a query of machines with the filter's answer beside each.
+func (p *pager) verdicts(id, from string) *sqlText {
+	q := &sqlText{store: p.store, args: p.filter.Where.Args[:len(p.filter.Where.Args):len(p.filter.Where.Args)]}
+	fmt.Fprintf(q, "SELECT %s, CASE WHEN %s THEN TRUE ELSE FALSE END FROM %s", p.columns(id), p.filter.Where.SQL, from)
+	if p.site != "" {
+		// The sum keeps the databases from choosing the site's index, after
+		// which they would have to sort.
+		p.within(q, "machines.site || ''")
+	}
+	return q
+}
+
+func (p *pager) look(ctx context.Context, q *sqlText) (int, error) {
+	wantAbsent, looked := p.last.absent, 0
+	err := p.read(ctx, q, func(at position, fits bool) {
+		looked++
+		absent := at.absent
+		at.absent = wantAbsent
+		p.last, p.started = at, true
+		if fits && absent == wantAbsent && !p.full() {
+			p.hits = append(p.hits, at)
+		}
+	})
+	return looked, err
+}
