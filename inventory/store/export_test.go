@@ -8,6 +8,7 @@ import (
 
 	"entgo.io/ent/dialect"
 	entsql "entgo.io/ent/dialect/sql"
+	"github.com/google/uuid"
 
 	"github.com/edge-provision/edge-provision/ent"
 )
@@ -149,3 +150,12 @@ func (s *Store) Pragmas(t *testing.T, name string) map[string]string {
 
 // SetFewMachines changes how many machines a narrowing may leave.
 func (s *Store) SetFewMachines(n int) { s.few = n }
+
+// HoldChange keeps a transaction open, in which a machine changed, while fn runs.
+func (s *Store) HoldChange(ctx context.Context, id uuid.UUID, fn func()) error {
+	return s.write(ctx, "holding a change", func(tx *ent.Tx) error {
+		err := s.changed(ctx, tx, "state", id)
+		fn()
+		return err
+	})
+}
