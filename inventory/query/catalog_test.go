@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -61,11 +62,36 @@ func TestEveryColumnIsTheCatalogs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			docs = append(docs, NewDoc(m, f))
+			if i == 0 {
+				if m, err = s.SetTags(t.Context(), m.ID, map[string]string{"location": "back room"}, nil, nil); err != nil {
+					t.Fatal(err)
+				}
+				lease := inventory.Lease{
+					Network: "edge", MAC: o.MACs[0], Address: "172.22.0.11", Hostname: "a", State: inventory.LeaseActive, Starts: time.Now(), Expires: time.Now().Add(time.Hour),
+				}
+				if err := s.Commit(t.Context(), lease); err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err := s.PutFacts(t.Context(), m.ID, inventory.SourceRedfish, inventory.Facts{}, time.Time{}); err != nil {
+					t.Fatal(err)
+				}
+				board := inventory.Facts{Baseboard: &inventory.Board{Serial: "B1"}}
+				if _, _, err := s.PutFacts(t.Context(), m.ID, inventory.SourceRedfish, board, time.Time{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			subject, err := s.Subject(t.Context(), m.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			docs = append(docs, DocOf(subject, time.Now()))
 		}
 		expressions := []string{
 			`regex("^Edge-[0-9]$", facts.system.product)`, `glob("Edge*", facts.system.product)`, `any(facts.nics[*].boot)`,
 			fmt.Sprintf(`machine.id == %q`, docs[1].machine.ID), `facts.memory.bytes * 2 == GiB(16)`,
+			`machine.tags.location == "back room"`, `missing(machine.tags)`, `machine.tags["location"] != "x"`, `missing(machine.tags.nothing)`,
+			`changed(facts.baseboard.serial, "1h")`, `changed(facts.baseboard, "1h")`, `!changed(facts.bios.version, "7d")`, `missing(changed(facts.disks, "1d"))`,
+			`any([for l in machine.leases : l.network == "edge" && l.address == "172.22.0.11"])`,
 		}
 		for path := range columns {
 			expressions = append(expressions, "missing("+path+")", "!missing("+path+")")
@@ -89,22 +115,22 @@ func TestEveryColumnIsTheCatalogs(t *testing.T) {
 					want = append(want, d.machine.ID)
 				}
 			}
-			where, args, err := e.SQL(dialect)
+			f, err := e.Filter(dialect, src, time.Now())
 			if err != nil {
-				t.Errorf("SQL(%s): %v", src, err)
+				t.Errorf("Filter(%s): %v", src, err)
 				continue
 			}
-			found, err := s.Query(t.Context(), "store-0421", where, args, 0)
+			found, err := s.Page(t.Context(), store.PageRequest{Site: "store-0421", Filter: f})
 			if err != nil {
-				t.Errorf("Query(%s): %v", src, err)
+				t.Errorf("Page(%s): %v", src, err)
 				continue
 			}
 			got := map[uuid.UUID]bool{}
-			for _, m := range found {
+			for _, m := range found.Machines {
 				got[m.ID] = true
 			}
 			if keys := slices.SortedFunc(maps.Keys(got), compareIDs); !slices.Equal(keys, slices.SortedFunc(slices.Values(want), compareIDs)) {
-				t.Errorf("Query(%s) finds %v; want %v", src, keys, want)
+				t.Errorf("Page(%s) finds %v; want %v", src, keys, want)
 			}
 		}
 	})

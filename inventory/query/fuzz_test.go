@@ -40,7 +40,7 @@ func FuzzParseAndEval(f *testing.F) {
 				t.Errorf("Reason(%q) = %q, though the answer is %v", src, reason, want)
 			}
 			for _, dialect := range []Dialect{SQLite, Postgres} {
-				if where, _, err := e.SQL(dialect); err == nil && where == "" {
+				if where, _, err := e.SQL(dialect, noon); err == nil && where == "" {
 					t.Errorf("SQL(%q) is empty", src)
 				}
 			}

@@ -271,7 +271,7 @@ func (g *generator) condition(depth int, in *scope) string {
 	case 7:
 		return "missing(" + pick(g, []string{g.path(kindString, in), g.path(kindNumber, in), g.number(2, in), g.text(2, in), g.list(), sub()}) + ")"
 	case 8:
-		return "regex(" + pick(g, patterns) + ", " + g.text(1, in) + ")"
+		return "regex(" + pick(g, patternTexts) + ", " + g.text(1, in) + ")"
 	case 9:
 		return "glob(" + pick(g, []string{`"a*"`, `"?"`, `"*"`, `"x%y_z"`, `"a\\*\\?\\[b\\]\\\\c"`, `"*ö?e"`, `"??"`}) + ", " + g.text(1, in) + ")"
 	case 10:
@@ -299,8 +299,8 @@ func (g *generator) condition(depth int, in *scope) string {
 	return g.text(2, in) + g.comparison() + g.text(2, in)
 }
 
-// patterns are written as in an expression.
-var patterns = []string{
+// patternTexts are written as in an expression.
+var patternTexts = []string{
 	`"a"`, `"^[a-z]+$"`, `"(?i)k|GR."`, `"^.{1,2}$"`, `"[^a-z]"`, `"x%y.z"`, `""`, `"(?s)a.b|\\\\c"`, `"^(a|ab)(c|bcd)?$"`, `"\\pL"`, `"^\\PL"`,
 	`"[[:alpha:]]$"`, `"\\d"`, `"^\\S+$"`, `"\\s"`, `"[À-ſ]"`, `"^[^\\n]*$"`, `"(a*)*b"`, `"(?i)^ſ|ς$"`, `"x*?"`, `"\\x{1F600}"`, `"日{1,3}本?"`, `"'|\""`,
 }

@@ -3,6 +3,7 @@ package query
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/hashicorp/hcl/v2"
@@ -21,16 +22,24 @@ func mac(t testing.TB, s string) inventory.MAC {
 	return m
 }
 
-// storeNode is a machine with two disks, of which one does not say whether it
-// rotates, and no TPM.
+// storeNode is the document of storeSubject, without the catalog's knowledge.
 func storeNode(t testing.TB) Doc {
+	s := storeSubject(t)
+	return NewDoc(s.Machine, s.Facts)
+}
+
+// storeSubject is a machine with two disks, of which one does not say whether it
+// rotates, and no TPM. Its BIOS changed an hour before noon.
+func storeSubject(t testing.TB) inventory.Subject {
 	yes, no := true, false
-	return NewDoc(inventory.Machine{
+	machine := inventory.Machine{
 		ID:    uuid.MustParse("0190f5fe-7c00-7a00-8abc-012345678901"),
 		Site:  "store-0421",
 		MACs:  []inventory.MAC{mac(t, "52:54:00:04:21:01"), mac(t, "52:54:00:04:21:02")},
 		State: inventory.StateHeld,
-	}, &inventory.Facts{
+		Tags:  map[string]string{"location": "back room", "asset-1": "0042"},
+	}
+	facts := &inventory.Facts{
 		System:   &inventory.System{Manufacturer: "Acme", Product: "Edge-5 mini"},
 		Firmware: &inventory.Firmware{Mode: "uefi", SecureBoot: &no},
 		CPU:      &inventory.CPU{Cores: 4, Threads: 8, Flags: []string{"avx2", "sse4_2"}},
@@ -43,7 +52,16 @@ func storeNode(t testing.TB) Doc {
 			{Name: "eth0", MAC: mac(t, "52:54:00:04:21:01"), Driver: "igc", SpeedMbs: 2500, Boot: true},
 			{Name: "eth1", MAC: mac(t, "52:54:00:04:21:02")},
 		},
-	})
+	}
+	return inventory.Subject{
+		Machine: machine, Facts: facts,
+		Leases: []inventory.Lease{
+			{Network: "edge", MAC: machine.MACs[0], Address: "172.22.0.11", State: inventory.LeaseActive, Expires: noon.Add(time.Hour)},
+			{Network: "old", MAC: machine.MACs[0], Address: "172.23.0.11", State: inventory.LeaseActive, Expires: noon},
+			{Network: "gone", MAC: machine.MACs[1], Address: "172.24.0.11", State: inventory.LeaseReleased, Expires: noon.Add(time.Hour)},
+		},
+		Changes: []inventory.FactChange{{Path: "bios", At: noon.Add(-time.Hour)}, {Path: "bios.version", At: noon.Add(-time.Hour)}},
+	}
 }
 
 func TestEvalAnswersTrueFalseOrAbsent(t *testing.T) {
@@ -174,7 +192,7 @@ func TestDiskExpressionSeesItsDiskAndItsMachine(t *testing.T) {
 			t.Errorf("Eval(disk %d) = %v, %v; want %v", i, got, err, want)
 		}
 	}
-	if _, _, err := e.SQL(SQLite); err == nil {
+	if _, _, err := e.SQL(SQLite, noon); err == nil {
 		t.Error("SQL of an expression over a disk: no error")
 	}
 }
@@ -398,7 +416,7 @@ func TestSensitiveValuesAreNotShown(t *testing.T) {
 		if diags.HasErrors() {
 			continue
 		}
-		if _, _, err := e.SQL(Postgres); err != nil && strings.Contains(err.Error(), "hunter") {
+		if _, _, err := e.SQL(Postgres, noon); err != nil && strings.Contains(err.Error(), "hunter") {
 			t.Errorf("SQL(%s) shows the secret: %v", src, err)
 		}
 		shown := e.String() + e.Reason(storeNode(t))

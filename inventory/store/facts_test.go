@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/inventory/store/storetest"

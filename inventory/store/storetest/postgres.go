@@ -40,9 +40,10 @@ type Postgres struct {
 	stop   sync.Once
 }
 
-// Start makes a new cluster and starts its server. PostgreSQL refuses to run as
+// Start makes a new cluster and starts its server, with settings such as
+// "fsync=on" over those of a throw-away server. PostgreSQL refuses to run as
 // root; under root it runs as the user postgres, or nobody.
-func Start(ctx context.Context) (*Postgres, error) {
+func Start(ctx context.Context, settings ...string) (*Postgres, error) {
 	bin, err := binaries()
 	if err != nil {
 		return nil, err
@@ -52,7 +53,7 @@ func Start(ctx context.Context) (*Postgres, error) {
 		return nil, fmt.Errorf("starting PostgreSQL: %w", err)
 	}
 	p := &Postgres{dir: dir, log: &bytes.Buffer{}, exited: make(chan struct{})}
-	if err := p.start(ctx, bin); err != nil {
+	if err := p.start(ctx, bin, settings); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting PostgreSQL: %w", err), os.RemoveAll(dir))
 	}
 	return p, nil
@@ -74,7 +75,7 @@ func binaries() (string, error) {
 	return filepath.Dir(slices.MaxFunc(found, func(a, b string) int { return version(a) - version(b) })), nil
 }
 
-func (p *Postgres) start(ctx context.Context, bin string) error {
+func (p *Postgres) start(ctx context.Context, bin string, settings []string) error {
 	attr, err := p.owner()
 	if err != nil {
 		return err
@@ -87,6 +88,9 @@ func (p *Postgres) start(ctx context.Context, bin string) error {
 	}
 	p.server = exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-k", p.dir, "-c", "listen_addresses=",
 		"-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "max_connections=200", "-c", "shared_buffers=32MB")
+	for _, s := range settings {
+		p.server.Args = append(p.server.Args, "-c", s)
+	}
 	p.server.SysProcAttr, p.server.Dir = attr, p.dir
 	p.server.Stdout, p.server.Stderr = p.log, p.log
 	if err := p.server.Start(); err != nil {

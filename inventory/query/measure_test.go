@@ -1,0 +1,235 @@
+package query
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/inventory/store/storetest"
+)
+
+// examples are the expressions of docs/query.md, with what must be found for a
+// page: an index that leaves few machines, one that is walked, or machines in
+// their order because most of them fit.
+var examples = []string{
+	`facts.memory.bytes >= GiB(8) && contains(facts.nics[*].driver, "igc")`,
+	`any([for d in facts.disks : !d.rotational && d.bytes >= TiB(1)])`,
+	`length([for d in facts.disks : d if d.bus == "nvme"]) >= 2`,
+	`glob("NUC*", facts.system.product) || regex("^Edge-[0-9]+$", facts.system.product)`,
+	`machine.state == "held" && missing(facts.tpm)`,
+	`machine.tags.location == "back room"`,
+	`changed(facts.bios.version, "7d")`,
+	`any([for l in machine.leases : l.address == "10.0.4.7"])`,
+	`facts.system.serial == "SN0000042"`,
+}
+
+// measureRounds is how many pages of each example are timed.
+const measureRounds = 200
+
+// TestMeasureCatalog fills a catalog with synthetic machines and measures pages
+// of 50 at 1,000, 10,000 and 100,000 of them, on SQLite and PostgreSQL, with every
+// write synced. EDGE_BENCH names the file that the report is added to;
+// EDGE_BENCH_MACHINES is the size, 100,000 when empty. `make bench` runs it, and
+// nothing is asserted about time.
+func TestMeasureCatalog(t *testing.T) {
+	path := os.Getenv("EDGE_BENCH")
+	if path == "" {
+		t.Skip("a measurement, not a test: run by make bench")
+	}
+	size := 100_000
+	if env := os.Getenv("EDGE_BENCH_MACHINES"); env != "" {
+		var err error
+		if size, err = strconv.Atoi(env); err != nil {
+			t.Fatalf("EDGE_BENCH_MACHINES: %v", err)
+		}
+	}
+	report, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer report.Close()
+	t.Run("sqlite", func(t *testing.T) {
+		measureCatalog(t, report, "SQLite", store.Config{Path: filepath.Join(t.TempDir(), "catalog.db")}, size)
+	})
+	t.Run("postgres", func(t *testing.T) {
+		pg, err := storetest.Start(t.Context(), "fsync=on", "synchronous_commit=on", "full_page_writes=on", "shared_buffers=256MB", "max_wal_size=4GB")
+		if err != nil {
+			t.Skip(err)
+		}
+		defer pg.Stop()
+		dsn, err := pg.NewDatabase(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		measureCatalog(t, report, "PostgreSQL", store.Config{DSN: dsn}, size)
+	})
+}
+
+func measureCatalog(t *testing.T, report io.Writer, name string, cfg store.Config, size int) {
+	cfg.Match = Match
+	s := storetest.Open(t, cfg)
+	rng := rand.New(rand.NewPCG(1, 2))
+	fmt.Fprintf(report, "\ncatalog on %s, pages of %d, %d of each example\n", name, store.DefaultPageLimit, measureRounds)
+	filled := 0
+	for _, at := range []int{1_000, 10_000, 100_000, 1_000_000} {
+		if at > size {
+			break
+		}
+		began, from := time.Now(), filled
+		for ; filled < at; filled++ {
+			ingest(t, s, rng, filled)
+		}
+		took := time.Since(began)
+		fmt.Fprintf(report, "%9d machines  %6.0f/s ingested  %s\n", at, float64(at-from)/took.Seconds(), memoryInUse())
+		for _, src := range examples {
+			measurePages(t, report, s, src, "", at)
+		}
+		measurePages(t, report, s, "", "-last_seen", at)
+		measurePages(t, report, s, "", "-facts.memory.bytes", at)
+	}
+}
+
+// measurePages follows the cursors of one query, from the start again at the end.
+func measurePages(t *testing.T, report io.Writer, s *store.Store, src, sort string, machines int) {
+	r := store.PageRequest{Sort: sort}
+	shown := "all, by " + sort
+	if src != "" {
+		shown = src
+		e, diags := Parse(src, Machine)
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		f, err := e.Filter(DialectOf(s.Dialect()), src, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Filter = f
+	}
+	var times []time.Duration
+	var examined, found, whole int
+	complete := false
+	for range measureRounds {
+		began := time.Now()
+		p, err := s.Page(t.Context(), r)
+		times = append(times, time.Since(began))
+		if err != nil {
+			t.Fatalf("%s: %v", shown, err)
+		}
+		examined = max(examined, p.Examined)
+		found += len(p.Machines)
+		if r.Cursor = p.Next; p.Next == "" && !complete {
+			complete, whole = true, found
+		}
+	}
+	selectivity := "more than " + strconv.Itoa(found)
+	if complete {
+		selectivity = strconv.Itoa(whole)
+	}
+	slices.Sort(times)
+	at := func(percent int) float64 {
+		return float64(times[min(len(times)-1, len(times)*percent/100)].Microseconds()) / 1000
+	}
+	fmt.Fprintf(report, "%18s p50 %7.2f ms  p99 %7.2f ms  %6d looked at most  %s of %d  %s\n", "", at(50), at(99), examined, selectivity, machines, shown)
+}
+
+// ingest is one machine seen by its agent, with all that a small server has. One
+// in a thousand is as the examples look for it, or one in two, as each of them
+// says.
+func ingest(t *testing.T, s *store.Store, rng *rand.Rand, i int) {
+	t.Helper()
+	yes, no := true, false
+	one := func(in int) bool { return rng.IntN(in) == 0 }
+	product := []string{"PowerEdge XR12", "ThinkEdge SE350", "ProLiant DL20", "Edge-X"}[rng.IntN(4)]
+	switch {
+	case one(1000):
+		product = "NUC11TNHi5"
+	case one(1000):
+		product = "Edge-" + strconv.Itoa(rng.IntN(9))
+	}
+	f := inventory.Facts{
+		System:   &inventory.System{Manufacturer: "Acme", Product: product, Serial: fmt.Sprintf("SN%07d", i), UUID: fmt.Sprintf("%08x-1111-4222-8333-%012x", i, i)},
+		BIOS:     &inventory.BIOS{Vendor: "AMI", Version: fmt.Sprintf("1.%d", rng.IntN(20)), Date: "11/17/2023"},
+		Firmware: &inventory.Firmware{Mode: "uefi", SecureBoot: &no},
+		CPU:      &inventory.CPU{Architecture: "amd64", Vendor: "GenuineIntel", Model: "N100", Sockets: 1, Cores: 4 << rng.IntN(4), Threads: 8, MaxSpeedMHz: 3400, Flags: strings.Fields(strings.Repeat("avx2 sse4_2 aes ", 20))},
+		Memory:   &inventory.Memory{Bytes: int64(4<<rng.IntN(5)) << 30},
+		TPM:      &inventory.TPM{Version: "2.0"},
+		Kernel:   &inventory.Kernel{Release: "6.1.0-41-amd64"},
+	}
+	if one(10) {
+		f.TPM = nil
+	}
+	for m := range 4 {
+		f.Memory.Modules = append(f.Memory.Modules, inventory.MemoryModule{Locator: fmt.Sprintf("DIMM%d", m), Bytes: f.Memory.Bytes / 4, Type: "DDR5", SpeedMTs: 4800, Part: "M425R1GB4BB0", Serial: fmt.Sprintf("M%d-%d", i, m), ECC: &yes})
+	}
+	for d := range 1 + rng.IntN(3) {
+		disk := inventory.Disk{Name: fmt.Sprintf("sd%c", 'a'+d), Serial: fmt.Sprintf("D%d-%d", i, d), Model: "PM9A3", Bytes: 480e9, LogicalBlock: 512, Rotational: &no, Bus: []string{"sata", "nvme"}[rng.IntN(2)], Signatures: []string{"gpt"}}
+		if one(200) {
+			disk.Bytes = 4e12
+		}
+		f.Disks = append(f.Disks, disk)
+	}
+	driver := "e1000e"
+	if one(100) {
+		driver = "igc"
+	}
+	for n := range 2 {
+		f.NICs = append(f.NICs, inventory.NIC{Name: fmt.Sprintf("eth%d", n), MAC: inventory.MAC{2, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i), byte(n)}, Driver: driver, PCI: "0000:02:00.0", Vendor: "8086", Device: "15f2", SpeedMbs: 2500, Boot: n == 0})
+	}
+	for p := range 12 {
+		f.PCI = append(f.PCI, inventory.PCI{Address: fmt.Sprintf("0000:%02x:00.0", p), Class: "020000", Vendor: "8086", Device: fmt.Sprintf("15f%x", p), Driver: "pcieport"})
+	}
+	site := fmt.Sprintf("store-%04d", i/20)
+	m, _, err := s.Observe(t.Context(), site, store.Observation{Source: inventory.SourceAgent, Facts: &f})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if one(1000) {
+		f.BIOS = &inventory.BIOS{Vendor: "AMI", Version: "2.0", Date: "01/01/2026"}
+		if _, _, err := s.PutFacts(t.Context(), m.ID, inventory.SourceAgent, f, time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if one(1000) {
+		if _, err := s.SetTags(t.Context(), m.ID, map[string]string{"location": "back room"}, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if one(100) {
+		if err := s.SetState(t.Context(), m.ID, inventory.StateHeld); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := time.Now()
+	lease := inventory.Lease{
+		Network: site, MAC: m.MACs[0], Address: fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255), State: inventory.LeaseActive, Starts: now, Expires: now.Add(24 * time.Hour),
+	}
+	if err := s.Commit(t.Context(), lease); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// memoryInUse is what the process holds, and held at most.
+func memoryInUse() string {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	most := "?"
+	if status, err := os.ReadFile("/proc/self/status"); err == nil {
+		for line := range strings.Lines(string(status)) {
+			if v, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+				most = strings.TrimSpace(v)
+			}
+		}
+	}
+	return fmt.Sprintf("heap %d MiB, resident at most %s", m.HeapInuse>>20, most)
+}

@@ -1,0 +1,545 @@
+package query
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The differential test is only worth what it would find. Here every rule of the
+// translation is broken in turn, and the test must notice.
+
+// mutation breaks one rule of the translation to SQL. Its functions return what
+// they were given where the rule does not apply; what they return instead
+// evaluates as before and is only written differently.
+type mutation struct {
+	name string
+	node func(node) node
+	text func(text) text
+	int  func(integer) integer
+	list func(*list) *list
+	// during changes the tables of column.go while it runs; nil otherwise.
+	during func() (undo func())
+	// needs is what an expression must hold for the rule to matter.
+	needs string
+	only  []Dialect // nil for both
+}
+
+// written is a condition that is written as another one.
+type written struct {
+	node
+	as func(w *writer, want Result)
+}
+
+func (n written) when(w *writer, want Result) { n.as(w, want) }
+
+// writtenText and writtenInt are the same for strings and numbers.
+type writtenText struct {
+	text
+	as func(w *writer)
+}
+
+func (t writtenText) write(w *writer) { t.as(w) }
+
+type writtenInt struct {
+	integer
+	as func(w *writer)
+}
+
+func (i writtenInt) write(w *writer) { i.as(w) }
+
+// as writes n as other.
+func as(n, other node) node { return written{n, other.when} }
+
+// mutant is e with a mutation in it, and whether the mutation found its rule.
+func (m mutation) mutant(e *Expr) (*Expr, bool) {
+	s := &surgeon{mutation: m}
+	out := *e
+	out.node = s.condition(e.node)
+	return &out, s.cuts > 0
+}
+
+// surgeon copies a compiled expression and applies a mutation to its parts.
+type surgeon struct {
+	mutation
+	cuts int
+}
+
+func (s *surgeon) condition(n node) node {
+	out := n
+	switch n := n.(type) {
+	case *logic:
+		c := &logic{and: n.and}
+		for _, a := range n.args {
+			c.args = append(c.args, s.condition(a))
+		}
+		out = c
+	case *not:
+		out = &not{s.condition(n.arg)}
+	case *kept:
+		out = &kept{s.condition(n.arg)}
+	case *equality:
+		out = &equality{negated: n.negated, a: s.condition(n.a), b: s.condition(n.b)}
+	case *compareInts:
+		c := *n
+		c.a, c.b = s.integer(n.a), s.integer(n.b)
+		out = &c
+	case *compareTexts:
+		c := *n
+		c.a, c.b = s.string(n.a), s.string(n.b)
+		out = &c
+	case *quantifier:
+		c := *n
+		c.list, c.body = s.loop(n.list), s.condition(n.body)
+		out = &c
+	case *match:
+		c := *n
+		c.arg = s.string(n.arg)
+		out = &c
+	case *missing:
+		c := *n
+		switch {
+		case n.cond != nil:
+			c.cond = s.condition(n.cond)
+		case n.num != nil:
+			num := *n.num
+			num.num, num.den = s.integer(num.num), s.integer(num.den)
+			c.num = &num
+		case n.text != nil:
+			c.text = s.string(n.text)
+		}
+		out = &c
+	case *choice:
+		out = &choice{s.condition(n.cond), s.condition(n.a), s.condition(n.b)}
+	}
+	if s.node != nil {
+		if cut := s.node(out); cut != out {
+			s.cuts++
+			return cut
+		}
+	}
+	return out
+}
+
+func (s *surgeon) string(t text) text {
+	out := t
+	if c, ok := t.(*choiceText); ok {
+		out = &choiceText{s.condition(c.cond), s.string(c.a), s.string(c.b)}
+	}
+	if s.text != nil {
+		if cut := s.text(out); cut != out {
+			s.cuts++
+			return cut
+		}
+	}
+	return out
+}
+
+func (s *surgeon) integer(i integer) integer {
+	out := i
+	switch i := i.(type) {
+	case *arithmetic:
+		out = &arithmetic{i.op, s.integer(i.a), s.integer(i.b)}
+	case *sign:
+		out = &sign{s.integer(i.arg)}
+	case *count:
+		out = &count{s.loop(i.list)}
+	case *choiceInt:
+		out = &choiceInt{s.condition(i.cond), s.integer(i.a), s.integer(i.b)}
+	}
+	if s.int != nil {
+		if cut := s.int(out); cut != out {
+			s.cuts++
+			return cut
+		}
+	}
+	return out
+}
+
+func (s *surgeon) loop(l *list) *list {
+	c := *l
+	if l.cond != nil {
+		c.cond = s.condition(l.cond)
+	}
+	if s.list != nil {
+		if cut := s.list(&c); cut != &c {
+			s.cuts++
+			return cut
+		}
+	}
+	return &c
+}
+
+// ints and texts break a comparison of numbers and of strings.
+func ints(from, to operator) func(node) node {
+	return func(n node) node {
+		if c, ok := n.(*compareInts); ok && c.op == from {
+			b := *c
+			b.op = to
+			return as(n, &b)
+		}
+		return n
+	}
+}
+
+func texts(from, to operator) func(node) node {
+	return func(n node) node {
+		if c, ok := n.(*compareTexts); ok && c.op == from {
+			b := *c
+			b.op = to
+			return as(n, &b)
+		}
+		return n
+	}
+}
+
+func arith(from, to byte) func(integer) integer {
+	return func(i integer) integer {
+		if a, ok := i.(*arithmetic); ok && a.op == from {
+			return &arithmetic{to, a.a, a.b}
+		}
+		return i
+	}
+}
+
+// broken are the mutations, at least one for each operator and function.
+func broken() []mutation {
+	out := []mutation{
+		{name: "&& as ||", needs: "&&", node: func(n node) node {
+			if l, ok := n.(*logic); ok && l.and {
+				return as(n, &logic{and: false, args: l.args})
+			}
+			return n
+		}},
+		{name: "|| as &&", needs: "||", node: func(n node) node {
+			if l, ok := n.(*logic); ok && !l.and {
+				return as(n, &logic{and: true, args: l.args})
+			}
+			return n
+		}},
+		{name: "! left out", needs: "!(", node: func(n node) node {
+			if x, ok := n.(*not); ok {
+				return as(n, x.arg)
+			}
+			return n
+		}},
+		{name: "! takes absent for false", needs: "!(", node: func(n node) node {
+			if x, ok := n.(*not); ok {
+				return written{n, func(w *writer, want Result) {
+					if want == True {
+						w.isNot(x.arg, True)
+					} else {
+						x.arg.when(w, True)
+					}
+				}}
+			}
+			return n
+		}},
+		{name: "== of conditions as !=", needs: ") == (", node: func(n node) node {
+			if x, ok := n.(*equality); ok && !x.negated {
+				return as(n, &equality{negated: true, a: x.a, b: x.b})
+			}
+			return n
+		}},
+		{name: "!= of conditions as ==", needs: ") != (", node: func(n node) node {
+			if x, ok := n.(*equality); ok && x.negated {
+				return as(n, &equality{a: x.a, b: x.b})
+			}
+			return n
+		}},
+		{name: "? : the wrong way round", needs: " ? ", node: func(n node) node {
+			if x, ok := n.(*choice); ok {
+				return as(n, &choice{x.cond, x.b, x.a})
+			}
+			return n
+		}},
+		{name: "? : of strings the wrong way round", needs: " ? ", text: func(t text) text {
+			if x, ok := t.(*choiceText); ok {
+				return &choiceText{x.cond, x.b, x.a}
+			}
+			return t
+		}},
+		{name: "? : of numbers the wrong way round", needs: " ? ", int: func(i integer) integer {
+			if x, ok := i.(*choiceInt); ok {
+				return &choiceInt{x.cond, x.b, x.a}
+			}
+			return i
+		}},
+		{name: "+ as -", needs: " + ", int: arith('+', '-')},
+		{name: "- as +", needs: " - ", int: arith('-', '+')},
+		{name: "* as +", needs: " * ", int: arith('*', '+')},
+		{name: "% as *", needs: " % ", int: arith('%', '*')},
+		{name: "/ by a negative number without its sign", needs: " / ", int: func(i integer) integer {
+			if s, ok := i.(*sign); ok {
+				return writtenInt{i, func(w *writer) {
+					w.put("CASE WHEN (")
+					s.arg.write(w)
+					w.put(") <> 0 THEN 1 END")
+				}}
+			}
+			return i
+		}},
+		{name: "overflow not seen", needs: " * ", int: func(i integer) integer {
+			if a, ok := i.(*arithmetic); ok && a.op == '*' {
+				return writtenInt{i, func(w *writer) {
+					w.put("(CAST(")
+					a.a.write(w)
+					w.put(" AS numeric) * ")
+					a.b.write(w)
+					w.put(")")
+				}}
+			}
+			return i
+		}},
+		{name: "any as all", needs: "any([for v", node: func(n node) node {
+			if q, ok := n.(*quantifier); ok && !q.all && q.contains == nil {
+				return as(n, &quantifier{all: true, list: q.list, body: q.body})
+			}
+			return n
+		}},
+		{name: "all as any", needs: "all([for v", node: func(n node) node {
+			if q, ok := n.(*quantifier); ok && q.all {
+				return as(n, &quantifier{list: q.list, body: q.body})
+			}
+			return n
+		}},
+		{name: "any over a list that is absent is false", needs: "any([for v", node: func(n node) node {
+			if q, ok := n.(*quantifier); ok && !q.all {
+				return written{n, func(w *writer, want Result) {
+					if want == True {
+						q.when(w, True)
+						return
+					}
+					w.put("NOT EXISTS (")
+					w.rows(q.list, "1")
+					w.put(" AND ")
+					w.isNot(q.body, False)
+					w.put(")")
+				}}
+			}
+			return n
+		}},
+		{name: "if of a loop left out", needs: " if ", list: func(l *list) *list {
+			if l.cond == nil {
+				return l
+			}
+			c := *l
+			c.cond = nil
+			return &c
+		}},
+		{name: "if of a written-out loop keeps what is absent", needs: `"?"] : `, node: func(n node) node {
+			if k, ok := n.(*kept); ok {
+				return written{n, func(w *writer, want Result) {
+					if want == True {
+						w.isNot(k.arg, False)
+					} else {
+						k.arg.when(w, False)
+					}
+				}}
+			}
+			return n
+		}},
+		{name: "contains as its negation", needs: "contains(facts", node: func(n node) node {
+			if q, ok := n.(*quantifier); ok && q.contains != nil {
+				return as(n, &quantifier{list: q.list, body: &not{q.body}})
+			}
+			return n
+		}},
+		{name: "length counts one more", needs: "length(", int: func(i integer) integer {
+			if c, ok := i.(*count); ok {
+				return &arithmetic{'+', c, constInt(1)}
+			}
+			return i
+		}},
+		{name: "missing as its negation", needs: "missing(", node: func(n node) node {
+			if m, ok := n.(*missing); ok {
+				return as(n, &not{m})
+			}
+			return n
+		}},
+		{name: "regex as its negation", needs: "regex(", node: func(n node) node {
+			if m, ok := n.(*match); ok && !m.glob {
+				return as(n, &not{m})
+			}
+			return n
+		}},
+		{name: "regex must match the whole", needs: "regex(", node: func(n node) node {
+			if m, ok := n.(*match); ok && !m.glob {
+				b := *m
+				b.pattern, b.postgres = "^(?:"+m.pattern+")$", `\A(?:`+m.postgres+`)\Z`
+				return as(n, &b)
+			}
+			return n
+		}},
+		{name: "* of glob as ?", needs: "glob(", node: func(n node) node {
+			if m, ok := n.(*match); ok && m.glob {
+				b := *m
+				b.parsed = slices.Clone(m.parsed)
+				for i := range b.parsed {
+					if b.parsed[i].kind == '*' {
+						b.parsed[i].kind = '?'
+					}
+				}
+				return as(n, &b)
+			}
+			return n
+		}},
+		{name: "changed looks back twice as far", needs: "changed(", node: func(n node) node {
+			if c, ok := n.(*changed); ok {
+				return as(n, &changed{ref: c.ref, window: 2 * c.window})
+			}
+			return n
+		}},
+		{name: "changed looks ahead", needs: "changed(", node: func(n node) node {
+			if c, ok := n.(*changed); ok {
+				return written{n, func(w *writer, want Result) {
+					now := w.now
+					w.now = now.Add(2 * c.window)
+					(&changed{ref: c.ref, window: 3 * c.window}).when(w, want)
+					w.now = now
+				}}
+			}
+			return n
+		}},
+		{name: "another tag", needs: "machine.tags", text: func(t text) text {
+			if r, ok := t.(refText); ok {
+				if key, ok := r.ref.tag(); ok {
+					other := map[string]string{"a": "location", "location": "a", "asset-1": "a"}[key]
+					return writtenText{t, refText{&ref{root: "machine", steps: []step{{name: "tags"}, {name: other, isKey: true}}}}.write}
+				}
+			}
+			return t
+		}},
+		{name: "leases that ended count", needs: "machine.leases", during: func() func() {
+			old := tables["machine.leases"]
+			lasting := old
+			lasting.lasting = false
+			tables["machine.leases"] = lasting
+			return func() { tables["machine.leases"] = old }
+		}},
+		{name: "an empty string of a lease is a string", needs: "leases", during: func() func() {
+			return mark("machine.leases", "hostname", func(c *column) { c.maybeEmpty = false })
+		}},
+		{name: "a NIC without boot says nothing", needs: "boot", during: func() func() {
+			return mark("facts.nics", "boot", func(c *column) { c.neverNull = false })
+		}},
+		{name: "strings in the order of a language", needs: "<", only: []Dialect{Postgres}, node: func(n node) node {
+			if c, ok := n.(*compareTexts); ok && c.op != opEqual && c.op != opNotEqual {
+				return written{n, func(w *writer, want Result) {
+					inner := *w
+					inner.b = strings.Builder{}
+					c.when(&inner, want)
+					w.args, w.serial, w.diags = inner.args, inner.serial, inner.diags
+					w.put(strings.TrimSuffix(inner.b.String(), ` COLLATE "C"`))
+				}}
+			}
+			return n
+		}},
+	}
+	for _, pair := range [][2]operator{
+		{opEqual, opNotEqual}, {opNotEqual, opEqual}, {opLess, opLessEq}, {opLessEq, opLess}, {opMore, opMoreEq}, {opMoreEq, opMore}, {opLess, opMore},
+	} {
+		out = append(out,
+			mutation{name: fmt.Sprintf("%s of numbers as %s", pair[0], pair[1]), needs: " " + string(pair[0]) + " ", node: ints(pair[0], pair[1])},
+			mutation{name: fmt.Sprintf("%s of strings as %s", pair[0], pair[1]), needs: " " + string(pair[0]) + " ", node: texts(pair[0], pair[1])})
+	}
+	return out
+}
+
+// mark changes a column of a table for a while.
+func mark(list, fact string, change func(*column)) func() {
+	old := tables[list].columns[fact]
+	c := old
+	change(&c)
+	tables[list].columns[fact] = c
+	return func() { tables[list].columns[fact] = old }
+}
+
+// TestDifferentialTestCatchesEveryBrokenRule breaks the translation, one rule at
+// a time, and wants the same comparison that TestMemoryAndDatabasesAgree makes
+// to notice it.
+func TestDifferentialTestCatchesEveryBrokenRule(t *testing.T) {
+	const most = 4000 // expressions with the operator, until one tells
+	s := seed(t)
+	t.Logf("EDGE_TEST_SEED=%d", s)
+	subjects := newGenerator(s, 0).subjects(machinesPerCatalog)
+	arenas := map[Dialect]*arena{SQLite: newArena(t, subjects, SQLite), Postgres: newArena(t, subjects, Postgres)}
+	slowest, slowestName := 0, ""
+	for _, m := range broken() {
+		dialects := m.only
+		if dialects == nil {
+			dialects = []Dialect{SQLite, Postgres}
+		}
+		for _, d := range dialects {
+			took, ok := m.caught(arenas[d], s, most)
+			if !ok {
+				t.Errorf("%s on %s: not noticed in %d expressions", m.name, d, took)
+			}
+			if took > slowest {
+				slowest, slowestName = took, m.name
+			}
+		}
+	}
+	t.Logf("%d broken rules were noticed, the last (%s) after %d expressions", len(broken()), slowestName, slowest)
+}
+
+// caught asks expressions to which the mutation applies until one is answered
+// otherwise than in memory.
+func (m mutation) caught(a *arena, seed uint64, most int) (asked int, ok bool) {
+	if m.during != nil {
+		defer m.during()()
+	}
+	choose := rand.New(rand.NewPCG(seed, 7))
+	for i := 0; asked < most; i++ {
+		g := newGenerator(seed, uint64(1000+i))
+		src := g.condition(1+choose.IntN(3), nil)
+		if !strings.Contains(src, m.needs) {
+			continue
+		}
+		applied := m.during != nil
+		change := func(e *Expr) *Expr {
+			if m.during != nil {
+				return e
+			}
+			mutant, cut := m.mutant(e)
+			applied = applied || cut
+			return mutant
+		}
+		for _, form := range forms[:2] {
+			if v := a.ask(fmt.Sprintf(form, src), change); v.difference != "" {
+				return asked + 1, true
+			}
+		}
+		if applied {
+			asked++
+		}
+	}
+	return asked, false
+}
+
+// TestDisagreementBecomesSmall breaks a rule and wants the disagreement down to
+// one machine and little more than the operator.
+func TestDisagreementBecomesSmall(t *testing.T) {
+	var m mutation
+	for _, b := range broken() {
+		if b.name == "|| as &&" {
+			m = b
+		}
+	}
+	const s = 42
+	a := newArena(t, newGenerator(s, 0).subjects(machinesPerCatalog), SQLite)
+	change := func(e *Expr) *Expr { mutant, _ := m.mutant(e); return mutant }
+	for i := uint64(0); ; i++ {
+		g := newGenerator(s, i)
+		if src := g.condition(4, nil); a.ask(src, change).difference == "" || len(src) < 200 {
+			continue
+		}
+		k := shrink(t, a, g, "%s", change)
+		if len(k.Expression) > 80 || !strings.Contains(k.Expression, "||") || k.Subject.Machine.Site == "" {
+			t.Errorf("made small: %s about %+v; want a short || about one machine", k.Expression, k.Subject.Machine)
+		}
+		return
+	}
+}
