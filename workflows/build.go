@@ -413,6 +413,10 @@ func (b *builder) step(s *site.Step) Action {
 		return b.refuse(a, s.DeclRange, "Step cannot be carried out as declared", v.Detail)
 	case v.Presence == Unreachable:
 		a.Kind, a.Reason = KindUnreachable, v.Detail
+	case v.Presence == Present && len(v.Changes) == 0 && v.Unfinished:
+		a.Kind, a.Reason = KindRun, "as declared, but its last run ended before that was verified and recorded"
+	case v.Presence == Present && len(v.Changes) == 0 && v.Unrecorded && b.awaited(s.Address):
+		a.Kind, a.Reason = KindRun, "as declared, but not recorded by this catalog, and other steps need its outputs"
 	case v.Presence == Present && len(v.Changes) == 0:
 		a.Kind, a.Reason = KindNone, "as declared"
 	case v.Presence == Present:
@@ -423,6 +427,17 @@ func (b *builder) step(s *site.Step) Action {
 		a.Kind, a.Reason = KindRun, "not done yet"
 	}
 	return a
+}
+
+// awaited reports whether the inputs of another step are not known yet and may
+// wait for address.
+func (b *builder) awaited(address string) bool {
+	for _, v := range b.seen.Steps {
+		if slices.Contains(v.After, address) {
+			return true
+		}
+	}
+	return false
 }
 
 // waitsForChange reports whether something below address is going to change. A

@@ -351,7 +351,57 @@ var planCases = []planCase{
 			at("ssh.skipped"): workflows.KindBlocked, at("ssh.beyond"): workflows.KindBlocked,
 		},
 	},
+	{
+		name: "steps-that-are-there-and-not-recorded", text: "site \"store\" {}\n" + adopted + unrecordedSteps,
+		see: func(*site.Site) workflows.Observation {
+			o := observation(map[string]workflows.MachineView{"machine.old": {Host: workflows.Present, Facts: facts()}})
+			o.Steps = map[string]workflows.StepView{
+				at("file.cut"):    {Presence: workflows.Present, Inputs: "i1", Unfinished: true, Unrecorded: true},
+				at("file.again"):  {Presence: workflows.Present, Inputs: "i2", Unfinished: true},
+				at("file.needed"): {Presence: workflows.Present, Inputs: "i3", Unrecorded: true},
+				at("ssh.reader"):  {After: []string{at("file.needed")}},
+				at("file.idle"):   {Presence: workflows.Present, Inputs: "i4", Unrecorded: true},
+			}
+			return o
+		},
+		want: map[string]workflows.Kind{
+			"machine.old": workflows.KindNone, at("file.cut"): workflows.KindRun, at("file.again"): workflows.KindRun,
+			at("file.needed"): workflows.KindRun, at("ssh.reader"): workflows.KindRun, at("file.idle"): workflows.KindNone,
+		},
+		says: []string{"before that was verified and recorded", "other steps need its outputs"},
+	},
 }
+
+// unrecordedSteps are four that are as declared already and one that reads what
+// one of them gives.
+const unrecordedSteps = `
+workflow "w" {
+  step "file" "cut" {
+    hosts   = machine.old
+    path    = "/etc/cut"
+    content = "x"
+  }
+  step "file" "again" {
+    hosts   = machine.old
+    path    = "/etc/again"
+    content = "x"
+  }
+  step "file" "needed" {
+    hosts   = machine.old
+    path    = "/etc/needed"
+    content = "x"
+  }
+  step "ssh" "reader" {
+    hosts   = machine.old
+    command = "echo ${step.file.needed.sha256}"
+  }
+  step "file" "idle" {
+    hosts   = machine.old
+    path    = "/etc/idle"
+    content = "x"
+  }
+}
+`
 
 const adopted = `
 machine "old" {

@@ -129,6 +129,11 @@ type StepView struct {
 	// unknown, and then After names what they wait for.
 	Inputs string
 	After  []string
+	// Unfinished says that work with the step began after its last success and
+	// that its end is not on record: what is there was never verified. Unrecorded
+	// says that no success of it is on record at all, so that its outputs are not
+	// known.
+	Unfinished, Unrecorded bool
 	// Skipped says that the step's `when` is false.
 	Skipped bool
 }

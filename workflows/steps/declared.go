@@ -55,6 +55,13 @@ func (d *Declared) elsewhere(server, address string, id kube.ID) string {
 	return ""
 }
 
+// noAnswer reports whether an error says that a cluster gave no answer: at once,
+// or in the time that there was.
+func noAnswer(err error) bool {
+	var gone *kube.UnreachableError
+	return errors.As(err, &gone) || errors.Is(err, context.DeadlineExceeded)
+}
+
 // announcer is a step that tells Declared what it declares.
 type announcer interface {
 	announce(ctx context.Context) error
@@ -63,7 +70,7 @@ type announcer interface {
 // announce lets every step whose inputs are known say what it declares, before
 // the first one is inspected: an object that moves to a later step is otherwise
 // seen as one to delete. What goes wrong here the inspection says; a cluster that
-// does not answer is not asked for every step.
+// does not answer, or not in time, is not asked for every step.
 func (r *Runner) announce(ctx context.Context, known site.Known) error {
 	for _, s := range r.ordered() {
 		when, diags := r.Site.StepWhen(s, known)
@@ -76,8 +83,7 @@ func (r *Runner) announce(ctx context.Context, known site.Known) error {
 		}
 		if when.IsKnown() && !when.IsNull() && when.True() && inputs.IsWhollyKnown() {
 			if step, _, err := r.make(ctx, s, inputs); err == nil {
-				var gone *kube.UnreachableError
-				if a, ok := step.(announcer); ok && errors.As(a.announce(ctx), &gone) {
+				if a, ok := step.(announcer); ok && noAnswer(a.announce(ctx)) {
 					return nil
 				}
 			}

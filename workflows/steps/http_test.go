@@ -75,16 +75,31 @@ func TestHTTPStepSendsOnceAndWhatWasDeclared(t *testing.T) {
 }
 
 func TestHTTPStepWithACheck(t *testing.T) {
-	status := http.StatusNotFound
+	status, sent := http.StatusNotFound, 0
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/check" {
 			w.WriteHeader(status)
+			return
 		}
+		sent++
 	}))
 	defer server.Close()
-	step, err := newHTTP(httpInputs(map[string]cty.Value{"url": cty.StringVal(server.URL), "check": cty.StringVal(server.URL + "/check?token=s3cret")}), Env{})
+	step, err := newHTTP(httpInputs(map[string]cty.Value{"url": cty.StringVal(server.URL), "check": cty.StringVal(server.URL + "/check?token=s3cret")}), Env{Say: t.Logf})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		status, sent int
+		fails        bool
+	}{{http.StatusServiceUnavailable, 0, true}, {http.StatusNoContent, 0, false}, {http.StatusNotFound, 1, false}} {
+		status = test.status
+		out, err := step.Do(t.Context())
+		if (err != nil) != test.fails || sent != test.sent {
+			t.Errorf("Do with a check that answers %d = %v and sent %d requests; want an error: %v, and %d", status, err, sent, test.fails, test.sent)
+		}
+		if err == nil && out.GetAttr("body").IsNull() != (test.sent == 0) {
+			t.Errorf("Do with a check that answers %d gives %#v; want no answer where nothing was sent", status, out)
+		}
 	}
 	for _, test := range []struct {
 		status int

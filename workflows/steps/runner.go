@@ -156,10 +156,7 @@ func KnownFacts(ctx context.Context, catalog *store.Store, id uuid.UUID) (*inven
 
 // applied returns the outputs of the step's last success, or NilVal.
 func (r *Runner) applied(ctx context.Context, s *site.Step) (cty.Value, error) {
-	a, err := r.Catalog.Applied(ctx, r.Site.Name, s.Address)
-	if errors.Is(err, fs.ErrNotExist) {
-		return cty.NilVal, nil
-	}
+	a, err := r.record(ctx, s.Address)
 	if err != nil || a.Digest == "" {
 		return cty.NilVal, err
 	}
@@ -214,7 +211,20 @@ func (r *Runner) Inspect(ctx context.Context, s *site.Step, known site.Known) (w
 		// One host that refuses an answer must not cost the plan of all others.
 		f = Finding{Presence: workflows.Unreachable, Detail: err.Error()}
 	}
-	return workflows.StepView{Presence: f.Presence, Changes: f.Changes, Detail: f.Detail, Refused: workflows.Final(err), Inputs: env.Inputs}, nil
+	record, recordErr := r.record(ctx, s.Address)
+	return workflows.StepView{
+		Presence: f.Presence, Changes: f.Changes, Detail: f.Detail, Refused: workflows.Final(err), Inputs: env.Inputs,
+		Unfinished: len(record.Attempt) > 0, Unrecorded: record.Digest == "",
+	}, recordErr
+}
+
+// record is what the catalog keeps of a step; zero when that is nothing.
+func (r *Runner) record(ctx context.Context, address string) (store.Applied, error) {
+	a, err := r.Catalog.Applied(ctx, r.Site.Name, address)
+	if errors.Is(err, fs.ErrNotExist) {
+		return store.Applied{}, nil
+	}
+	return a, err
 }
 
 // notInstalled lists the machines that the step needs and that have no system
@@ -241,8 +251,8 @@ func (r *Runner) make(ctx context.Context, s *site.Step, inputs cty.Value) (Step
 	if env.Inputs, err = r.digest(s.Address, inputs); err != nil {
 		return nil, env, err
 	}
-	a, err := r.Catalog.Applied(ctx, r.Site.Name, s.Address)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	a, err := r.record(ctx, s.Address)
+	if err != nil {
 		return nil, env, err
 	}
 	// Work that began after the last success, or is due since, has made that
@@ -347,11 +357,8 @@ func (r *Runner) begin(ctx context.Context, run uuid.UUID, s *site.Step, inputs 
 // Due records that a step which was applied has to run again, because what it
 // depends on is about to change. It holds until the step succeeds.
 func (r *Runner) Due(ctx context.Context, address string) error {
-	a, err := r.Catalog.Applied(ctx, r.Site.Name, address)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && (len(a.Attempt) > 0 || len(a.Inputs) == 0) {
-		return nil
-	}
-	if err != nil {
+	a, err := r.record(ctx, address)
+	if err != nil || len(a.Attempt) > 0 || len(a.Inputs) == 0 {
 		return err
 	}
 	a.Attempt = a.Inputs
