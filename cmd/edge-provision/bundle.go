@@ -264,7 +264,7 @@ func (w *world) gatherStep(ctx context.Context, spec *bundle.Spec, n steps.StepN
 		spec.Images = append(spec.Images, bundle.Image{Tree: tree, Source: image.Source, UsedBy: []string{n.Address}})
 	}
 	for _, d := range n.Documents {
-		spec.Files = append(spec.Files, bundle.File{Kind: bundle.KindDocument, Name: n.Address + "/" + d.Name, UsedBy: []string{n.Address}, Content: append([]byte{}, d.Content...)})
+		spec.Files = append(spec.Files, bundle.File{Kind: bundle.KindDocument, Name: documentName(n, d), UsedBy: []string{n.Address}, Spec: d.Spec, Content: append([]byte{}, d.Content...)})
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -214,7 +215,30 @@ func (w *world) checkNeeds(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return w.lacking(needs)
+	if err := w.lacking(needs); err != nil {
+		return err
+	}
+	return w.rendersEqually(needs)
+}
+
+// documentName names in a bundle what a step comes to.
+func documentName(n steps.StepNeeds, d artifact.Document) string { return n.Address + "/" + d.Name }
+
+// rendersEqually refuses a bundle whose charts come to something else here than
+// where it was built, though nothing that they are rendered from has changed: what
+// somebody has looked at there would not be what is applied.
+func (w *world) rendersEqually(needs []steps.StepNeeds) error {
+	for _, n := range needs {
+		for _, d := range n.Documents {
+			item, ok := w.bundle.Contents().Find(bundle.KindDocument, documentName(n, d))
+			sum := fmt.Sprintf("sha256:%x", sha256.Sum256(d.Content))
+			if ok && item.Spec == d.Spec && d.Spec != "" && item.Digest != sum {
+				return fmt.Errorf("%s: the chart renders differently here than where %s was built, from the same values: %s is %s there and %s here: "+
+					"build the bundle with the edge-provision that applies it", n.Address, w.bundle.Source(), item.Name, item.Digest, sum)
+			}
+		}
+	}
+	return nil
 }
 
 // lacking names what of the needs is not in the bundle.

@@ -56,6 +56,9 @@ type Needs struct {
 type Document struct {
 	Name    string // a file name, unique within the step
 	Content []byte
+	// Spec is the digest of all that the text was rendered from: texts of one
+	// spec are equal. It may be empty.
+	Spec string
 }
 
 // validate says what makes a reference unusable.

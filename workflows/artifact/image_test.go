@@ -320,3 +320,18 @@ func FuzzScanTar(f *testing.F) {
 		}
 	})
 }
+
+func TestAMirrorStandsForRegistriesWithPorts(t *testing.T) {
+	index, _, _ := platforms(t)
+	host, _ := newRegistry(t)
+	push(t, host+"/reg.site.local/portworx/px-operator:26.2.1", index)
+	s := newStore(t, Config{RegistryMirror: host})
+	image := Image{Name: "reg.site.local:5000/portworx/px-operator:26.2.1"}
+	var err error
+	if image.Digest, err = s.Resolve(t.Context(), image); err != nil || image.Digest != digest(t, index) {
+		t.Fatalf("Resolve() = %s, %v; want %s", image.Digest, err, digest(t, index))
+	}
+	if tree, err := s.Pull(t.Context(), image); err != nil || tree.Name != image.Name {
+		t.Errorf("Pull() = %s, %v; want the image under its own name", tree.Name, err)
+	}
+}

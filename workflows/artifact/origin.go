@@ -66,7 +66,8 @@ func (s *Store) registry(ctx context.Context, image Image) (origin, error) {
 		host = name.DefaultRegistry
 	}
 	if s.config.RegistryMirror != "" {
-		mirrored, _, _ := strings.Cut(image.Name, "/")
+		// A colon has no place in the path of a repository.
+		mirrored, _, _ := strings.Cut(strings.SplitN(image.Name, "/", 2)[0], ":")
 		host = strings.TrimSuffix(s.config.RegistryMirror, "/") + "/" + mirrored
 	}
 	repository, err := name.NewRepository(host + "/" + rest[:colon])

@@ -44,7 +44,8 @@ type Config struct {
 	Mirror string
 	// RegistryMirror, when not empty, is asked instead of the registries of
 	// container images: REGISTRYMIRROR/REGISTRY/REPOSITORY, such as
-	// registry.example:5000/docker.io/library/nginx.
+	// registry.example:5000/docker.io/library/nginx, where REGISTRY is without
+	// its port.
 	RegistryMirror string
 	// Keychain finds the credentials of registries; nil: none are used.
 	Keychain authn.Keychain

@@ -46,6 +46,7 @@ type File struct {
 	Kind, Name string
 	Source     string // where it came from; credentials are taken out
 	UsedBy     []string
+	Spec       string // the digest of what a document was rendered from, or empty
 	// Content is the file; Path is where it is when Content is nil.
 	Content []byte
 	Path    string
@@ -199,7 +200,7 @@ func (b *builder) add(item *Item, sum string, s section) {
 }
 
 func (b *builder) file(ctx context.Context, f File) error {
-	item := Item{Kind: f.Kind, Name: artifact.Redact(f.Name), Source: artifact.Redact(f.Source), UsedBy: users(f.UsedBy)}
+	item := Item{Kind: f.Kind, Name: artifact.Redact(f.Name), Source: artifact.Redact(f.Source), UsedBy: users(f.UsedBy), Spec: f.Spec}
 	s := section{text: f.Content, size: int64(len(f.Content))}
 	h := sha256.New()
 	if f.Content == nil {

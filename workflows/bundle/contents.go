@@ -79,7 +79,8 @@ type Item struct {
 	Digest string   `json:"digest"`
 	Bytes  int64    `json:"bytes"` // of all its blobs
 	UsedBy []string `json:"used_by,omitempty"`
-	// Spec is the digest of an operating system image's declaration.
+	// Spec is the digest of an operating system image's declaration, and of what
+	// a document was rendered from.
 	Spec string `json:"spec,omitempty"`
 	// Blobs are the contents that belong to it, in the order in which a reader
 	// wants them, by digest without "sha256:".

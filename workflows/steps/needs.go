@@ -38,9 +38,9 @@ func Needs(s *site.Site) ([]StepNeeds, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%s (%s): listing what it needs: %w", step.Address, step.DeclRange, err)
 			}
-			if len(needs.Files)+len(needs.Images)+len(needs.Documents) > 0 {
-				out = append(out, StepNeeds{Address: step.Address, Needs: needs})
-			}
+			// A step that lists nothing may still bring what shows when it is
+			// rendered.
+			out = append(out, StepNeeds{Address: step.Address, Needs: needs})
 		}
 	}
 	return out, nil

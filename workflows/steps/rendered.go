@@ -3,13 +3,12 @@ package steps
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 
 	"github.com/zclconf/go-cty/cty"
 	"sigs.k8s.io/yaml"
 
+	"github.com/edge-provision/edge-provision/workflows"
 	"github.com/edge-provision/edge-provision/workflows/artifact"
 	"github.com/edge-provision/edge-provision/workflows/kube"
 	"github.com/edge-provision/edge-provision/workflows/kube/chart"
@@ -30,20 +29,26 @@ func Rendered(ctx context.Context, s *site.Site, needs []StepNeeds, artifacts Ar
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", n.Address, err)
 		}
-		objects, note, err := renderedObjects(ctx, s, step, inputs, artifacts)
+		r, err := render(ctx, s, step, inputs, artifacts)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s (%s): %w", n.Address, step.DeclRange, err)
 		}
-		if note != "" {
-			notes = append(notes, n.Address+": "+note)
+		pulled, lacking, err := operatorImages(step.Type, inputs)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s (%s): %w", n.Address, step.DeclRange, err)
 		}
-		out[i].Images = slices.Concat(n.Images, calicoImages(step.Type, inputs), podImages(objects))
-		if step.Type == helmType.Name && len(objects) > 0 {
-			text, err := stream(objects)
+		for _, note := range []string{r.note, lacking} {
+			if note != "" {
+				notes = append(notes, n.Address+": "+note)
+			}
+		}
+		out[i].Images = slices.Concat(n.Images, pulled, podImages(r.objects))
+		if r.spec != "" {
+			text, err := stream(r.objects)
 			if err != nil {
 				return nil, nil, fmt.Errorf("%s: %w", n.Address, err)
 			}
-			out[i].Documents = append(slices.Clone(n.Documents), artifact.Document{Name: "manifest.yaml", Content: text})
+			out[i].Documents = append(slices.Clone(n.Documents), artifact.Document{Name: "manifest.yaml", Content: text, Spec: r.spec})
 		}
 	}
 	return out, notes, nil
@@ -73,25 +78,39 @@ func findStep(s *site.Site, address string) *site.Step {
 	return nil
 }
 
-// renderedObjects are the objects of a step's manifests or chart, as far as its
-// declaration tells; the note says why that is nothing.
-func renderedObjects(ctx context.Context, s *site.Site, step *site.Step, inputs cty.Value, artifacts Artifacts) (objects []kube.Object, note string, err error) {
+// rendering is what a step's manifests or chart come to, as far as its declaration
+// tells.
+type rendering struct {
+	objects []kube.Object
+	// spec is the digest of all that a chart was rendered from: renderings of one
+	// spec are equal. Empty where no chart was rendered.
+	spec string
+	note string // why objects are missing
+}
+
+func render(ctx context.Context, s *site.Site, step *site.Step, inputs cty.Value, artifacts Artifacts) (rendering, error) {
 	if inputs.Type().HasAttribute("manifest") {
-		objects, err = readObjects(ctx, artifacts, fileRefs(inputs.GetAttr("manifest")))
-		return objects, "", err
+		objects, err := readObjects(ctx, artifacts, fileRefs(inputs.GetAttr("manifest")))
+		if err != nil || step.Type != manifestType.Name || inputs.GetAttr("content").IsNull() {
+			return rendering{objects: applied(step.Type, objects)}, err
+		}
+		if !inputs.GetAttr("content").IsKnown() {
+			return rendering{objects: objects, note: "its content is secret or known only on site; container images that only it brings are not in the bundle"}, nil
+		}
+		written, err := parseContent(inputs.GetAttr("content"))
+		return rendering{objects: append(objects, written...)}, err
 	}
 	if step.Type != helmType.Name {
-		return nil, "", nil
+		return rendering{}, nil
 	}
 	if !inputs.GetAttr("values").IsWhollyKnown() {
-		return nil, "its values are secret or known only on site, so it is rendered there; container images that only it brings are not in the bundle", nil
+		return rendering{note: "its values are secret or known only on site, so it is rendered there; container images that only it brings are not in the bundle"}, nil
 	}
 	version := kubernetesOf(s, step)
 	if version == "" {
-		return nil, "no k3s step of its workflow says which Kubernetes it runs on, so it is rendered on site; container images that only it brings are not in the bundle", nil
+		return rendering{note: "no k3s step of its workflow says which Kubernetes it runs on, so it is rendered on site; container images that only it brings are not in the bundle"}, nil
 	}
-	objects, err = renderChart(ctx, inputs, version, step.Name, artifacts)
-	return objects, "", err
+	return renderChart(ctx, inputs, version, step.Name, artifacts)
 }
 
 // kubernetesOf is the version of the cluster that a step of the same workflow
@@ -110,23 +129,23 @@ func kubernetesOf(s *site.Site, step *site.Step) string {
 	return ""
 }
 
-func renderChart(ctx context.Context, inputs cty.Value, version, name string, artifacts Artifacts) ([]kube.Object, error) {
+func renderChart(ctx context.Context, inputs cty.Value, version, name string, artifacts Artifacts) (rendering, error) {
 	values, err := plainValues(inputs.GetAttr("values"))
 	if err != nil {
-		return nil, fmt.Errorf("values: %w", err)
+		return rendering{}, fmt.Errorf("values: %w", err)
 	}
 	refs := fileRefs(cty.TupleVal([]cty.Value{inputs.GetAttr("chart")}))
 	if len(refs) == 0 || !inputs.GetAttr("namespace").IsKnown() {
-		return nil, nil
+		return rendering{}, nil
 	}
 	f, err := artifacts.Open(ctx, refs[0])
 	if err != nil {
-		return nil, err
+		return rendering{}, err
 	}
 	defer f.Close()
 	c, err := chart.Read(f)
 	if err != nil {
-		return nil, err
+		return rendering{}, err
 	}
 	request := chart.Request{Release: name, Namespace: text(inputs, "namespace"), Values: values, KubeVersion: version}
 	if v := inputs.GetAttr("release"); v.IsKnown() && !v.IsNull() {
@@ -137,27 +156,10 @@ func renderChart(ctx context.Context, inputs cty.Value, version, name string, ar
 	}
 	rendered, err := c.Render(ctx, request)
 	if err != nil {
-		return nil, err
+		return rendering{}, err
 	}
-	return kube.Parse(c.Name(), rendered.Manifests)
-}
-
-// calicoImages are the images that Calico's operator pulls, which no pod of its
-// manifest names: those that the step pins.
-func calicoImages(kind string, inputs cty.Value) []artifact.Image {
-	if kind != calicoType.Name || !inputs.GetAttr("images").IsWhollyKnown() || !inputs.GetAttr("registry").IsKnown() || !inputs.GetAttr("version").IsKnown() {
-		return nil
-	}
-	registry := text(inputs, "registry")
-	if registry == "" {
-		registry = "docker.io"
-	}
-	var out []artifact.Image
-	pinned := textMap(inputs, "images")
-	for _, name := range slices.Sorted(maps.Keys(pinned)) {
-		out = append(out, artifact.Image{Name: strings.TrimSuffix(registry, "/") + "/" + name + ":" + text(inputs, "version"), Digest: pinned[name]})
-	}
-	return out
+	objects, err := kube.Parse(c.Name(), rendered.Manifests)
+	return rendering{objects: objects, spec: workflows.DigestOf([]any{"chart", refs[0].SHA256, request})}, err
 }
 
 // podImages are the images that pods of the objects run, sorted, each once.

@@ -1,0 +1,98 @@
+package steps
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/zclconf/go-cty/cty"
+
+	"github.com/edge-provision/edge-provision/workflows/artifact"
+	"github.com/edge-provision/edge-provision/workflows/kube"
+	"github.com/edge-provision/edge-provision/workflows/site"
+)
+
+func names(images []artifact.Image) []string {
+	var out []string
+	for _, i := range images {
+		out = append(out, i.Name)
+	}
+	return out
+}
+
+func TestImagesThatOperatorsPullAreThoseThatTheStepLists(t *testing.T) {
+	digest := "sha256:" + strings.Repeat("1", 64)
+	calico := func(images cty.Value, registry string) cty.Value {
+		return cty.ObjectVal(map[string]cty.Value{"images": images, "registry": cty.StringVal(registry), "version": cty.StringVal("v3.32.1")})
+	}
+	px := func(versions cty.Value, registry string) cty.Value {
+		return cty.ObjectVal(map[string]cty.Value{"versions": versions, "registry": cty.StringVal(registry)})
+	}
+	versions := "version: 3.6.1\ncomponents:\n  stork: openstorage/stork:26.2.0\n  csiProvisioner: registry.k8s.io/sig-storage/csi-provisioner:v5.2.0\n  other: openstorage/stork:26.2.0\n  pause: \"\"\n"
+	for _, c := range []struct {
+		what, kind string
+		inputs     cty.Value
+		want       []string
+		note       string
+	}{
+		{"pinned", "calico", calico(cty.MapVal(map[string]cty.Value{"calico/node": cty.StringVal(digest), "calico/cni": cty.StringVal(digest)}), ""), []string{"docker.io/calico/cni:v3.32.1", "docker.io/calico/node:v3.32.1"}, ""},
+		{"pinned in a registry", "calico", calico(cty.MapVal(map[string]cty.Value{"calico/node": cty.StringVal(digest)}), "reg:5000/"), []string{"reg:5000/calico/node:v3.32.1"}, ""},
+		{"not pinned", "calico", calico(cty.NullVal(cty.Map(cty.String)), ""), nil, "pins no images"},
+		{"secret", "calico", calico(cty.UnknownVal(cty.Map(cty.String)), ""), nil, "known only on site"},
+		{"versions", "portworx", px(cty.StringVal(versions), ""), []string{"openstorage/stork:26.2.0", "registry.k8s.io/sig-storage/csi-provisioner:v5.2.0"}, ""},
+		{"no versions", "portworx", px(cty.NullVal(cty.String), ""), nil, "gives no versions"},
+		{"versions known later", "portworx", px(cty.UnknownVal(cty.String), ""), nil, "known only on site"},
+		{"versions and a registry", "portworx", px(cty.StringVal(versions), "reg:5000"), nil, "reg:5000"},
+		{"no operator", "fluentd", cty.EmptyObjectVal, nil, ""},
+	} {
+		images, note, err := operatorImages(c.kind, c.inputs)
+		if err != nil || !slices.Equal(names(images), c.want) || (note == "") != (c.note == "") || !strings.Contains(note, c.note) {
+			t.Errorf("%s: operatorImages() = %q, %q, %v; want %q and a note with %q", c.what, names(images), note, err, c.want, c.note)
+		}
+	}
+	if _, _, err := operatorImages("portworx", px(cty.StringVal("- a\n"), "")); err == nil || !strings.Contains(err.Error(), "version service") {
+		t.Errorf("operatorImages of a list = %v; want it refused", err)
+	}
+}
+
+const upstreamWithHooks = `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: operator, namespace: d}
+spec: {template: {spec: {containers: [{name: o, image: "operator:1"}]}}}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: gone, namespace: d, annotations: {helm.sh/hook: pre-delete}}
+spec: {template: {spec: {containers: [{name: k, image: "kubectl:1"}]}}}
+`
+
+func TestImagesOfWhatIsNotAppliedAreNotNeeded(t *testing.T) {
+	for kind, want := range map[string][]string{
+		"portworx": {"operator:1"}, "calico": {"operator:1"},
+		// Of a manifest step everything is applied, hooks as a chart's.
+		"manifest": {"kubectl:1", "operator:1"},
+	} {
+		objects, err := kube.Parse("test", []byte(upstreamWithHooks))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := names(podImages(applied(kind, objects))); !slices.Equal(got, want) {
+			t.Errorf("images of a %s step = %q; want %q", kind, got, want)
+		}
+	}
+}
+
+func TestImagesOfWrittenContentAreNeeded(t *testing.T) {
+	inputs := func(content cty.Value) cty.Value {
+		return cty.ObjectVal(map[string]cty.Value{"manifest": cty.ListValEmpty(cty.Object(map[string]cty.Type{"source": cty.String, "sha256": cty.String})), "content": content})
+	}
+	step := &site.Step{Type: "manifest", Name: "app"}
+	r, err := render(t.Context(), nil, step, inputs(cty.StringVal(upstreamWithHooks)), nil)
+	if got, want := names(podImages(r.objects)), []string{"kubectl:1", "operator:1"}; err != nil || !slices.Equal(got, want) || r.note != "" {
+		t.Errorf("render() = %q, %q, %v; want %q", got, r.note, err, want)
+	}
+	r, err = render(t.Context(), nil, step, inputs(cty.UnknownVal(cty.String)), nil)
+	if err != nil || len(r.objects) != 0 || !strings.Contains(r.note, "known only on site") {
+		t.Errorf("render() of secret content = %v, %q, %v; want a note", r.objects, r.note, err)
+	}
+}
