@@ -85,6 +85,19 @@ type Run struct {
 	StartedAt       time.Time  `json:"started_at"`
 	FinishedAt      *time.Time `json:"finished_at,omitempty"`
 	CancelRequested *time.Time `json:"cancel_requested_at,omitempty"`
+	// Actions are what its plan does, in the plan's order; present only where
+	// one run is shown, and absent for a run that an older program began.
+	Actions []Action `json:"actions,omitempty"`
+}
+
+// Action is what a run's plan does about one address.
+type Action struct {
+	Address string `json:"address"`
+	// Kind is install, run, none and so on (docs/architecture.md).
+	Kind   string `json:"kind"`
+	Reason string `json:"reason,omitempty"`
+	// DependsOn are the addresses that come first.
+	DependsOn []string `json:"depends_on,omitempty"`
 }
 
 // Step is one attempt at one address within a run.

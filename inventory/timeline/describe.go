@@ -125,6 +125,27 @@ func describe(e inventory.Event) string {
 	return sentence(plain(string(e.Kind)), plain(e.Message))
 }
 
+// level says how bad an event is, where it says so itself; empty otherwise.
+func level(e inventory.Event) Level {
+	switch e.Kind {
+	case inventory.EventDHCPNak, inventory.EventDHCPDecline, inventory.EventDHCPForeign, inventory.EventDHCPIgnored,
+		inventory.EventTFTPError, inventory.EventBootLoop, inventory.EventBMCRefused, inventory.EventBMCUnreachable,
+		inventory.EventBMCError, inventory.EventAgentRefused, inventory.EventIdentityConflict,
+		inventory.EventHostFirewall, inventory.EventDiskNoMatch:
+		return Problem
+	case inventory.EventSSHUp:
+		return Well
+	case inventory.EventAgentResult, inventory.EventStepFinished, inventory.EventRunFinished:
+		switch e.Attrs["outcome"] {
+		case "ok":
+			return Well
+		case "failed", "blocked", "refused":
+			return Problem
+		}
+	}
+	return ""
+}
+
 // sentence joins what is not empty by commas.
 func sentence(parts ...string) string {
 	var kept []string

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"github.com/edge-provision/edge-provision/inventory"
 )
 
 // Style says how Print and PrintFindings write.
@@ -45,6 +43,8 @@ const (
 	amber = "\x1b[33m"
 	reset = "\x1b[0m"
 )
+
+var colours = map[Level]string{Problem: red, Progress: amber, Well: green}
 
 func (s Style) paint(colour, text string) string {
 	if !s.Color || text == "" || colour == "" {
@@ -95,7 +95,7 @@ func (s Style) attempt(b *bytes.Buffer, a Attempt, number, of int) {
 		b.WriteString("\n")
 	}
 	for _, e := range a.Entries {
-		text := describe(e.Event)
+		text := e.Text
 		if e.Count > 1 {
 			text += fmt.Sprintf(" (%d times, until +%s)", e.Count, span(e.Last.Sub(a.Began)))
 		}
@@ -106,7 +106,7 @@ func (s Style) attempt(b *bytes.Buffer, a Attempt, number, of int) {
 			if i > 0 {
 				lead = strings.Repeat(" ", indent)
 			}
-			b.WriteString(lead + s.paint(tone(e.Event), line) + "\n")
+			b.WriteString(lead + s.paint(colours[e.Level], line) + "\n")
 		}
 	}
 }
@@ -164,7 +164,7 @@ func PrintFindings(w io.Writer, findings []Finding, style Style) error {
 		if i > 0 {
 			b.WriteString("\n")
 		}
-		colour := map[Level]string{Problem: red, Progress: amber, Well: green}[f.Level]
+		colour := colours[f.Level]
 		lead := fmt.Sprintf("%s: ", f.Hop)
 		for j, line := range wrap(f.Summary, style.width()-utf8.RuneCountInString(lead)) {
 			if j == 0 {
@@ -192,25 +192,4 @@ func PrintFindings(w io.Writer, findings []Finding, style Style) error {
 	}
 	_, err := w.Write(b.Bytes())
 	return err
-}
-
-// tone is the colour of an event: what went wrong is red, what completed is green.
-func tone(e inventory.Event) string {
-	switch e.Kind {
-	case inventory.EventDHCPNak, inventory.EventDHCPDecline, inventory.EventDHCPForeign, inventory.EventDHCPIgnored,
-		inventory.EventTFTPError, inventory.EventBootLoop, inventory.EventBMCRefused, inventory.EventBMCUnreachable,
-		inventory.EventBMCError, inventory.EventAgentRefused, inventory.EventIdentityConflict,
-		inventory.EventHostFirewall, inventory.EventDiskNoMatch:
-		return red
-	case inventory.EventSSHUp:
-		return green
-	case inventory.EventAgentResult, inventory.EventStepFinished, inventory.EventRunFinished:
-		switch e.Attrs["outcome"] {
-		case "ok":
-			return green
-		case "failed", "blocked", "refused":
-			return red
-		}
-	}
-	return ""
 }

@@ -74,8 +74,13 @@ const (
 // Entry is an event, or several in a row that say the same.
 type Entry struct {
 	Event inventory.Event `json:"event"`
-	Count int             `json:"count"`
-	Last  time.Time       `json:"last"` // of the last repetition
+	// Text is the event in one line for a person, with what came from strangers
+	// made harmless and clipped.
+	Text string `json:"text"`
+	// Level is Problem or Well where the event says so itself.
+	Level Level     `json:"level,omitempty"`
+	Count int       `json:"count"`
+	Last  time.Time `json:"last"` // of the last repetition
 }
 
 // silence is how long after the last event a firmware's DISCOVER is no longer
@@ -295,12 +300,13 @@ func newPhase(name Name, began, ended time.Time) Phase {
 func fold(events []inventory.Event) []Entry {
 	out := []Entry{}
 	for _, e := range events {
-		if n := len(out); n > 0 && describe(out[n-1].Event) == describe(e) {
+		text := describe(e)
+		if n := len(out); n > 0 && out[n-1].Text == text {
 			out[n-1].Count++
 			out[n-1].Last = e.Time
 			continue
 		}
-		out = append(out, Entry{Event: e, Count: 1, Last: e.Time})
+		out = append(out, Entry{Event: e, Text: text, Level: level(e), Count: 1, Last: e.Time})
 	}
 	return out
 }
