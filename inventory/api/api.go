@@ -64,6 +64,8 @@ type Config struct {
 	// Hostname is a machine's host name, empty where no site declares it. Nil:
 	// none is known.
 	Hostname func(inventory.Machine) string
+	// Dashboard is served at / and below /dashboard/; nil: nothing is.
+	Dashboard http.Handler
 	// Log receives what no client can be told; nil discards it.
 	Log *slog.Logger
 	// Now is the clock; time.Now when nil.
@@ -145,6 +147,10 @@ func New(cfg Config) (*Server, error) {
 	for _, r := range s.routes {
 		s.mux.HandleFunc(r.method+" "+r.path, s.answer(r))
 	}
+	if cfg.Dashboard != nil {
+		s.mux.Handle("GET /{$}", cfg.Dashboard)
+		s.mux.Handle("GET "+dashboardPath, cfg.Dashboard)
+	}
 	s.mux.HandleFunc("/", s.answer(s.unknown()))
 	return s, nil
 }
@@ -154,6 +160,9 @@ func (s *Server) Handler() http.Handler { return s.guard(s.mux) }
 
 // Registry is what /metrics shows; others of the program may add to it.
 func (s *Server) Registry() *prometheus.Registry { return s.metrics.registry }
+
+// dashboardPath is where the files of the dashboard are.
+const dashboardPath = "/dashboard/"
 
 // Bounds of a connection.
 const (

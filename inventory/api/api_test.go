@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -74,7 +75,7 @@ func openOn(t *testing.T, database store.Config, change ...func(*api.Config)) *s
 	t.Helper()
 	s := &shop{T: t, catalog: storetest.Open(t, database), bearers: map[resource.Role]string{}}
 	cfg := api.Config{
-		Catalog: s.catalog, Runs: &s.journal, Version: "1.2.3", Anonymous: resource.RoleReader,
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Catalog: s.catalog, Runs: &s.journal, Version: "1.2.3", Anonymous: resource.RoleReader,
 		WatchInterval: 5 * time.Millisecond,
 	}
 	for _, c := range change {
@@ -264,4 +265,10 @@ func (s *shop) fill() inventory.Machine {
 		{Run: sampleRun, Address: m.Address, Attempt: 2, State: "ok", StartedAt: now, FinishedAt: &now},
 	}}
 	return m
+}
+
+func contextOf(t *testing.T) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	return ctx, cancel
 }

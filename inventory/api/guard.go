@@ -51,24 +51,31 @@ func (s *Server) foreign(r *http.Request) *failure {
 			return problem("cross-origin", "The page at %q may not use this API.", clip(origin)).at("Origin")
 		}
 	}
-	switch site := r.Header.Get("Sec-Fetch-Site"); site {
-	case "", "same-origin", "none":
+	switch site := r.Header.Get("Sec-Fetch-Site"); {
+	case site == "", site == "same-origin", site == "none":
+	case opensDashboard(r): // a link in a chat or mail
 	default:
 		return problem("cross-origin", "A page of another site may not use this API (Sec-Fetch-Site: %s).", clip(site)).at("Sec-Fetch-Site")
 	}
 	return nil
 }
 
+// opensDashboard reports whether a browser opens the dashboard's page in a tab,
+// which gives nothing to the page that it came from.
+func opensDashboard(r *http.Request) bool {
+	return r.Method == http.MethodGet && r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document" &&
+		(r.URL.Path == "/" || strings.HasPrefix(r.URL.Path, dashboardPath))
+}
+
 // authenticate finds out who asks.
 func (s *Server) authenticate(x *exchange) error {
 	x.who = principal{role: s.cfg.Anonymous}
-	given := x.Request.Header.Get("Authorization")
-	if x.route.need == resource.RolePublic || given == "" {
+	if x.route.need == resource.RolePublic && !x.route.knows {
 		return nil
 	}
-	bearer, ok := strings.CutPrefix(given, "Bearer ")
-	if !ok {
-		return problem("invalid-token", "The Authorization header must be `Bearer TOKEN`.").at("Authorization")
+	bearer, err := x.bearer()
+	if err != nil || bearer == "" {
+		return err
 	}
 	t, err := s.token(x.ctx(), bearer)
 	if err != nil {
@@ -82,6 +89,31 @@ func (s *Server) authenticate(x *exchange) error {
 	s.touch(x.ctx(), t)
 	return nil
 }
+
+// bearer is the token that a request carries, in its header or in the dashboard's
+// cookie; empty: none.
+func (x *exchange) bearer() (string, error) {
+	if given := x.Request.Header.Get("Authorization"); given != "" {
+		bearer, ok := strings.CutPrefix(given, "Bearer ")
+		if !ok {
+			return "", problem("invalid-token", "The Authorization header must be `Bearer TOKEN`.").at("Authorization")
+		}
+		return bearer, nil
+	}
+	cookie, err := x.Cookie(sessionCookie)
+	if err != nil {
+		return "", nil
+	}
+	// A browser sends a cookie by itself, and names the page that a change comes
+	// from; guard has compared that with ours.
+	if !x.reads() && x.Request.Header.Get("Origin") == "" {
+		return "", problem("cross-origin", "A change with the dashboard's cookie needs the Origin header, which browsers send.").at("Origin")
+	}
+	return cookie.Value, nil
+}
+
+// reads reports whether the request's method changes nothing.
+func (x *exchange) reads() bool { return x.Method == http.MethodGet || x.Method == http.MethodHead }
 
 // errToken is a token that is not valid; why is nobody's business.
 var errToken = errors.New("the token is not valid")
@@ -137,23 +169,14 @@ func (s *Server) touch(ctx context.Context, t store.Token) {
 }
 
 // audit records a request that may change something, before it does. What cannot
-// be recorded is not done. finish completes the record.
+// be recorded is not done. finish completes the record. Strangers are not
+// recorded: they could drive everybody else out of the records.
 func (s *Server) audit(x *exchange) (finish func(*exchange, error), err error) {
-	if x.route.raw || x.Method == http.MethodGet || x.Method == http.MethodHead {
+	stranger := x.who.id == "" && !x.who.role.Allows(x.route.need)
+	if x.route.raw || x.route.need == resource.RolePublic || x.reads() || stranger {
 		return func(*exchange, error) {}, nil
 	}
-	actor := x.who.id
-	if actor == "" {
-		actor = "local"
-	}
-	remote, _, err := net.SplitHostPort(x.RemoteAddr)
-	if err != nil {
-		remote = x.RemoteAddr
-	}
-	id, err := s.cfg.Catalog.Audit(x.ctx(), store.AuditEntry{
-		Actor: actor, Name: x.who.name, Role: string(x.who.role), Remote: remote, Method: x.Method, Path: x.URL.Path,
-		Action: x.route.id, Request: x.id.String(),
-	})
+	id, err := s.cfg.Catalog.Audit(x.ctx(), x.auditEntry())
 	if err != nil {
 		return nil, fmt.Errorf("nothing was done, because the audit record could not be written: %w", err)
 	}
@@ -171,6 +194,22 @@ func (s *Server) audit(x *exchange) (finish func(*exchange, error), err error) {
 			s.cfg.Log.Error("completing an audit record", "record", id, "status", status, "error", err)
 		}
 	}, nil
+}
+
+// auditEntry is the record of a request that has no answer yet.
+func (x *exchange) auditEntry() store.AuditEntry {
+	actor := x.who.id
+	if actor == "" {
+		actor = "local"
+	}
+	remote, _, err := net.SplitHostPort(x.RemoteAddr)
+	if err != nil {
+		remote = x.RemoteAddr
+	}
+	return store.AuditEntry{
+		Actor: actor, Name: x.who.name, Role: string(x.who.role), Remote: remote, Method: x.Method, Path: x.URL.Path,
+		Action: x.route.id, Request: x.id.String(),
+	}
 }
 
 // Bounds of a token's life.

@@ -45,6 +45,8 @@ type route struct {
 	problems   []string // beside those that every route can answer with
 	// watch: a stream without an end.
 	watch bool
+	// knows: a public route that wants to know who asks.
+	knows bool
 	// raw: answers whatever the query holds; it is no route of the API.
 	raw   bool
 	serve func(*exchange) error

@@ -59,13 +59,17 @@ func (s *Server) watchEvents(x *exchange) error {
 		}
 		macs = m.MACs
 	}
+	// Before the answer begins: a client that has its header misses nothing.
+	span, err := s.cfg.Catalog.EventSpan(x.ctx())
+	if err != nil {
+		return err
+	}
 	return s.stream(x, watch{
 		begin: func(st *stream) (int64, error) {
 			if _, resumes, err := st.place(); resumes || err != nil {
 				return 0, err // after a reset: all that is left
 			}
-			span, err := s.cfg.Catalog.EventSpan(st.ctx())
-			return span.Newest, err
+			return span.Newest, nil
 		},
 		past: func(st *stream, after int64) (int64, bool, error) {
 			span, err := s.cfg.Catalog.EventSpan(st.ctx())

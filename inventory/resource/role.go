@@ -90,3 +90,18 @@ type AuditEntry struct {
 	Status     *int       `json:"status,omitempty"`
 	FinishedAt *time.Time `json:"finished_at,omitempty"`
 }
+
+// Session says who is asking.
+type Session struct {
+	// ID and Name are the token's; absent without one.
+	ID   string `json:"id,omitempty"`
+	Name string `json:"name,omitempty"`
+	// Role is what may be done; absent: nothing.
+	Role      Role `json:"role,omitempty"`
+	Anonymous bool `json:"anonymous"`
+}
+
+// SignIn exchanges a token for the dashboard's cookie.
+type SignIn struct {
+	Token string `json:"token"`
+}

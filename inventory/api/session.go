@@ -1,0 +1,74 @@
+package api
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/edge-provision/edge-provision/inventory/resource"
+)
+
+// sessionCookie carries the token of somebody who signed in to the dashboard.
+// Scripts cannot read it, and no other site's page can have it sent.
+const sessionCookie = "edge_session"
+
+func (s *Server) sessionRoutes() []route {
+	return []route{
+		{
+			method: http.MethodGet, path: "/v1/session", id: "getSession", tag: "access", need: resource.RolePublic, knows: true,
+			summary: "Who is asking, and in which role", reply: resource.Session{}, problems: []string{"invalid-token"}, serve: s.getSession,
+		},
+		{
+			method: http.MethodPost, path: "/v1/session", id: "signIn", tag: "access", need: resource.RolePublic,
+			summary: "Exchange a token for a cookie, for the dashboard",
+			detail:  "The cookie is HttpOnly and SameSite=Strict, and ends with the token. A change with it needs the Origin header, which browsers send.",
+			body:    resource.SignIn{}, status: http.StatusNoContent, problems: []string{"invalid-body", "invalid-token", "unsupported-media-type", "too-large"}, serve: s.signIn,
+		},
+		{
+			method: http.MethodDelete, path: "/v1/session", id: "signOut", tag: "access", need: resource.RolePublic,
+			summary: "Have the browser forget the cookie", status: http.StatusNoContent,
+			serve: func(x *exchange) error {
+				http.SetCookie(x.ResponseWriter, x.cookie("", time.Unix(0, 0)))
+				x.WriteHeader(http.StatusNoContent)
+				return nil
+			},
+		},
+	}
+}
+
+func (x *exchange) cookie(value string, expires time.Time) *http.Cookie {
+	c := &http.Cookie{
+		Name: sessionCookie, Value: value, Path: "/", Expires: expires, HttpOnly: true, Secure: x.TLS != nil, SameSite: http.SameSiteStrictMode,
+	}
+	if value == "" {
+		c.MaxAge = -1
+	}
+	return c
+}
+
+func (s *Server) getSession(x *exchange) error {
+	return x.send(resource.Session{ID: x.who.id, Name: x.who.name, Role: x.who.role, Anonymous: x.who.id == ""})
+}
+
+func (s *Server) signIn(x *exchange) error {
+	var given resource.SignIn
+	if err := x.read(&given); err != nil {
+		return err
+	}
+	t, err := s.token(x.ctx(), given.Token)
+	if errors.Is(err, errToken) {
+		return problem("invalid-token", "The token is unknown, has expired or was revoked.")
+	}
+	if err != nil {
+		return err
+	}
+	x.who = principal{id: t.ID, name: t.Name, role: resource.Role(t.Role)}
+	entry := x.auditEntry()
+	entry.Status = http.StatusNoContent
+	if _, err := s.cfg.Catalog.Audit(x.ctx(), entry); err != nil {
+		return err
+	}
+	http.SetCookie(x.ResponseWriter, x.cookie(given.Token, t.ExpiresAt))
+	x.WriteHeader(http.StatusNoContent)
+	return nil
+}
