@@ -294,6 +294,11 @@ var (
 				Unique:  false,
 				Columns: []*schema.Column{LeasesColumns[2]},
 			},
+			{
+				Name:    "lease_address",
+				Unique:  false,
+				Columns: []*schema.Column{LeasesColumns[3]},
+			},
 		},
 	}
 	// LocksColumns holds the columns for the "locks" table.

@@ -35,5 +35,6 @@ func (Lease) Indexes() []ent.Index {
 			Annotations(entsql.IndexWhere("state <> 'released'")),
 		index.Fields("expires"),
 		index.Fields("mac"),
+		index.Fields("address"),
 	}
 }

@@ -78,7 +78,7 @@ type table struct {
 var tables = map[string]table{
 	"machine.macs": {name: "macs", columns: map[string]column{"": {name: "mac", index: byValue}}},
 	"machine.leases": {name: "leases", ofMAC: true, lasting: true, columns: map[string]column{
-		"network": {name: "network"}, "mac": {name: "mac"}, "address": {name: "address"},
+		"network": {name: "network"}, "mac": {name: "mac", index: byValue}, "address": {name: "address", index: byValue},
 		"client_id": {name: "client_id", maybeEmpty: true}, "hostname": {name: "hostname", maybeEmpty: true},
 	}},
 	"facts.disks": {name: "disks", columns: indexing(same(

@@ -80,7 +80,7 @@ func (nd narrower) indexOf(r *ref) (i indexed, table string) {
 	}
 	if nd.loop != nil {
 		t := tables[nd.loop.source.String()]
-		if r.v != nd.loop.v || t.ofMAC {
+		if r.v != nd.loop.v {
 			return notIndexed, ""
 		}
 		return t.columns[r.path()].index, t.name
@@ -274,8 +274,11 @@ func constantOf(n node) string {
 // place is the table of a fact and its column of machine ids.
 func (nd narrower) place(r *ref) (table, id string) {
 	_, table = nd.indexOf(r)
-	if table == "machines" {
+	switch {
+	case table == "machines":
 		return table, "machines.id"
+	case nd.loop != nil && tables[nd.loop.source.String()].ofMAC:
+		return table + " JOIN macs ON macs.mac = " + table + ".mac", "macs.machine_id"
 	}
 	return table, table + ".machine_id"
 }

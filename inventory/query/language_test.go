@@ -58,7 +58,7 @@ func TestDescribeTellsIndexedFacts(t *testing.T) {
 		"machine.tags":              {Type: "object", Queried: true, Keys: true},
 		"facts.system":              {Type: "object", Queried: true},
 		"facts.chassis.asset_tag":   {Type: "string"},
-		"machine.leases[*].address": {Type: "string", Queried: true},
+		"machine.leases[*].address": {Type: "string", Indexed: true, Queried: true},
 	}
 	for _, v := range Describe(Machine).Variables {
 		w, ok := want[v.Path]

@@ -29,7 +29,7 @@ var examples = []string{
 	`machine.state == "held" && missing(facts.tpm)`,
 	`machine.tags.location == "back room"`,
 	`changed(facts.bios.version, "7d")`,
-	`any([for l in machine.leases : l.address == "10.0.4.7"])`,
+	`any([for l in machine.leases : l.address == "10.0.0.57"])`,
 	`facts.system.serial == "SN0000042"`,
 }
 
@@ -81,16 +81,20 @@ func measureCatalog(t *testing.T, report io.Writer, name string, cfg store.Confi
 	rng := rand.New(rand.NewPCG(1, 2))
 	fmt.Fprintf(report, "\ncatalog on %s, pages of %d, %d of each example\n", name, store.DefaultPageLimit, measureRounds)
 	filled := 0
-	for _, at := range []int{1_000, 10_000, 100_000, 1_000_000} {
+	for _, at := range []int{100, 1_000, 10_000, 100_000, 1_000_000} {
 		if at > size {
 			break
 		}
+		batch := 1
+		if filled > 0 {
+			batch = 200
+		}
 		began, from := time.Now(), filled
-		for ; filled < at; filled++ {
-			ingest(t, s, rng, filled)
+		for ; filled < at; filled += batch {
+			ingest(t, s, rng, filled, batch)
 		}
 		took := time.Since(began)
-		fmt.Fprintf(report, "%9d machines  %6.0f/s ingested  %s\n", at, float64(at-from)/took.Seconds(), memoryInUse())
+		fmt.Fprintf(report, "%9d machines  %6.0f/s ingested, %d in a transaction  %s\n", at, float64(at-from)/took.Seconds(), batch, memoryInUse())
 		for _, src := range examples {
 			measurePages(t, report, s, src, "", at)
 		}
@@ -142,13 +146,57 @@ func measurePages(t *testing.T, report io.Writer, s *store.Store, src, sort stri
 	fmt.Fprintf(report, "%18s p50 %7.2f ms  p99 %7.2f ms  %6d looked at most  %s of %d  %s\n", "", at(50), at(99), examined, selectivity, machines, shown)
 }
 
-// ingest is one machine seen by its agent, with all that a small server has. One
-// in a thousand is as the examples look for it, or one in two, as each of them
-// says.
-func ingest(t *testing.T, s *store.Store, rng *rand.Rand, i int) {
+// ingest is machines seen by their agents, and what else happens to some of
+// them. One in a thousand is as the examples look for it, or as many as each of
+// them says.
+func ingest(t *testing.T, s *store.Store, rng *rand.Rand, from, count int) {
 	t.Helper()
-	yes, no := true, false
 	one := func(in int) bool { return rng.IntN(in) == 0 }
+	site := fmt.Sprintf("store-%04d", from/200)
+	batch := make([]store.Observation, count)
+	for i := range batch {
+		f := synthetic(rng, from+i)
+		batch[i] = store.Observation{Source: inventory.SourceAgent, Facts: &f}
+	}
+	seen, err := s.ObserveAll(t.Context(), site, batch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, o := range seen {
+		if one(1000) {
+			f := *batch[i].Facts
+			f.BIOS = &inventory.BIOS{Vendor: "AMI", Version: "2.0", Date: "01/01/2026"}
+			if _, _, err := s.PutFacts(t.Context(), o.Machine, inventory.SourceAgent, f, time.Time{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if one(1000) {
+			if _, err := s.SetTags(t.Context(), o.Machine, map[string]string{"location": "back room"}, nil, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if one(100) {
+			if err := s.SetState(t.Context(), o.Machine, inventory.StateHeld); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := from + i; n%50 == 7 {
+			now := time.Now()
+			lease := inventory.Lease{
+				Network: site, MAC: batch[i].Facts.NICs[0].MAC, Address: fmt.Sprintf("10.%d.%d.%d", n>>16, n>>8&255, n&255),
+				State: inventory.LeaseActive, Starts: now, Expires: now.Add(24 * time.Hour),
+			}
+			if err := s.Commit(t.Context(), lease); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// synthetic are the facts of a small server.
+func synthetic(rng *rand.Rand, i int) inventory.Facts {
+	one := func(in int) bool { return rng.IntN(in) == 0 }
+	yes, no := true, false
 	product := []string{"PowerEdge XR12", "ThinkEdge SE350", "ProLiant DL20", "Edge-X"}[rng.IntN(4)]
 	switch {
 	case one(1000):
@@ -188,34 +236,7 @@ func ingest(t *testing.T, s *store.Store, rng *rand.Rand, i int) {
 	for p := range 12 {
 		f.PCI = append(f.PCI, inventory.PCI{Address: fmt.Sprintf("0000:%02x:00.0", p), Class: "020000", Vendor: "8086", Device: fmt.Sprintf("15f%x", p), Driver: "pcieport"})
 	}
-	site := fmt.Sprintf("store-%04d", i/20)
-	m, _, err := s.Observe(t.Context(), site, store.Observation{Source: inventory.SourceAgent, Facts: &f})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if one(1000) {
-		f.BIOS = &inventory.BIOS{Vendor: "AMI", Version: "2.0", Date: "01/01/2026"}
-		if _, _, err := s.PutFacts(t.Context(), m.ID, inventory.SourceAgent, f, time.Time{}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if one(1000) {
-		if _, err := s.SetTags(t.Context(), m.ID, map[string]string{"location": "back room"}, nil, nil); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if one(100) {
-		if err := s.SetState(t.Context(), m.ID, inventory.StateHeld); err != nil {
-			t.Fatal(err)
-		}
-	}
-	now := time.Now()
-	lease := inventory.Lease{
-		Network: site, MAC: m.MACs[0], Address: fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255), State: inventory.LeaseActive, Starts: now, Expires: now.Add(24 * time.Hour),
-	}
-	if err := s.Commit(t.Context(), lease); err != nil {
-		t.Fatal(err)
-	}
+	return f
 }
 
 // memoryInUse is what the process holds, and held at most.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -51,9 +52,13 @@ func (s *Store) Observe(ctx context.Context, site string, o Observation) (m inve
 	}
 	var id uuid.UUID
 	err = s.write(ctx, op, func(tx *ent.Tx) error {
+		var what string
 		var err error
-		id, changed, err = s.observe(ctx, tx, site, o)
-		return err
+		if id, what, err = s.observe(ctx, tx, site, o); err != nil || what == "" {
+			return err
+		}
+		changed = true
+		return s.changed(ctx, tx, what, id)
 	})
 	var conflict *ConflictError
 	if errors.As(err, &conflict) {
@@ -64,6 +69,64 @@ func (s *Store) Observe(ctx context.Context, site string, o Observation) (m inve
 	}
 	m, err = s.Machine(ctx, id)
 	return m, changed, err
+}
+
+// Observed is what became of one observation of many.
+type Observed struct {
+	Machine uuid.UUID
+	Changed bool
+	// Conflict is set, and nothing was changed, when the machine seen could not
+	// be told from others; see Observe.
+	Conflict *ConflictError
+}
+
+// ObserveAll is Observe for many machines in one transaction: either all that
+// are in no conflict are kept, or none. The answers are in the order of the
+// observations.
+func (s *Store) ObserveAll(ctx context.Context, site string, all []Observation) ([]Observed, error) {
+	op := fmt.Sprintf("recording %d observed machines", len(all))
+	all = slices.Clone(all)
+	for i, o := range all {
+		all[i] = o.complete(s.now())
+		if o = all[i]; o.Machine == uuid.Nil && len(o.MACs) == 0 && o.UUID == uuid.Nil && o.Serial == "" {
+			return nil, fmt.Errorf("%s: number %d has no MAC, no usable UUID and no usable serial", op, i+1)
+		}
+	}
+	var out []Observed
+	err := s.write(ctx, op, func(tx *ent.Tx) error {
+		out = make([]Observed, len(all)) // the transaction may be repeated
+		touched := map[string][]uuid.UUID{}
+		for i, o := range all {
+			id, what, err := s.observe(ctx, tx, site, o)
+			// A conflict is found before anything is written.
+			if conflict, ok := errors.AsType[*ConflictError](err); ok {
+				out[i].Conflict = conflict
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("number %d: %w", i+1, err)
+			}
+			out[i] = Observed{Machine: id, Changed: what != ""}
+			if what != "" {
+				touched[what] = append(touched[what], id)
+			}
+		}
+		for _, what := range slices.Sorted(maps.Keys(touched)) {
+			if err := s.changed(ctx, tx, what, touched[what]...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i, o := range out {
+		if o.Conflict != nil {
+			s.recordConflict(site, all[i], o.Conflict)
+		}
+	}
+	return out, nil
 }
 
 // complete adds what the facts say and removes what identifies nothing.
@@ -99,27 +162,29 @@ func (o Observation) complete(now time.Time) Observation {
 	return o
 }
 
-func (s *Store) observe(ctx context.Context, tx *ent.Tx, site string, o Observation) (uuid.UUID, bool, error) {
+// observe says what changed of which machine; nothing when it was only seen
+// again.
+func (s *Store) observe(ctx context.Context, tx *ent.Tx, site string, o Observation) (id uuid.UUID, what string, err error) {
 	if err := s.lockIdentities(ctx, tx); err != nil {
-		return uuid.Nil, false, err
+		return uuid.Nil, "", err
 	}
-	id, err := identify(ctx, tx, site, o)
+	id, err = identify(ctx, tx, site, o)
 	if err != nil {
-		return uuid.Nil, false, err
+		return uuid.Nil, "", err
 	}
 	changed := id == uuid.Nil
 	if changed {
 		if id, err = s.newMachine(ctx, tx, site, inventory.StateDiscovered); err != nil {
-			return uuid.Nil, false, err
+			return uuid.Nil, "", err
 		}
 	}
 	row, err := tx.Machine.Query().Where(machine.ID(id)).WithMacs().Only(ctx)
 	if err != nil {
-		return uuid.Nil, false, err
+		return uuid.Nil, "", err
 	}
 	added, err := addMACs(ctx, tx, id, o.MACs)
 	if err != nil {
-		return uuid.Nil, false, err
+		return uuid.Nil, "", err
 	}
 	changed = changed || added > 0
 
@@ -136,25 +201,22 @@ func (s *Store) observe(ctx context.Context, tx *ent.Tx, site string, o Observat
 		changed = true
 	}
 	if err := up.Exec(ctx); err != nil {
-		return uuid.Nil, false, err
+		return uuid.Nil, "", err
 	}
-	var what []string
+	var parts []string
 	if changed {
-		what = append(what, "identity")
+		parts = append(parts, "identity")
 	}
 	if o.Facts != nil {
 		_, newer, err := s.putFacts(ctx, tx, id, o.Source, *o.Facts, o.At)
 		if err != nil {
-			return uuid.Nil, false, err
+			return uuid.Nil, "", err
 		}
 		if newer {
-			what = append(what, "facts")
+			parts = append(parts, "facts")
 		}
 	}
-	if len(what) == 0 {
-		return id, false, nil
-	}
-	return id, true, s.changed(ctx, tx, strings.Join(what, ","), id)
+	return id, strings.Join(parts, ","), nil
 }
 
 // newUUID reports whether the observed UUID replaces the one on record. The

@@ -6,6 +6,8 @@ DROP INDEX "disk_model";
 CREATE INDEX "disk_bytes_machine_id" ON "disks" ("bytes", "machine_id");
 -- create index "disk_model_machine_id" to table: "disks"
 CREATE INDEX "disk_model_machine_id" ON "disks" ("model", "machine_id");
+-- create index "lease_address" to table: "leases"
+CREATE INDEX "lease_address" ON "leases" ("address");
 -- create index "lease_mac" to table: "leases"
 CREATE INDEX "lease_mac" ON "leases" ("mac");
 -- drop index "machinefacts_bios_version" from table: "machine_facts"

@@ -8,6 +8,8 @@ CREATE INDEX `disk_bytes_machine_id` ON `disks` (`bytes`, `machine_id`);
 CREATE INDEX `disk_model_machine_id` ON `disks` (`model`, `machine_id`);
 -- create index "lease_mac" to table: "leases"
 CREATE INDEX `lease_mac` ON `leases` (`mac`);
+-- create index "lease_address" to table: "leases"
+CREATE INDEX `lease_address` ON `leases` (`address`);
 -- drop index "machine_serial" from table: "machines"
 DROP INDEX `machine_serial`;
 -- drop index "machine_state" from table: "machines"
