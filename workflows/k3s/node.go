@@ -227,10 +227,17 @@ func (w *work) launch(ctx context.Context, h *host, t *target) error {
 	if err := h.run(ctx, line); err != nil {
 		return err
 	}
-	if err := w.waitReady(ctx, h, t); err != nil {
+	if err := w.waitReady(ctx, t); err != nil {
 		return err
 	}
-	if err := w.mark(ctx, h, t); err != nil {
+	// The connection of before may be one to a machine that has been restarted
+	// since.
+	now, err := w.host(ctx, t.node.Machine)
+	if err != nil {
+		return err
+	}
+	defer now.Close()
+	if err := w.mark(ctx, now, t); err != nil {
 		return err
 	}
 	w.say("%s: node %s is ready", t.node.Machine, t.node.Name)
@@ -282,10 +289,16 @@ func (w *work) remember(ctx context.Context, h *host, t *target) error {
 // another member a voter.
 const maxRestarts = 12
 
+// roundLimit bounds one look at a node that starts: a few questions to its API,
+// each with a bound of its own, and one over SSH.
+const roundLimit = time.Minute
+
 // waitReady waits until the node does its work: a server's own API and
 // supervisor answer, the node is in the cluster with the declared version, and
-// it is Ready where it can be.
-func (w *work) waitReady(ctx context.Context, h *host, t *target) error {
+// it is Ready where it can be. It asks over a new connection each time, so that
+// a machine that loses its power meanwhile is waited for, too: K3s starts with
+// it.
+func (w *work) waitReady(ctx context.Context, t *target) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.StartTimeout, fmt.Errorf("K3s was started and was not ready in %s", w.StartTimeout))
 	defer cancel()
 	wasReady := t.member != nil && t.member.Ready && !t.replaces
@@ -298,6 +311,17 @@ func (w *work) waitReady(ctx context.Context, h *host, t *target) error {
 				w.say("%s: waiting: %s", t.node.Machine, w.redact(told))
 			}
 		}()
+		ctx, cancel := context.WithTimeoutCause(ctx, roundLimit, fmt.Errorf("it gave no answer in %s", roundLimit))
+		defer cancel()
+		h, err := w.host(ctx, t.node.Machine)
+		var another *remote.HostKeyError
+		if errors.As(err, &another) {
+			return refuse("%s", err)
+		}
+		if err != nil {
+			return err
+		}
+		defer h.Close()
 		if err := w.alive(ctx, h, t); err != nil {
 			return err
 		}
@@ -325,7 +349,7 @@ func (w *work) waitReady(ctx context.Context, h *host, t *target) error {
 	if err == nil || errors.As(err, &refused) {
 		return err
 	}
-	return fmt.Errorf("%w\n%s", err, w.journal(context.WithoutCancel(ctx), h, t))
+	return fmt.Errorf("%w\n%s", err, w.lastWords(context.WithoutCancel(ctx), t))
 }
 
 // self is the API to ask about a node: a server's own, an agent's any.
@@ -357,8 +381,10 @@ func (w *work) self(ctx context.Context, h *host, t *target) (*client, error) {
 // anywhere.
 func (w *work) alive(ctx context.Context, h *host, t *target) error {
 	u := t.role.unit() + ".service"
+	// What an earlier start said of a full disk may be true no longer.
 	r, err := h.Run(ctx, remote.Command{Line: fmt.Sprintf(
-		"systemctl show %s -p ActiveState -p SubState -p NRestarts; journalctl -u %s -n 40 -o cat --no-pager 2>/dev/null | grep -F 'no space left on device' | tail -n 1", u, u)})
+		`systemctl show %[1]s -p ActiveState -p SubState -p NRestarts; i=$(systemctl show %[1]s -p InvocationID --value); `+
+			`journalctl _SYSTEMD_INVOCATION_ID="$i" -n 1000 -o cat --no-pager 2>/dev/null | grep -F 'no space left on device' | tail -n 1`, u)})
 	if err != nil {
 		return err
 	}
@@ -390,6 +416,16 @@ func (w *work) alive(ctx context.Context, h *host, t *target) error {
 func lastLine(s string) string {
 	s = strings.TrimSpace(s)
 	return s[strings.LastIndex(s, "\n")+1:]
+}
+
+// lastWords is the journal of a machine that may be gone.
+func (w *work) lastWords(ctx context.Context, t *target) string {
+	h, err := w.host(ctx, t.node.Machine)
+	if err != nil {
+		return "its log could not be read: " + err.Error()
+	}
+	defer h.Close()
+	return w.journal(ctx, h, t)
 }
 
 // journal is the end of what K3s has logged.
