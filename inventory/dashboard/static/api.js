@@ -1,0 +1,145 @@
+// Requests to the API under /v1, and its streams. Nothing here knows what is shown.
+
+// Problem is an answer that is an error (application/problem+json, RFC 9457).
+export class Problem extends Error {
+  constructor(status, body) {
+    super(body.detail || body.title || `HTTP status ${status}`);
+    this.status = status;
+    this.title = body.title ?? `HTTP status ${status}`;
+    this.diagnostics = body.diagnostics ?? [];
+  }
+}
+
+function address(path, parameters) {
+  const url = new URL(path, location.origin);
+  for (const [name, value] of Object.entries(parameters ?? {})) {
+    if (value !== undefined && value !== "") url.searchParams.set(name, value);
+  }
+  return url;
+}
+
+async function refused(response) {
+  let body = {};
+  try {
+    body = await response.json();
+  } catch {
+    // Not one of the API's own answers: the status says what there is to say.
+  }
+  return new Problem(response.status, body);
+}
+
+// get reads one resource.
+export async function get(path, parameters, signal) {
+  const response = await fetch(address(path, parameters), { signal, headers: { Accept: "application/json" } });
+  if (!response.ok) throw await refused(response);
+  return response.json();
+}
+
+// signIn trades a token for the session that a cookie carries.
+export async function signIn(token) {
+  const response = await fetch("/v1/session", {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token }),
+  });
+  if (!response.ok) throw await refused(response);
+}
+
+const firstPause = 1000; // milliseconds
+const longestPause = 30000;
+
+// watch follows a stream of Server-Sent Events until signal aborts. take is called
+// with the type and the data of each; link with "live" or "lost" as the connection
+// comes and goes. It goes on after the last event that it saw. It returns, by
+// throwing a Problem, only when the server refuses the request itself.
+export async function watch(path, parameters, { signal, take, link }) {
+  let last = "";
+  let pause = firstPause;
+  for (;;) {
+    try {
+      const headers = { Accept: "text/event-stream" };
+      if (last) headers["Last-Event-ID"] = last;
+      const response = await fetch(address(path, parameters), { signal, headers, cache: "no-store" });
+      if (!response.ok) {
+        const problem = await refused(response);
+        if (response.status < 500) throw problem;
+      } else {
+        pause = firstPause;
+        link("live");
+        for await (const event of events(response.body)) {
+          if (event.id !== undefined) last = event.id;
+          if (event.data !== undefined) take(event.type, JSON.parse(event.data));
+        }
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error instanceof Problem) throw error;
+    }
+    if (signal.aborted) return;
+    link("lost");
+    await sleep(pause * (0.75 + Math.random() / 2), signal);
+    if (signal.aborted) return;
+    pause = Math.min(2 * pause, longestPause);
+  }
+}
+
+function sleep(ms, signal) {
+  return new Promise((done) => {
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      done();
+    }, { once: true });
+  });
+}
+
+// events reads a stream (HTML Living Standard, section 9.2.6). The server ends
+// lines with a line feed alone.
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  let event = { type: "message" };
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      if (line === "") {
+        if (event.id !== undefined || event.data !== undefined) yield event;
+        event = { type: "message" };
+        continue;
+      }
+      const colon = line.indexOf(":");
+      const name = colon < 0 ? line : line.slice(0, colon);
+      const text = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
+      if (name === "data") event.data = event.data === undefined ? text : event.data + "\n" + text;
+      else if (name === "event") event.type = text;
+      else if (name === "id") event.id = text;
+    }
+  }
+}
+
+// settle calls a function soon after it was asked for, once for many requests,
+// and not again before the call before it has ended.
+export function settle(call, ms) {
+  let timer = 0;
+  let running = false;
+  let again = false;
+  const run = async () => {
+    timer = 0;
+    running = true;
+    try {
+      await call();
+    } finally {
+      running = false;
+      if (again) {
+        again = false;
+        request();
+      }
+    }
+  };
+  const request = () => {
+    if (running) again = true;
+    else if (!timer) timer = setTimeout(run, ms);
+  };
+  return request;
+}

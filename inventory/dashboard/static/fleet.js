@@ -1,0 +1,264 @@
+// The fleet: every machine that a search selects, as a table or in its racks, kept
+// up to date by the watch.
+
+import { get, Problem, settle, watch } from "./api.js";
+import { announce, h, replace, setText, state } from "./dom.js";
+import { ago, date, memory, nameOf, plural, size } from "./format.js";
+import { racks } from "./rack.js";
+import { searchBox } from "./search.js";
+
+const pageSize = 200;
+const fields = "id,site,address,serial,state,macs,tags,first_seen,last_seen," +
+  "facts.system.manufacturer,facts.system.product,facts.cpu.model,facts.cpu.cores,facts.memory.bytes,facts.disks.bytes";
+
+// columns of the table; sort is what the API calls the order by it.
+const columns = [
+  { name: "Machine", sort: "address", value: (m) => m.address },
+  { name: "State", sort: "state", value: (m) => m.state },
+  { name: "Address", cell: (m, ip) => ip, class: "mono" },
+  { name: "Product", sort: "facts.system.product", value: (m) => m.facts?.system?.product },
+  { name: "CPU", cell: (m) => m.facts?.cpu?.model, class: "clip" },
+  { name: "Cores", sort: "facts.cpu.cores", value: (m) => m.facts?.cpu?.cores, class: "number" },
+  { name: "Memory", sort: "facts.memory.bytes", value: (m) => m.facts?.memory?.bytes, show: memory, class: "number" },
+  { name: "Disks", cell: (m) => disks(m.facts?.disks) },
+  { name: "Serial", sort: "serial", value: (m) => m.serial, class: "mono" },
+  { name: "Last seen", sort: "last_seen", value: (m) => m.last_seen, show: ago, class: "number" },
+];
+
+function disks(list) {
+  if (!list?.length) return "";
+  const sizes = list.map((d) => size(d.bytes ?? 0));
+  const counts = new Map();
+  for (const s of sizes) counts.set(s, (counts.get(s) ?? 0) + 1);
+  return [...counts].map(([s, n]) => (n > 1 ? `${n} × ${s}` : s)).join(", ");
+}
+
+// compare orders machines as the API does: what is absent comes last, and equals
+// go by id.
+function compare(sort) {
+  const down = sort.startsWith("-");
+  const name = sort.replace(/^-/, "");
+  const value = columns.find((c) => c.sort === name)?.value ?? ((m) => m.id);
+  return (a, b) => {
+    const x = value(a) || undefined;
+    const y = value(b) || undefined;
+    if (x === y) return (a.id < b.id ? -1 : 1) * (down ? -1 : 1);
+    if (x === undefined) return 1;
+    if (y === undefined) return -1;
+    return (x < y ? -1 : 1) * (down ? -1 : 1);
+  };
+}
+
+// link to the fleet with other parameters.
+function linkTo(parameters, change) {
+  const out = new URLSearchParams(parameters);
+  for (const [name, value] of Object.entries(change)) {
+    if (value) out.set(name, value);
+    else out.delete(name);
+  }
+  const text = out.toString();
+  return text ? `#/?${text}` : "#/";
+}
+
+// fleet shows the view; see views in main.js.
+export async function fleet(root, context) {
+  const { parameters, signal } = context;
+  context.title("Fleet");
+  const filter = parameters.get("filter") ?? "";
+  const sort = parameters.get("sort") ?? "address";
+  const asRacks = parameters.get("view") === "rack";
+  const search = searchBox(filter, (text) => {
+    const to = linkTo(parameters, { filter: text });
+    // The same text again asks again.
+    if (to === (location.hash || "#/")) window.dispatchEvent(new HashChangeEvent("hashchange"));
+    else location.hash = to;
+  });
+  const summary = h("p", { class: "summary", id: "summary", role: "status" });
+  const body = h("div", { class: "machines" });
+  const more = h("button", { type: "button", hidden: true });
+  root.append(
+    h("div", { class: "head" }, h("h1", { tabindex: "-1" }, "Fleet"), summary,
+      h("nav", { class: "switch", "aria-label": "View" },
+        h("a", { href: linkTo(parameters, { view: "" }), "aria-current": asRacks ? undefined : "true" }, "Table"),
+        h("a", { href: linkTo(parameters, { view: "rack" }), "aria-current": asRacks ? "true" : undefined }, "Racks"))),
+    search.element, body, more);
+
+  const known = new Map(); // machines by id
+  const addresses = new Map(); // IP addresses by MAC
+  const shown = asRacks ? racks(body) : table(body, parameters, sort);
+  let next = "";
+  let examined = 0;
+
+  const paint = () => {
+    const machines = [...known.values()].sort(compare(sort));
+    shown.paint(machines, (m) => m.macs?.map((mac) => addresses.get(mac)).find(Boolean) ?? "");
+    summarise(summary, machines, next, filter, examined);
+    more.hidden = next === "";
+    setText(more, "Show more");
+  };
+  const soon = settle(async () => {
+    if (!signal.aborted) paint();
+  }, 60);
+
+  const readPage = async () => {
+    const page = await get("/v1/machines", { filter, sort, fields, limit: pageSize, cursor: next }, signal);
+    for (const m of page.items) known.set(m.id, m);
+    next = page.next ?? "";
+    examined += page.rows_examined ?? 0;
+  };
+  const readLeases = async () => {
+    const page = await get("/v1/leases", { state: "active", limit: 1000 }, signal);
+    addresses.clear();
+    for (const lease of page.items) addresses.set(lease.mac, lease.address);
+    soon();
+  };
+  const leasesSoon = settle(() => readLeases().catch(() => {}), 1500);
+
+  more.addEventListener("click", async () => {
+    more.disabled = true;
+    try {
+      await readPage();
+      paint();
+    } catch (error) {
+      context.fail(error);
+    } finally {
+      more.disabled = false;
+    }
+  });
+
+  // What changes while the list is read must not be missed: the watch begins where
+  // the catalog stands before.
+  const newest = await get("/v1/events", { order: "newest", limit: 1, kind: "machine.changed,machine.removed" }, signal);
+  try {
+    await readPage();
+  } catch (error) {
+    if (!(error instanceof Problem) || !filter || (error.status !== 400 && error.status !== 503)) throw error;
+    setText(summary, "The search was not carried out.");
+    return () => search.refuse(error);
+  }
+  readLeases().catch(() => {});
+  paint();
+  follow();
+  const clockwork = setInterval(paint, 30000); // "3 min ago" grows old
+  signal.addEventListener("abort", () => clearInterval(clockwork));
+
+  function follow() {
+    const take = (type, data) => {
+      if (type === "reset") {
+        known.clear();
+        next = "";
+      } else if (type === "removed") {
+        if (known.delete(data.id)) announce("A machine left the list");
+      } else if (type === "machine") {
+        const before = known.get(data.id);
+        if (before && before.state !== data.state) announce(`${nameOf(data)}: ${before.state}, now ${data.state}`);
+        if (!before) announce(`${nameOf(data)} appeared, ${data.state}`);
+        known.set(data.id, data);
+        shown.touched?.(data.id);
+        leasesSoon();
+      }
+      soon();
+    };
+    watch("/v1/watch/machines", { filter, fields, after: newest.items[0]?.id ?? 0 }, { signal, take, link: context.link })
+      .catch((error) => context.fail(error));
+  }
+}
+
+const stateOrder = ["failed", "installing", "inspecting", "held", "discovered", "declared", "installed"];
+
+// summarise counts machines by state; each count leads to those machines.
+function summarise(element, machines, next, filter, examined) {
+  const counts = new Map();
+  for (const m of machines) counts.set(m.state, (counts.get(m.state) ?? 0) + 1);
+  const total = plural(machines.length, "machine") + (next ? " so far" : "");
+  const parts = stateOrder.filter((name) => counts.has(name)).map((name) =>
+    filter ? h("span", { class: "count" }, state(name), h("b", {}, String(counts.get(name))))
+      : h("a", { class: "count", href: "#/?" + new URLSearchParams({ filter: `machine.state == "${name}"` }) }, state(name), h("b", {}, String(counts.get(name)))));
+  const title = next && filter ? `${plural(examined, "machine")} looked at` : undefined;
+  const text = [total, ...counts].join();
+  if (element.dataset.said === text) return;
+  element.dataset.said = text;
+  replace(element, h("span", { title }, total), parts);
+}
+
+// table shows machines as rows; a row stays the same element while its machine
+// does, so that focus and reading position are kept.
+function table(body, parameters, sort) {
+  const rows = new Map();
+  const tbody = h("tbody", {});
+  const empty = h("p", { class: "empty", hidden: true }, parameters.get("filter")
+    ? "No machine fits. Absent is not zero: a machine that was never inspected fits no condition on its facts."
+    : "No machine is known yet. Declare one in site.hcl and apply it, or let a network discover.");
+  const heads = columns.map((c) => {
+    const order = sort === c.sort ? "ascending" : sort === "-" + c.sort ? "descending" : undefined;
+    const other = order === "ascending" ? "-" + c.sort : c.sort;
+    const inside = c.sort && c.value ? h("a", { id: `sort-${c.sort}`, href: linkTo(parameters, { sort: other }) }, c.name, h("span", { class: "arrow", "aria-hidden": "true" }, order === "ascending" ? "↑" : order ? "↓" : "")) : c.name;
+    return h("th", { scope: "col", class: c.class, "aria-sort": order }, inside);
+  });
+  body.append(h("div", { class: "scroll", role: "region", "aria-label": "Machines", tabindex: "0" },
+    h("table", { class: "fleet" }, h("caption", { class: "unseen" }, "Machines, with their state and hardware"), h("thead", {}, h("tr", {}, heads)), tbody)), empty);
+  tbody.addEventListener("keydown", (event) => {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    const row = event.target.closest("tr");
+    if (!step || !row) return;
+    const to = step > 0 ? row.nextElementSibling : row.previousElementSibling;
+    if (to) {
+      event.preventDefault();
+      to.querySelector("a").focus();
+    }
+  });
+  const touched = new Set();
+
+  const build = (m) => {
+    const cells = columns.map((c, i) => (i === 0
+      ? h("th", { scope: "row" }, h("a", { href: `#/machine/${m.id}` }), h("span", { class: "site" }))
+      : h("td", { class: c.class })));
+    return h("tr", { "data-machine": m.id }, cells);
+  };
+  const write = (row, m, ip) => {
+    columns.forEach((c, i) => {
+      const cell = row.children[i];
+      if (i === 0) {
+        setText(cell.firstChild, nameOf(m));
+        setText(cell.lastChild, m.site ?? "");
+        return;
+      }
+      if (c.name === "State") {
+        if (cell.textContent !== m.state) cell.replaceChildren(state(m.state));
+        return;
+      }
+      const value = c.cell ? c.cell(m, ip) : c.value(m);
+      const text = value === undefined || value === "" ? "–" : c.show ? c.show(value) : String(value);
+      setText(cell, text);
+      if (c.class === "clip" || c.sort === "last_seen") cell.title = c.sort === "last_seen" ? date(value) : text;
+    });
+  };
+  return {
+    touched: (id) => touched.add(id),
+    paint(machines, addressOf) {
+      const present = new Set(machines.map((m) => m.id));
+      for (const [id, row] of rows) {
+        if (present.has(id)) continue;
+        row.remove();
+        rows.delete(id);
+      }
+      const focused = tbody.contains(document.activeElement) ? document.activeElement : null;
+      machines.forEach((m, i) => {
+        let row = rows.get(m.id);
+        if (!row) rows.set(m.id, row = build(m));
+        write(row, m, addressOf(m));
+        if (touched.delete(m.id)) flash(row);
+        if (tbody.children[i] !== row) tbody.insertBefore(row, tbody.children[i] ?? null);
+      });
+      if (focused && focused.isConnected && document.activeElement !== focused) focused.focus({ preventScroll: true });
+      empty.hidden = machines.length > 0;
+    },
+  };
+}
+
+// flash marks what has just changed, until its animation ends.
+export function flash(element) {
+  element.classList.remove("changed");
+  void element.offsetWidth; // begins the animation anew
+  element.classList.add("changed");
+}

@@ -1,0 +1,116 @@
+// The frame: which view is shown for which address, the sign-in, the state of the
+// connection, and where the focus goes.
+
+import { Problem } from "./api.js";
+import { h } from "./dom.js";
+import { fleet } from "./fleet.js";
+import { machine } from "./machine.js";
+import { run, runs } from "./runs.js";
+import { signInForm } from "./session.js";
+
+const main = document.getElementById("main");
+const link = document.getElementById("link");
+
+// views are the routes: a view fills an element and follows what it shows until
+// signal aborts. It returns when there is something to see, and may return what is
+// to be done once it is seen.
+const views = [
+  { path: /^\/$/, nav: "fleet", show: fleet },
+  { path: /^\/machine\/([^/]+)$/, nav: "fleet", show: machine },
+  { path: /^\/runs$/, nav: "runs", show: runs },
+  { path: /^\/run\/([^/]+)$/, nav: "runs", show: run },
+];
+
+let current = null; // AbortController of the view that is shown
+let shown = ""; // path of the view, without its parameters
+
+const labels = { live: "Live", lost: "Connection lost, trying again", idle: "" };
+
+function connection(state) {
+  if (link.dataset.state === state) return;
+  link.dataset.state = state;
+  link.textContent = labels[state];
+}
+
+// place is the path and the parameters after the "#".
+function place() {
+  const [path, query = ""] = location.hash.replace(/^#/, "").split("?", 2);
+  return { path: path || "/", parameters: new URLSearchParams(query) };
+}
+
+async function go() {
+  const { path, parameters } = place();
+  const view = views.find((v) => v.path.test(path));
+  const moved = path !== shown;
+  shown = path;
+  current?.abort();
+  const controller = current = new AbortController();
+  connection("idle");
+  for (const a of document.querySelectorAll("[data-nav]")) {
+    if (a.dataset.nav === view?.nav) a.setAttribute("aria-current", "page");
+    else a.removeAttribute("aria-current");
+  }
+  const fail = (error) => {
+    if (!controller.signal.aborted) explain(error);
+  };
+  const context = {
+    signal: controller.signal, parameters, link: connection, fail,
+    argument: view && decodeURIComponent(view.path.exec(path)[1] ?? ""),
+    // title names the page, and is read first by a screen reader.
+    title(text) {
+      document.title = `${text} – edge-provision`;
+    },
+  };
+  try {
+    if (!view) throw new Problem(404, { title: "There is no such page", detail: "Go back to the fleet." });
+    const root = h("div", { class: "view" });
+    const then = await view.show(root, context);
+    if (controller.signal.aborted) return;
+    const focused = document.activeElement?.id;
+    main.replaceChildren(root);
+    if (!moved && focused) document.getElementById(focused)?.focus({ preventScroll: true });
+    then?.();
+    if (moved) {
+      window.scrollTo(0, 0);
+      // The first page does not take the focus from where the browser puts it.
+      if (arrived) main.querySelector("h1")?.focus();
+    }
+    arrived = true;
+  } catch (error) {
+    fail(error);
+  }
+}
+
+let arrived = false;
+
+// explain shows why there is nothing to see.
+function explain(error) {
+  connection("idle");
+  if (error instanceof Problem && error.status === 401) {
+    main.replaceChildren(signInForm(go));
+    main.querySelector("input").focus();
+    return;
+  }
+  const heading = h("h1", { tabindex: "-1" }, error.title ?? "The controller cannot be asked");
+  main.replaceChildren(h("div", { class: "view refusal" }, heading,
+    h("p", {}, error instanceof Problem ? error.message : `No answer came from ${location.host}: ${error.message}.`),
+    h("p", {}, h("button", { type: "button", onclick: go }, "Try again"), " ", h("a", { href: "#/" }, "Go to the fleet"))));
+  heading.focus();
+}
+
+document.getElementById("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
+});
+
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest?.("input, textarea, select");
+  if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  const search = document.getElementById("search");
+  if (!search) return;
+  event.preventDefault();
+  search.focus();
+});
+
+window.addEventListener("hashchange", go);
+go();
