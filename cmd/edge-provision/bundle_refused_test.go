@@ -214,7 +214,8 @@ workflow "apps" {
 		t.Fatal(err)
 	}
 	_, _, err = bundle.Build(t.Context(), store, bundle.Spec{Site: "shop", Key: key, Files: []bundle.File{
-		{Kind: bundle.KindFile, Name: "k3s", Content: files["k3s"]}, {Kind: bundle.KindFile, Name: "shelf.tgz", Content: files["shelf.tgz"]},
+		{Kind: bundle.KindFile, Name: "k3s", Content: files["k3s"]},
+		{Kind: bundle.KindFile, Name: "shelf.tgz", Content: files["shelf.tgz"]},
 		{Kind: bundle.KindDocument, Name: item.Name, Spec: item.Spec, Content: bytes.Replace(document, []byte(`"3"`), []byte(`"4"`), 1)},
 	}}, out)
 	if err = errors.Join(err, out.Close(), os.Remove(path("site.lock.hcl"))); err != nil {

@@ -72,7 +72,8 @@ type Lab struct {
 	Hosts      []*Host
 
 	config  Config
-	restore []func() error
+	sink    *Sink
+	release func() error // of the machine's settings
 	closing sync.Once
 	closed  error
 }
@@ -140,8 +141,8 @@ func (c Config) withDefaults() (Config, error) {
 }
 
 // Start starts the hosts and returns when SSH answers on each. It needs root.
-// When it fails nothing is left. Labs of several programs at a time work, but the
-// one that closes last decides what is restored of the machine's settings.
+// When it fails nothing is left. Labs of several programs may live at a time: the
+// one that ends last restores the machine's settings as the first found them.
 func Start(ctx context.Context, config Config) (_ *Lab, err error) {
 	if err := checkPrograms(); err != nil {
 		return nil, err
@@ -150,11 +151,16 @@ func Start(ctx context.Context, config Config) (_ *Lab, err error) {
 	if err != nil {
 		return nil, err
 	}
+	held, err := machineSettings.hold(config.Name)
+	if err != nil {
+		return nil, fmt.Errorf("starting lab %s: %w", config.Name, errors.Join(err, os.RemoveAll(config.Dir)))
+	}
 	l := &Lab{
 		Namespace:  "edge-lab-" + config.Name,
 		Network:    config.Network,
 		Controller: addressOf(config.Network, 1),
 		config:     config,
+		release:    held.release,
 	}
 	defer func() {
 		if err != nil {
@@ -162,12 +168,6 @@ func Start(ctx context.Context, config Config) (_ *Lab, err error) {
 		}
 	}()
 	if err := l.sweep(ctx); err != nil {
-		return nil, err
-	}
-	if err := l.keepSysctls(); err != nil {
-		return nil, err
-	}
-	if err := raiseInotify(); err != nil {
 		return nil, err
 	}
 	if err := l.unpack(ctx); err != nil {
@@ -201,7 +201,11 @@ func (l *Lab) each(f func(h *Host) error) error {
 // machine's own file systems and control groups: the controller under test, for
 // one. ctx kills it.
 func (l *Lab) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + namespacePath(l.Namespace), "--", name}, args...)...)
+	enter := []string{"--net=" + namespacePath(l.Namespace), "--"}
+	if l.sink != nil {
+		enter = append(enter, "unshare", "--mount", "--propagation", "private", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, l.sink.resolver)
+	}
+	return exec.CommandContext(ctx, "nsenter", append(append(enter, name), args...)...)
 }
 
 // Exec runs a command inside host i, not over SSH: what a person at its console
@@ -250,11 +254,7 @@ func (l *Lab) Close() error {
 		defer cancel()
 		var errs []error
 		errs = append(errs, l.each(func(h *Host) error { return h.kill(ctx) }))
-		errs = append(errs, l.removeNetwork(ctx))
-		for i := len(l.restore) - 1; i >= 0; i-- {
-			errs = append(errs, l.restore[i]())
-		}
-		errs = append(errs, l.keepConsoles(), os.RemoveAll(l.config.Dir))
+		errs = append(errs, l.sink.close(), l.removeNetwork(ctx), l.release(), l.keepConsoles(), os.RemoveAll(l.config.Dir))
 		if err := errors.Join(errs...); err != nil {
 			l.closed = fmt.Errorf("closing lab %s: %w", l.config.Name, err)
 		}

@@ -55,10 +55,17 @@ func (l *Lab) addNetwork(ctx context.Context) error {
 }
 
 func (l *Lab) removeNetwork(ctx context.Context) error {
-	if _, err := os.Lstat(namespacePath(l.Namespace)); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	// A process of somebody else's inside would keep the bridge alive with the
+	var errs []error
+	// A process of somebody else's inside would keep the links alive with the
 	// namespace.
-	return errors.Join(ip(ctx, "-n", l.Namespace, "link", "delete", "dev", bridge), ip(ctx, "netns", "delete", l.Namespace))
+	for _, n := range []struct{ namespace, link string }{{l.sinkNamespace(), sinkLink}, {l.Namespace, bridge}} {
+		if _, err := os.Lstat(namespacePath(n.namespace)); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if ip(ctx, "-n", n.namespace, "link", "show", "dev", n.link) == nil {
+			errs = append(errs, ip(ctx, "-n", n.namespace, "link", "delete", "dev", n.link))
+		}
+		errs = append(errs, ip(ctx, "netns", "delete", n.namespace))
+	}
+	return errors.Join(errs...)
 }

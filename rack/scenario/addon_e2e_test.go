@@ -23,6 +23,8 @@ type sink struct {
 	mu    sync.Mutex
 	lines []string
 	nodes map[string]bool
+	// shown are the credentials that lines came with.
+	shown map[string]bool
 }
 
 // listen starts a sink at the lab's controller.
@@ -32,7 +34,7 @@ func listen(c *cluster) *sink {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	s := &sink{url: "http://" + l.Addr().String(), nodes: map[string]bool{}}
+	s := &sink{url: "http://" + l.Addr().String(), nodes: map[string]bool{}, shown: map[string]bool{}}
 	server := &http.Server{Handler: s, ReadHeaderTimeout: time.Minute}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
@@ -59,6 +61,7 @@ func (s *sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
+	s.shown[r.Header.Get("Authorization")] = true
 	b, err := io.ReadAll(io.LimitReader(r.Body, 64<<20))
 	var records []struct{ Message, Node, Site string }
 	if err == nil {
@@ -74,8 +77,8 @@ func (s *sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// manifestBlock is a manifest block of a file with upstream's objects.
-func manifestBlock(c *cluster, name string) string {
+// upstream is a file with upstream's objects.
+func upstream(c *cluster, name string) string {
 	c.t.Helper()
 	path, err := filepath.Abs(filepath.Join("..", "..", "..", "shared", "testdata", "manifests", name))
 	if err != nil {
@@ -84,17 +87,39 @@ func manifestBlock(c *cluster, name string) string {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		c.t.Skipf("%s is not here: ../shared/testdata/manifests has the upstream manifests that this scenario applies", name)
 	}
+	return path
+}
+
+// manifestBlock is a manifest block of such a file.
+func manifestBlock(c *cluster, name string) string {
+	c.t.Helper()
+	return block(c, upstream(c, name))
+}
+
+func block(c *cluster, path string) string {
 	return fmt.Sprintf("    manifest {\n      source = %q\n      sha256 = %q\n    }\n", path, c.digest(path))
 }
 
-// workload adds what `make workload` has built to the images of the cluster.
-func workload(c *cluster) {
+// manifest is one of a file that is in the factory only.
+func (f *factory) manifest(name string) string {
+	f.c.t.Helper()
+	return block(f.c, f.file(upstream(f.c, name)))
+}
+
+// workloadArchive has the images that `make workload` has built.
+func workloadArchive(c *cluster) string {
 	c.t.Helper()
 	path := filepath.Join(cacheDir(c.t), "workload", "images.tar")
 	if _, err := os.Stat(path); err != nil {
 		c.t.Skipf("%v: run make workload", err)
 	}
-	c.images = append(c.images, path)
+	return path
+}
+
+// workload adds them to the images of the cluster.
+func workload(c *cluster) {
+	c.t.Helper()
+	c.images = append(c.images, workloadArchive(c))
 }
 
 // provisioner is the stand-in for K3s's own local-path provisioner, and for that
@@ -129,20 +154,72 @@ spec:
       volumes: [{name: volumes, hostPath: {path: /var/lib/standin-volumes, type: DirectoryOrCreate}}]
 `
 
+// tillImage is in no archive that K3s comes with: its pods run only where the
+// bundle has brought it.
+const tillImage = "registry.example/shop/till:2026.11"
+
+// brought are the images that only the bundle has.
+var brought = []string{
+	"docker.io/edge-provision/fluentd-standin:1", "docker.io/edge-provision/provisioner-standin:1", "reg.site.local:5000/portworx/px-operator:26.2.1",
+	"quay.io/prometheus/prometheus:v3.14.0", "quay.io/prometheus/node-exporter:v1.12.1", "registry.k8s.io/kube-state-metrics/kube-state-metrics:v2.20.0",
+	tillImage,
+}
+
+// unrunImage is what the stand-in for Portworx's operator never starts.
+const unrunImage = "docker.io/portworx/oci-monitor:3.6.1"
+
+// till is a chart with a pod on each node.
+var till = map[string]string{
+	"Chart.yaml":  "apiVersion: v2\nname: till\nversion: 1.0.0\n",
+	"values.yaml": "replicas: 1\nimage: none\n",
+	"templates/till.yaml": `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: till}
+spec:
+  replicas: {{ .Values.replicas }}
+  selector: {matchLabels: {app: till}}
+  template:
+    metadata: {labels: {app: till}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      topologySpreadConstraints:
+      - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: till}}}
+      containers:
+      - name: till
+        image: {{ .Values.image }}
+        imagePullPolicy: Never
+        command: [sleep, "1000000"]
+`,
+}
+
+// logToken is what the site shows to its log server.
+const logToken = "Bearer the-shop's-own-token"
+
 // TestClusterWithAddOns takes three hosts with two disks each to a cluster with a
-// network of tenants, storage, log shipping and monitoring by one apply; finds
-// nothing to do in a second; and sees and repairs what somebody deletes and edits.
+// network of tenants, storage, log shipping and monitoring by one apply from a
+// bundle, in a network whose only way out counts what leaves; finds nothing to do
+// in a second; and sees and repairs what somebody deletes and edits.
 func TestClusterWithAddOns(t *testing.T) {
 	c := newCluster(t, 3, 40<<30, 10<<30)
-	workload(c)
+	if len(c.images) == 0 {
+		t.Skip("K3s's images are not here: a cluster without a network needs them")
+	}
 	logs := listen(c)
+	f := newFactory(c)
+	f.stock(workloadArchive(c))
+	for _, archive := range c.images {
+		f.stock(archive)
+	}
+	f.stub(unrunImage)
+	f.manyPlatforms(tillImage, f.archived(c.images[0], "docker.io/rancher/mirrored-library-busybox:1.37.0"))
+	chart := f.chart("till", till)
 	c.extra = `cni = "calico"`
 	c.steps = `
   step "calico" "network" {
     cluster = step.k3s.cluster
     version = "v3.32.1"
     tenants = ["pos", "vision"]
-` + manifestBlock(c, "tigera-operator-v3.32.1.yaml") + manifestBlock(c, "calico-crds-v3.32.1.yaml.gz") + `  }
+` + f.manifest("tigera-operator-v3.32.1.yaml") + f.manifest("calico-crds-v3.32.1.yaml.gz") + `  }
 
   step "manifest" "provisioner" {
     cluster    = step.k3s.cluster
@@ -168,7 +245,7 @@ func TestClusterWithAddOns(t *testing.T) {
     snapshots {
       every_minutes = 60
     }
-` + manifestBlock(c, "portworx-9.1.1.yaml.gz") + `  }
+` + f.manifest("portworx-9.1.1.yaml.gz") + `  }
 
   step "fluentd" "logs" {
     cluster    = step.k3s.cluster
@@ -177,7 +254,8 @@ func TestClusterWithAddOns(t *testing.T) {
     preloaded  = true
     verify_url = "` + logs.url + `/?q={marker}"
     http {
-      url = "` + logs.url + `/ingest"
+      url           = "` + logs.url + `/ingest"
+      authorization = var.log_token
     }
   }
 
@@ -190,31 +268,51 @@ func TestClusterWithAddOns(t *testing.T) {
     preloaded                = true
     ephemeral                = true
   }
+
+  step "helm" "till" {
+    cluster    = step.k3s.cluster
+    depends_on = [step.calico.network]
+    namespace  = "shop"
+    values     = { replicas = 3, image = "` + tillImage + `" }
+    chart {
+      source = "` + chart + `"
+      sha256 = "` + c.digest(chart) + `"
+    }
+  }
 `
-	c.declare()
-	c.apply()
+	file := f.build(`variable "log_token" {
+  type      = string
+  sensitive = true
+  default   = "` + logToken + `"
+}`)
+	i := newIsland(c, file)
+	i.withoutSecret(logToken)
+	c.want(0, c.run(commandLimit, "bundle", "verify", "--site", c.site, file))
+
+	i.apply()
 	c.whole()
-	if len(logs.nodes) != 3 {
-		t.Errorf("logs arrived of %d nodes; want 3", len(logs.nodes))
+	if len(logs.nodes) != 3 || !logs.shown[logToken] || len(logs.shown) != 1 {
+		t.Errorf("logs arrived of %d nodes, with %d kinds of credentials; want 3, all with the site's token", len(logs.nodes), len(logs.shown))
 	}
 	devices := c.on(0, "k3s kubectl -n portworx get storagecluster store -o jsonpath='{.spec.nodes[*].storage}'")
 	if strings.Count(devices, "/dev/disk/by-id/virtio-") != 6 {
 		t.Errorf("the StorageCluster names %s; want two disks of each of three nodes", devices)
 	}
-	c.same()
+	i.inPods(brought)
+	i.onNodes(append(brought, unrunImage))
+	i.quiet("while the bundle was applied")
+	i.same()
 
+	// What stands in the statefulset then is on the nodes, so that no node asks a
+	// registry for it; the smallest archive is the one that nothing runs.
 	c.on(1, "k3s kubectl -n edge-logging delete configmap fluentd")
 	c.on(1, "k3s kubectl -n pos delete networkpolicy edge-provision-tenant")
-	c.on(1, "k3s kubectl -n edge-monitoring set image statefulset/prometheus prometheus=prometheus:latest")
-	r := c.want(2, c.run(commandLimit, "plan", "--detailed-exitcode", c.site))
-	for _, line := range []string{
-		"ConfigMap/edge-logging/fluentd: create: somebody deleted it", "NetworkPolicy/pos/edge-provision-tenant: create: somebody deleted it",
-		"changed by kubectl-set",
-	} {
-		if !strings.Contains(r.stdout, line) {
-			t.Errorf("plan = %s\nwant %q in it", r.stdout, line)
-		}
-	}
-	c.apply()
-	c.same()
+	c.on(1, "k3s kubectl -n edge-monitoring set image statefulset/prometheus prometheus=docker.io/edge-provision/toolbox:1")
+	c.on(2, "rm \"$(ls -S /var/lib/rancher/k3s/agent/images/edge-*.tar | tail -n 1)\"")
+	i.differs("ConfigMap/edge-logging/fluentd: create: somebody deleted it", "NetworkPolicy/pos/edge-provision-tenant: create: somebody deleted it",
+		"changed by kubectl-set", "the images of "+unrunImage+".tar are missing")
+	i.apply()
+	i.same()
+	i.onNodes(append(brought, unrunImage))
+	i.quiet("while what was done by hand was repaired")
 }
