@@ -474,6 +474,14 @@ var (
 				Columns: []*schema.Column{MachineFactsColumns[10], MachineFactsColumns[20]},
 			},
 			{
+				Name:    "machinefacts_system_product",
+				Unique:  false,
+				Columns: []*schema.Column{MachineFactsColumns[10]},
+				Annotation: &entsql.IndexAnnotation{
+					OpClass: "text_pattern_ops",
+				},
+			},
+			{
 				Name:    "machinefacts_system_serial",
 				Unique:  false,
 				Columns: []*schema.Column{MachineFactsColumns[11]},

@@ -53,6 +53,8 @@ func (MachineFacts) Indexes() []ent.Index {
 		index.Fields("cpu_cores", "machine_id"),
 		index.Fields("system_manufacturer", "system_product"),
 		index.Fields("system_product", "machine_id"),
+		// For beginnings of it, whatever the order of strings in PostgreSQL's locale.
+		index.Fields("system_product").Annotations(entsql.OpClass("text_pattern_ops")),
 		index.Fields("system_serial"),
 		index.Fields("bios_version", "machine_id"),
 	}

@@ -137,3 +137,95 @@ func TestEveryColumnIsTheCatalogs(t *testing.T) {
 }
 
 func compareIDs(a, b uuid.UUID) int { return strings.Compare(a.String(), b.String()) }
+
+// TestStrangersFiltersAreHarmless asks a real catalog what somebody might ask who
+// means no good.
+func TestStrangersFiltersAreHarmless(t *testing.T) {
+	long := strings.Repeat("a", 4096)
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		cfg.Match = Match
+		s := storetest.Open(t, cfg)
+		o := store.Observation{
+			MACs: []inventory.MAC{mac(t, "52:54:00:04:21:01")}, Source: inventory.SourceAgent,
+			Facts: &inventory.Facts{System: &inventory.System{Product: long, Serial: "x'; DROP TABLE machines; --"}, CPU: &inventory.CPU{Cores: 4}},
+		}
+		if _, _, err := s.Observe(t.Context(), "store-0421", o); err != nil {
+			t.Fatal(err)
+		}
+		deep := strings.Repeat("(", MaxDepth-2) + "facts.cpu.cores == 4" + strings.Repeat(")", MaxDepth-2)
+		wide := "facts.cpu.cores == 4" + strings.Repeat(" && facts.cpu.cores == 4", 100)
+		either := "facts.cpu.cores == 0" + strings.Repeat(" || facts.cpu.cores == 4", 100)
+		for src, want := range map[string]int{
+			`facts.system.serial == "x'; DROP TABLE machines; --"`:              1,
+			`facts.system.serial == "' OR '1'='1"`:                              0,
+			`machine.tags["x' OR '1'='1"] == "y"`:                               0,
+			`machine.tags["a\") OR (\"1\"=\"1"] == "y' OR TRUE --"`:             0,
+			`glob("x'; DROP*", facts.system.serial)`:                            1,
+			`regex("'; DROP TABLE (machines|sites);", facts.system.serial)`:     1,
+			`contains(["$1", "?", "'||(SELECT 1)||'"], facts.system.serial)`:    0,
+			`any([for d in facts.disks : d.model == "\\'; DELETE FROM disks"])`: 0,
+			`regex("(a*)*b", facts.system.product)`:                             0,
+			`regex("(a|a)*(a|a)*(a|a)*(a|a)*b$", facts.system.product)`:         0,
+			`regex("(.*a){12}b", facts.system.product)`:                         0,
+			`regex("((a{0,9}){0,9}){0,9}b", facts.system.product)`:              0,
+			`glob("*a*a*a*a*a*a*b", facts.system.product)`:                      0,
+			deep:   1,
+			wide:   1,
+			either: 1,
+			`any([for a in [1, 2, 4] : any([for b in [1, 2, 4] : facts.cpu.cores == a && a == b])])`: 1,
+		} {
+			e, diags := Parse(src, Machine)
+			if diags.HasErrors() {
+				t.Errorf("Parse(%.80s): %v", src, diags)
+				continue
+			}
+			f, err := e.Filter(DialectOf(s.Dialect()), src, time.Now())
+			if err != nil {
+				t.Errorf("Filter(%.80s): %v", src, err)
+				continue
+			}
+			began := time.Now()
+			p, err := s.Page(t.Context(), store.PageRequest{Filter: f, Deadline: 20 * time.Second})
+			if err != nil || len(p.Machines) != want {
+				t.Errorf("Page(%.80s) = %d machines, %v; want %d", src, len(p.Machines), err, want)
+			}
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("Page(%.80s) took %v; want it answered at once", src, took)
+			}
+		}
+		if all, err := s.Machines(t.Context(), store.MachineFilter{}); err != nil || len(all) != 1 {
+			t.Errorf("machines afterwards: %d, %v; want the one there was", len(all), err)
+		}
+	})
+	for src, want := range map[string]string{
+		strings.Repeat("facts.cpu.cores == 4 && ", 5000) + "true":                                "at most 16384",
+		strings.Repeat("(", 5000):                                                                "nested",
+		strings.Repeat("!", 5000) + "true":                                                       "nests more than",
+		strings.Repeat("any([for x in facts.disks : ", 100) + "true" + strings.Repeat("])", 100): "nest",
+		`regex("` + strings.Repeat("a?", 300) + `", machine.site)`:                               "at most 512",
+		`regex("(((a{100}){100}){100})", machine.site)`:                                          "invalid repeat count",
+		`regex("(?P<x>a)\\1", machine.site)`:                                                     "invalid escape",
+		`regex("a\\b", machine.site)`:                                                            "same in PostgreSQL",
+		`regex("^a*\\x00", machine.site)`:                                                        "NUL",
+		"machine.site == \"\xff\xfe\"":                                                           "UTF-8",
+		`machine.site == "\u0000"`:                                                               "NUL",
+		`facts.memmory.bytes > 1`:                                                                `Did you mean "memory"?`,
+		`machine.tag.location == "x"`:                                                            `Did you mean "tags"?`,
+		`any([for l in machine.leases : l.addres == "x"])`:                                       `Did you mean "address"?`,
+		`change(facts.bios.version, "7d")`:                                                       `Did you mean "changed"?`,
+		`changed(machine.state, "7d")`:                                                           "has none",
+		`changed(facts.disks[0].serial, "7d")`:                                                   "has none",
+		`changed(facts.bios.version, "-7d")`:                                                     "no time to look back",
+		`changed(facts.bios.version, machine.site)`:                                              "known from declarations",
+		`changed(facts.cpu.cores + 1, "7d")`:                                                     "a part of facts",
+	} {
+		began := time.Now()
+		_, diags := Parse(src, Machine)
+		if !diags.HasErrors() || !strings.Contains(diags.Error()+Format(src, diags), want) {
+			t.Errorf("Parse(%.80s): %v; want a complaint that says %q", src, diags, want)
+		}
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("Parse(%.80s) took %v", src, took)
+		}
+	}
+}

@@ -17,6 +17,9 @@ type column struct {
 	maybeEmpty bool
 	// index says how the column is indexed.
 	index indexed
+	// prefixes says that PostgreSQL has an index of the column by code point;
+	// SQLite's indexes all are.
+	prefixes bool
 }
 
 // indexed is how rows are found by a column's value.
@@ -50,7 +53,7 @@ var columns = map[string]column{
 	"facts.cpu.sockets":          {name: "machine_facts.cpu_sockets"},
 	"facts.cpu.max_speed_mhz":    {name: "machine_facts.cpu_max_speed_mhz"},
 	"facts.system.manufacturer":  {name: "machine_facts.system_manufacturer", index: byValue},
-	"facts.system.product":       {name: "machine_facts.system_product", index: byValueAndMachine},
+	"facts.system.product":       {name: "machine_facts.system_product", index: byValueAndMachine, prefixes: true},
 	"facts.system.serial":        {name: "machine_facts.system_serial", index: byValue},
 	"facts.bios.vendor":          {name: "machine_facts.bios_vendor"},
 	"facts.bios.version":         {name: "machine_facts.bios_version", index: byValueAndMachine},

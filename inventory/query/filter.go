@@ -124,10 +124,11 @@ func (nd narrower) rank(n node) rank {
 		return nd.rankComparison(n)
 	case *match:
 		r, ok := n.arg.(refText)
-		if !ok || n.prefix() == "" || nd.dialect == Postgres {
-			return useless // PostgreSQL's indexes are in the order of its locale
+		if !ok || n.prefix() == "" {
+			return useless
 		}
-		if i, _ := nd.indexOf(r.ref); i == notIndexed {
+		i, _ := nd.indexOf(r.ref)
+		if i == notIndexed || nd.dialect == Postgres && !columns[r.ref.root+"."+r.ref.path()].prefixes {
 			return useless
 		}
 		return byRange
@@ -230,13 +231,18 @@ func (nd narrower) write(w *writer, n node) inventory.Narrowing {
 		return out
 	case *match:
 		out.Table, out.ID = nd.place(n.arg.(refText).ref)
+		// The tildes compare by code point; they go with text_pattern_ops.
+		least, below := " >= ", " < "
+		if nd.dialect == Postgres {
+			least, below = " ~>=~ ", " ~<~ "
+		}
 		n.arg.write(w)
-		w.put(" >= ")
+		w.put(least)
 		w.arg(n.prefix(), "text")
 		if end := after(n.prefix()); end != "" {
 			w.put(" AND ")
 			n.arg.write(w)
-			w.put(" < ")
+			w.put(below)
 			w.arg(end, "text")
 		}
 	default:

@@ -197,7 +197,7 @@ func ingest(t *testing.T, s *store.Store, rng *rand.Rand, from, count int) {
 func synthetic(rng *rand.Rand, i int) inventory.Facts {
 	one := func(in int) bool { return rng.IntN(in) == 0 }
 	yes, no := true, false
-	product := []string{"PowerEdge XR12", "ThinkEdge SE350", "ProLiant DL20", "Edge-X"}[rng.IntN(4)]
+	product := []string{"PowerEdge XR12", "ThinkEdge SE350", "ProLiant DL20", "SuperServer E100"}[rng.IntN(4)]
 	switch {
 	case one(1000):
 		product = "NUC11TNHi5"

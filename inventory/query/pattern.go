@@ -104,6 +104,9 @@ func rewrite(b *strings.Builder, re *syntax.Regexp) error {
 		b.WriteString("(?:)")
 	case syntax.OpLiteral:
 		for _, r := range re.Rune {
+			if r == 0 {
+				return fmt.Errorf("it looks for a NUL, which no fact holds")
+			}
 			if re.Flags&syntax.FoldCase != 0 {
 				if err := rewriteFolded(b, r); err != nil {
 					return err

@@ -34,6 +34,8 @@ CREATE INDEX `machinefacts_memory_bytes_machine_id` ON `machine_facts` (`memory_
 CREATE INDEX `machinefacts_cpu_cores_machine_id` ON `machine_facts` (`cpu_cores`, `machine_id`);
 -- create index "machinefacts_system_product_machine_id" to table: "machine_facts"
 CREATE INDEX `machinefacts_system_product_machine_id` ON `machine_facts` (`system_product`, `machine_id`);
+-- create index "machinefacts_system_product" to table: "machine_facts"
+CREATE INDEX `machinefacts_system_product` ON `machine_facts` (`system_product`);
 -- create index "machinefacts_bios_version_machine_id" to table: "machine_facts"
 CREATE INDEX `machinefacts_bios_version_machine_id` ON `machine_facts` (`bios_version`, `machine_id`);
 -- drop index "nic_driver" from table: "nics"
