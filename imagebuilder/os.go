@@ -200,6 +200,12 @@ func (b *Builder) buildOSLocked(ctx context.Context, spec OSSpec, key, recordPat
 			return Artifact{}, err
 		}
 	}
+	// What the archive offers may have been built already: a refresh that finds
+	// nothing newer builds nothing.
+	lockedPath := filepath.Join(filepath.Dir(recordPath), keyOf(spec.key(), lock.digest())+".json")
+	if a, _, err := b.recorded(lockedPath); err == nil {
+		return a, b.recordOS(recordPath, a)
+	}
 	repository := filepath.Join(dir, "repository")
 	if err := archive.download(ctx, lock.Packages, repository); err != nil {
 		return Artifact{}, err
@@ -215,15 +221,14 @@ func (b *Builder) buildOSLocked(ctx context.Context, spec OSSpec, key, recordPat
 		return Artifact{}, err
 	}
 	a.Lock = lock
-	if err := writeJSON(recordPath, osRecord{Digest: a.Digest, Lock: lock}); err != nil {
-		return Artifact{}, fmt.Errorf("recording the build: %w", err)
+	// The same build asked for by its lock finds the image too.
+	return a, errors.Join(b.recordOS(recordPath, a), b.recordOS(lockedPath, a))
+}
+
+// recordOS remembers which image a request became, and from which packages.
+func (b *Builder) recordOS(path string, a Artifact) error {
+	if err := writeJSON(path, osRecord{Digest: a.Digest, Lock: a.Lock}); err != nil {
+		return fmt.Errorf("recording the build: %w", err)
 	}
-	if spec.Lock == nil {
-		// The same build asked for by its lock finds the image too.
-		locked := filepath.Join(filepath.Dir(recordPath), keyOf(spec.key(), lock.digest())+".json")
-		if err := writeJSON(locked, osRecord{Digest: a.Digest, Lock: lock}); err != nil {
-			return Artifact{}, fmt.Errorf("recording the build: %w", err)
-		}
-	}
-	return a, nil
+	return nil
 }

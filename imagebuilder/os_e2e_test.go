@@ -71,6 +71,12 @@ func TestDebianImageIsReproducibleFromItsLock(t *testing.T) {
 	if err != nil || !again.Cached || time.Since(start) > 2*time.Second {
 		t.Errorf("unchanged rebuild: cached %v after %s, %v; want a cached image within 2 s", again.Cached, time.Since(start), err)
 	}
+	// A refresh asks the archive, and builds nothing when that has nothing newer.
+	spec.Lock, spec.Refresh = nil, true
+	refreshed, err := b.BuildOS(t.Context(), spec)
+	if err != nil || refreshed.Cached != (refreshed.Lock.digest() == first.Lock.digest()) {
+		t.Errorf("refresh: cached %v, %v; want a build only for other packages than those of %s", refreshed.Cached, err, first.Digest)
+	}
 }
 
 // The image boots in SeaBIOS and in OVMF; a disk of random GUIDs does not matter to GRUB, and a decoy disk with an older

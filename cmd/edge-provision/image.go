@@ -16,7 +16,10 @@ import (
 
 func (a *app) imageCommand() *cobra.Command {
 	c := &cobra.Command{Use: "image", Short: "Build and inspect images"}
-	var agent string
+	var (
+		agent   string
+		refresh bool
+	)
 	build := &cobra.Command{
 		Use: "build SITE.hcl", Short: "Build every image of a site, and the installer, into the cache", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -28,10 +31,12 @@ func (a *app) imageCommand() *cobra.Command {
 				return err
 			}
 			defer func() { err = errors.Join(err, w.close()) }()
+			w.images.Refresh = refresh
 			return w.buildImages(ctx, agent)
 		},
 	}
 	build.Flags().StringVar(&agent, "agent", "", "the edge-agent program; default: beside this program")
+	build.Flags().BoolVar(&refresh, "refresh", false, "ask the archive for newer packages instead of building from those of the last build")
 	c.AddCommand(build, &cobra.Command{
 		Use: "inspect DIGEST|DIRECTORY", Short: "Describe an image of the cache and check every byte of it", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.inspectImage(cmd.Context(), args[0]) },

@@ -166,7 +166,7 @@ func (w *world) installer(ctx context.Context, agentPath string) (steps.Installe
 	if err != nil {
 		return steps.Installer{}, err
 	}
-	built, err := w.builder.BuildInstaller(ctx, imagebuilder.InstallerSpec{AgentPath: path})
+	built, err := w.builder.BuildInstaller(ctx, imagebuilder.InstallerSpec{AgentPath: path, Refresh: w.images.Refresh})
 	if err != nil {
 		return steps.Installer{}, err
 	}

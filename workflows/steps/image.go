@@ -27,6 +27,9 @@ type Images struct {
 	Catalog *store.Store
 	// Service publishes; nil while nothing is served.
 	Service *Service
+	// Refresh builds from the newest packages that the archive has, instead of
+	// those of the last build.
+	Refresh bool
 
 	mu       sync.Mutex
 	building map[string]*sync.Mutex // by spec: equal images of one site are built once
@@ -103,13 +106,16 @@ func (im *Images) Build(ctx context.Context, i *site.Image) (imagebuilder.Artifa
 		a   imagebuilder.Artifact
 		err error
 	)
-	if digest, known := im.Digest(ctx, i); known == nil && digest != "" {
+	refresh := im.Refresh && !i.Imported()
+	if digest, known := im.Digest(ctx, i); known == nil && digest != "" && !refresh {
 		return im.Builder.Open(digest)
 	}
 	if i.Imported() {
 		a, err = im.Builder.Import(ctx, im.importSpec(i))
 	} else {
-		a, err = im.Builder.BuildOS(ctx, osSpec(i))
+		wanted := osSpec(i)
+		wanted.Refresh = refresh
+		a, err = im.Builder.BuildOS(ctx, wanted)
 	}
 	if err != nil {
 		return a, fmt.Errorf("%s (%s): %w", i.Address, i.DeclRange, err)
