@@ -1,19 +1,53 @@
-# A shop with one machine that is a whole cluster. There is nothing beside it
-# that could take its work, so that its data are what counts: etcd is saved every
-# few hours.
+# A shop with one machine that is a whole cluster, and watches itself. There is
+# nothing beside it that could take its work, so that its data are what counts:
+# etcd is saved every few hours.
+#
+# `make demo CLUSTER=1` applies this site to an emulated machine, with values for
+# its variables that fit what stands in for K3s there.
 
 site "shop" {}
 
-variable "k3s_sha256" {
-  description = "Of the k3s binary: the line \"k3s\" of the release's sha256sum-amd64.txt."
+variable "bmc_password" {
+  description = "Set EDGE_VAR_bmc_password, or use --var-file."
   type        = string
-  default     = "0000000000000000000000000000000000000000000000000000000000000000"
+  sensitive   = true
 }
 
-variable "images_sha256" {
-  description = "Of its images: the line \"k3s-airgap-images-amd64.tar.zst\"."
+variable "k3s_version" {
+  type    = string
+  default = "v1.36.3+k3s1"
+}
+
+variable "files" {
+  description = "What is installed: where each file is, and its SHA-256. That of k3s is the line \"k3s\" of the release's sha256sum-amd64.txt."
+  type        = map(object({ source = string, sha256 = string }))
+  default = {
+    k3s = {
+      source = "files/k3s"
+      sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+    }
+    images = {
+      source = "files/k3s-airgap-images-amd64.tar.zst"
+      sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+    }
+    # The three images of the prometheus step, as `docker save` writes them.
+    monitoring = {
+      source = "files/monitoring.tar"
+      sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+    }
+  }
+}
+
+variable "packages" {
+  description = "What the system has beside its base."
+  type        = list(string)
+  default     = ["openssh-server", "chrony", "iptables"]
+}
+
+variable "kernel" {
+  description = "generic for real machines; cloud is smaller, for virtual ones."
   type        = string
-  default     = "0000000000000000000000000000000000000000000000000000000000000000"
+  default     = "generic"
 }
 
 network "lan" {
@@ -27,7 +61,8 @@ network "lan" {
 image "debian" {
   distribution = "debian"
   release      = "bookworm"
-  packages     = ["openssh-server", "chrony", "iptables"]
+  kernel       = var.kernel
+  packages     = var.packages
 }
 
 machine "till" {
@@ -35,28 +70,116 @@ machine "till" {
   network = network.lan
   address = "192.168.60.10"
   image   = image.debian
+
+  bmc {
+    driver   = "redfish"
+    address  = "https://192.168.64.10"
+    username = "admin"
+    password = var.bmc_password
+  }
+
+  require {
+    condition = facts.memory.bytes >= GiB(2)
+    message   = "a server of K3s with monitoring beside it needs 2 GiB of memory"
+  }
+
+  rack {
+    firmware   = "uefi"
+    cpus       = 2
+    memory     = GiB(3)
+    boot_order = ["network", "disk"]
+
+    disk {
+      size   = GiB(8)
+      serial = "SHOP-0"
+    }
+  }
 }
 
 workflow "platform" {
+  # K3s ends when its controllers lose the lease of their leader, which happens
+  # on a machine that is too slow for ten seconds. One server has no other to
+  # which it could lose it.
+  step "file" "settings" {
+    hosts   = machine.till
+    path    = "/etc/rancher/k3s/config.yaml.d/one-server.yaml"
+    content = <<-EOT
+      kube-controller-manager-arg+: [leader-elect=false]
+      kube-scheduler-arg+: [leader-elect=false]
+    EOT
+  }
+
   step "k3s" "cluster" {
-    version = "v1.36.3+k3s1"
-    servers = machine.till
+    version    = var.k3s_version
+    servers    = machine.till
+    disable    = ["traefik", "servicelb"]
+    timeout    = "30m" # a small machine imports many images
+    depends_on = [step.file.settings]
 
     binary {
-      source = "files/k3s"
-      sha256 = var.k3s_sha256
+      source = var.files["k3s"].source
+      sha256 = var.files["k3s"].sha256
     }
     images {
-      source = "files/k3s-airgap-images-amd64.tar.zst"
-      sha256 = var.images_sha256
+      source = var.files["images"].source
+      sha256 = var.files["images"].sha256
+    }
+    images {
+      source = var.files["monitoring"].source
+      sha256 = var.files["monitoring"].sha256
     }
     snapshots {
       schedule  = "0 */4 * * *"
       retention = 12
     }
+    retry {
+      attempts = 3
+      backoff  = "20s"
+    }
+  }
+
+  # Done when Prometheus reaches all its targets and evaluates its rules.
+  step "prometheus" "metrics" {
+    cluster                  = step.k3s.cluster
+    image                    = "quay.io/prometheus/prometheus:v3.14.0"
+    node_exporter_image      = "quay.io/prometheus/node-exporter:v1.12.1"
+    kube_state_metrics_image = "registry.k8s.io/kube-state-metrics/kube-state-metrics:v2.20.0"
+    preloaded                = true
+    ephemeral                = true # a restart forgets what was measured, and wears no disk
+    timeout                  = "30m"
+
+    retry {
+      attempts = 3
+      backoff  = "20s"
+    }
+  }
+
+  # Two questions, asked once, for the outputs.
+  step "ssh" "nodes" {
+    hosts      = machine.till
+    command    = "k3s kubectl get nodes --no-headers"
+    depends_on = [step.prometheus.metrics]
+  }
+
+  step "ssh" "targets" {
+    hosts   = machine.till
+    command = "k3s kubectl get --raw '/api/v1/namespaces/${step.prometheus.metrics.namespace}/services/prometheus:9090/proxy/api/v1/query?query=up'"
   }
 }
 
 output "api" {
   value = workflow.platform.step.k3s.cluster.endpoint
+}
+
+output "nodes" {
+  description = "As the cluster lists them."
+  value       = [for text in values(workflow.platform.step.ssh.nodes.stdout) : trimspace(text)]
+}
+
+output "targets" {
+  description = "What Prometheus scrapes, and whether it answered: 1 or 0."
+  value = merge([
+    for text in values(workflow.platform.step.ssh.targets.stdout) :
+    { for series in jsondecode(text).data.result : "${series.metric.job} ${series.metric.instance}" => series.value[1] }
+  ]...)
 }

@@ -189,6 +189,13 @@ func makeTargets(t *testing.T) map[string]bool {
 	return targets
 }
 
+// isMake reports whether a line is make with a target that exists and, after it,
+// only variables.
+func isMake(line []string, targets map[string]bool) bool {
+	isTarget := func(word string) bool { return !strings.Contains(word, "=") }
+	return len(line) > 1 && line[0] == "make" && targets[line[1]] && !slices.ContainsFunc(line[2:], isTarget)
+}
+
 // newcomer makes the folder in which the documents' commands are run: the
 // README's site, the examples, and a catalog that knows two machines.
 func newcomer(t *testing.T, readme string) {
@@ -282,7 +289,7 @@ func TestShellCommandsOfDocumentsWork(t *testing.T) {
 				ran++
 				w = command(w)
 				switch {
-				case len(w) == 2 && w[0] == "make" && targets[w[1]]:
+				case isMake(w, targets):
 				case len(w) > 0 && w[0] == "edge-provision":
 					path, err := parseCommand(w[1:])
 					if err != nil {

@@ -69,6 +69,14 @@ func shapes() map[string]StepType {
 			Outputs:   map[string]cty.Type{"kubeconfig": cty.String, "endpoint": cty.String},
 			Sensitive: []string{"kubeconfig"},
 		},
+		"prometheus": {
+			Spec: hcldec.ObjectSpec{
+				"cluster": attr("cluster", cty.DynamicPseudoType, true), "image": attr("image", cty.String, true),
+				"node_exporter_image": attr("node_exporter_image", cty.String, true), "kube_state_metrics_image": attr("kube_state_metrics_image", cty.String, true),
+				"preloaded": attr("preloaded", cty.Bool, false), "ephemeral": attr("ephemeral", cty.Bool, false),
+			},
+			Outputs: map[string]cty.Type{"namespace": cty.String},
+		},
 		"rules": {Spec: hcldec.ObjectSpec{
 			"rule": &hcldec.BlockListSpec{TypeName: "rule", Nested: hcldec.ObjectSpec{"port": attr("port", cty.Number, true)}},
 		}},
