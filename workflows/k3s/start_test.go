@@ -1,8 +1,16 @@
 package k3s
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	clienttesting "k8s.io/client-go/testing"
 )
 
 // TestMachineThatLosesPowerWhileItStartsIsWaitedFor takes the second server off
@@ -30,5 +38,38 @@ func TestMachineThatLosesPowerWhileItStartsIsWaitedFor(t *testing.T) {
 	}
 	if report, err := inspect(t, c); err != nil || len(report.Changes) > 0 {
 		t.Errorf("Inspect() = %+v, %v; want nothing left to do", report, err)
+	}
+}
+
+// TestAPIServersThatAnswerWithErrorsHaveNothingDone: the servers are up, their API
+// is in trouble, and a node that is not in its answer is no node that is gone.
+func TestAPIServersThatAnswerWithErrorsHaveNothingDone(t *testing.T) {
+	w, c := ha(t)
+	w.set("machine.d", "k3s-agent.service.active", "inactive")
+	var answer error
+	w.kube.PrependReactor("*", "*", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, answer })
+	w.took()
+	for name, err := range map[string]error{
+		"429": apierrors.NewTooManyRequests("too many requests", 1),
+		"500": apierrors.NewInternalError(errors.New("etcdserver: leader changed")),
+		"504": apierrors.NewTimeoutError("request timed out", 1),
+	} {
+		answer = err
+		if report, got := inspect(t, c); got == nil || !strings.Contains(got.Error(), err.Error()) || len(report.Changes) > 0 {
+			t.Errorf("%s: Inspect() = %+v, %v; want what it answered and no change", name, report, got)
+		}
+		// It would wait for another answer.
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		cluster, newErr := New(c)
+		if newErr != nil {
+			t.Fatal(newErr)
+		}
+		if _, got := cluster.Apply(ctx); got == nil {
+			t.Errorf("%s: Apply() = nil; want it to wait for an answer to the end", name)
+		}
+		cancel()
+		if log := w.took(); !cmp.Equal(log, []string{""}) {
+			t.Errorf("%s: Apply() did %q; want nothing", name, log)
+		}
 	}
 }
