@@ -29,8 +29,21 @@ var examples = []string{
 	`machine.state == "held" && missing(facts.tpm)`,
 	`machine.tags.location == "back room"`,
 	`changed(facts.bios.version, "7d")`,
-	`any([for l in machine.leases : l.address == "10.0.0.57"])`,
-	`facts.system.serial == "SN0000042"`,
+	`any([for l in machine.leases : l.address == "172.22.0.57"])`,
+	`facts.system.serial == "7XK2Q93"`,
+}
+
+// TestDocumentedExamplesAreMeasured keeps examples and docs/query.md together.
+func TestDocumentedExamplesAreMeasured(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "query.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, _ := strings.Cut(string(page), "```hcl\n")
+	block, _, _ = strings.Cut(block, "```")
+	if got := strings.Split(strings.TrimSpace(block), "\n"); !slices.Equal(got, examples) {
+		t.Errorf("the examples of docs/query.md are\n%s\nwant those that are measured:\n%s", strings.Join(got, "\n"), strings.Join(examples, "\n"))
+	}
 }
 
 // measureRounds is how many pages of each example are timed.
@@ -183,7 +196,7 @@ func ingest(t *testing.T, s *store.Store, rng *rand.Rand, from, count int) {
 		if n := from + i; n%50 == 7 {
 			now := time.Now()
 			lease := inventory.Lease{
-				Network: site, MAC: batch[i].Facts.NICs[0].MAC, Address: fmt.Sprintf("10.%d.%d.%d", n>>16, n>>8&255, n&255),
+				Network: site, MAC: batch[i].Facts.NICs[0].MAC, Address: fmt.Sprintf("172.%d.%d.%d", 22+n>>16, n>>8&255, n&255),
 				State: inventory.LeaseActive, Starts: now, Expires: now.Add(24 * time.Hour),
 			}
 			if err := s.Commit(t.Context(), lease); err != nil {
@@ -212,6 +225,9 @@ func synthetic(rng *rand.Rand, i int) inventory.Facts {
 		Memory:   &inventory.Memory{Bytes: int64(4<<rng.IntN(5)) << 30},
 		TPM:      &inventory.TPM{Version: "2.0"},
 		Kernel:   &inventory.Kernel{Release: "6.1.0-41-amd64"},
+	}
+	if i == 42 {
+		f.System.Serial = "7XK2Q93"
 	}
 	if one(10) {
 		f.TPM = nil

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/exchange"
+	"github.com/edge-provision/edge-provision/inventory/store"
+)
+
+func (a *app) inventoryImport(f *inventoryFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "import FILE", Short: "Take machines, their facts and tags from another catalog or a list",
+		Long: `FILE is what 'inventory export -o full' wrote, or CSV with a header; "-" reads from standard input.
+Machines are known by MAC, serial number and UUID as when they are seen; new ones are made.
+A machine that is in conflict with others is left out and named.`,
+		Example: "  edge-provision inventory import machines.csv --site store-0421",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in := io.Reader(os.Stdin)
+			if args[0] != "-" {
+				file, err := os.Open(args[0])
+				if err != nil {
+					return err
+				}
+				defer file.Close()
+				in = file
+			}
+			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
+				return a.importMachines(ctx, s, f.site, args[0], in)
+			})
+		},
+	}
+}
+
+// importBatch bounds a transaction of an import: leases must not wait for long.
+const importBatch = 100
+
+// importer takes machines into a catalog, some at a time.
+type importer struct {
+	store            *store.Store
+	site             string
+	waiting          []exchange.Machine
+	taken, changed   int
+	conflicts        []error
+	conflictsDropped int
+}
+
+func (a *app) importMachines(ctx context.Context, s *store.Store, site, name string, in io.Reader) error {
+	i := &importer{store: s, site: site}
+	err := exchange.Read(in, func(m exchange.Machine) error { return i.add(ctx, m) })
+	if err == nil {
+		err = i.flush(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("importing %s: %w; %s before it were taken, and importing again changes nothing of them", name, err, count(i.taken, "machine"))
+	}
+	fmt.Fprintf(a.stdout, "Took %s, of which %d were new or changed.\n", count(i.taken, "machine"), i.changed)
+	if len(i.conflicts) == 0 {
+		return nil
+	}
+	if i.conflictsDropped > 0 {
+		i.conflicts = append(i.conflicts, fmt.Errorf("and %d more", i.conflictsDropped))
+	}
+	return fmt.Errorf("%s left out:\n%w", count(len(i.conflicts)+i.conflictsDropped, "machine"), errors.Join(i.conflicts...))
+}
+
+func (i *importer) add(ctx context.Context, m exchange.Machine) error {
+	if m.Site == "" {
+		m.Site = i.site
+	}
+	if m.Site == "" {
+		return errors.New("the machine names no site; give one with --site")
+	}
+	if len(i.waiting) > 0 && i.waiting[0].Site != m.Site || len(i.waiting) >= importBatch {
+		if err := i.flush(ctx); err != nil {
+			return err
+		}
+	}
+	i.waiting = append(i.waiting, m)
+	return nil
+}
+
+// flush takes the machines that wait, which are of one site.
+func (i *importer) flush(ctx context.Context) error {
+	if len(i.waiting) == 0 {
+		return nil
+	}
+	machines := i.waiting
+	i.waiting = nil
+	var all []store.Observation
+	var owner []int // of each observation
+	for n, m := range machines {
+		o := store.Observation{MACs: m.MACs, UUID: m.SMBIOSUUID, Serial: m.Serial}
+		if len(m.Reports) == 0 {
+			all, owner = append(all, o), append(owner, n)
+		}
+		slices.SortStableFunc(m.Reports, func(a, b exchange.Report) int { return a.ObservedAt.Compare(b.ObservedAt) })
+		for _, r := range m.Reports {
+			with := o
+			with.Source, with.Facts, with.At = r.Source, &r.Facts, r.ObservedAt
+			all, owner = append(all, with), append(owner, n)
+		}
+	}
+	seen, err := i.store.ObserveAll(ctx, machines[0].Site, all)
+	if err != nil {
+		return err
+	}
+	ids, changed := make([]uuid.UUID, len(machines)), make([]bool, len(machines))
+	refused := make([]*store.ConflictError, len(machines))
+	for n, o := range seen {
+		ids[owner[n]], changed[owner[n]] = o.Machine, changed[owner[n]] || o.Changed
+		if o.Conflict != nil {
+			refused[owner[n]] = o.Conflict
+		}
+	}
+	for n, m := range machines {
+		if refused[n] != nil {
+			i.conflict(m, refused[n])
+			continue
+		}
+		if len(m.Tags) > 0 {
+			before, err := i.store.Machine(ctx, ids[n])
+			if err != nil {
+				return err
+			}
+			after, err := i.store.SetTags(ctx, ids[n], m.Tags, nil, nil)
+			if err != nil {
+				return err
+			}
+			for key, value := range after.Tags {
+				changed[n] = changed[n] || before.Tags[key] != value
+			}
+		}
+		i.taken++
+		if changed[n] {
+			i.changed++
+		}
+	}
+	return nil
+}
+
+// conflict remembers why a machine was left out; of very many, only the first.
+func (i *importer) conflict(m exchange.Machine, err error) {
+	const most = 20
+	if len(i.conflicts) >= most {
+		i.conflictsDropped++
+		return
+	}
+	name := m.Serial
+	if len(m.MACs) > 0 {
+		name = m.MACs[0].String()
+	}
+	i.conflicts = append(i.conflicts, fmt.Errorf("%s: %w", printable(name), err))
+}
+
+// exportFull writes machines as import reads them, or for NetBox.
+func (a *app) exportFull(ctx context.Context, f inventoryFlags, format, filter string) error {
+	return a.withCatalog(ctx, func(ctx context.Context, s *store.Store) error {
+		machines, err := selectMachines(ctx, s, f.site, filter, f.sort)
+		if err != nil {
+			return err
+		}
+		w := exchange.NewWriter(a.stdout)
+		var all []exchange.Machine
+		for _, m := range machines {
+			out, err := exchanged(ctx, s, m)
+			if err == nil && format == "full" {
+				err = w.Write(out)
+			} else {
+				all = append(all, out)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		switch format {
+		case "netbox":
+			return exchange.NetBox(a.stdout, "server", all)
+		case "csv":
+			return exchange.CSV(a.stdout, all)
+		}
+		return w.Close()
+	})
+}
+
+// exchanged is a machine with all that its sources saw, oldest first.
+func exchanged(ctx context.Context, s *store.Store, m inventory.Machine) (exchange.Machine, error) {
+	out := exchange.Machine{Site: m.Site, MACs: m.MACs, SMBIOSUUID: m.SMBIOSUUID, Serial: m.Serial, Tags: m.Tags, Address: m.Address}
+	documents, err := s.FactsHistory(ctx, m.ID, "")
+	for _, d := range documents {
+		out.Reports = append(out.Reports, exchange.Report{Source: d.Source, ObservedAt: d.ObservedAt, Facts: d.Facts})
+	}
+	return out, err
+}
