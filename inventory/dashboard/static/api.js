@@ -7,6 +7,7 @@ export class Problem extends Error {
     this.status = status;
     this.title = body.title ?? `HTTP status ${status}`;
     this.diagnostics = body.diagnostics ?? [];
+    this.candidates = body.candidates ?? [];
   }
 }
 

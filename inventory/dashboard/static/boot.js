@@ -64,7 +64,11 @@ export function ticks(ms) {
 
 function draw(attempt, width) {
   const began = Date.parse(attempt.began);
-  const total = Math.max(1, Date.parse(attempt.ended) - began);
+  // An installed machine is heard of for years: the picture ends with the last phase.
+  const ended = attempt.phases.length > 0 ? Date.parse(attempt.phases.at(-1).ended) : Date.parse(attempt.ended);
+  const total = Math.max(1, ended - began);
+  const events = attempt.events.filter((e) => Date.parse(e.event.time) <= ended);
+  const later = attempt.events.length - events.length;
   const scale = (width - left - right) / total;
   const x = (time) => left + (Date.parse(time) - began) * scale;
   const bottom = top + attempt.phases.length * row;
@@ -82,13 +86,14 @@ function draw(attempt, width) {
       s("rect", { class: phase.running ? "span running" : "span", "data-phase": phase.name, x: from, y: y + 4, width: to - from, height: row - 8, rx: 2 }, s("title", {}, `${phase.name}: ${span(phase.duration_ms)}${phase.running ? " so far" : ""}`)),
       s("text", { class: "took", x: to + 6, y: y + 15 }, span(phase.duration_ms) + (phase.running ? " …" : "")));
   });
-  for (const e of attempt.events) {
+  for (const e of events) {
     const at = x(e.event.time);
     const level = e.level ?? "plain";
     parts.push(s("rect", { class: "event", "data-level": level, x: at - 0.75, y: bottom + (level === "problem" ? 6 : 9), width: level === "problem" ? 2.5 : 1.5, height: level === "problem" ? 12 : 7 },
       s("title", {}, `${clock(e.event.time)} ${e.text}`)));
   }
   parts.push(s("text", { class: "phase", x: left - 10, y: bottom + 17, "text-anchor": "end" }, "events"));
+  if (later > 0) parts.push(s("text", { class: "took", x: width, y: bottom + 17, "text-anchor": "end" }, `+ ${later} later`));
   const label = `${plural(attempt.phases.length, "phase")} in ${span(total)}; the table after this picture has the same`;
   return s("svg", { class: "boot", role: "img", "aria-label": label, width, height, viewBox: `0 0 ${width} ${height}` }, parts);
 }

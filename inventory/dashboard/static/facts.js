@@ -81,14 +81,14 @@ function show(path, value) {
   return typeof value === "boolean" ? (value ? "yes" : "no") : String(value);
 }
 
-// long are columns that would push the others out of sight; they are in the title
-// of the row's first cell, and in the raw document.
-const long = new Set(["part_uuids", "owner", "by_id", "path"]);
+// first are the columns that come first, because they are what is looked for.
+const first = ["name", "locator", "address", "model", "bytes", "mac", "driver", "bus", "type", "rotational", "speed_mts", "speed_mbps", "serial", "signatures"];
+
+const place = (name) => (first.indexOf(name) < 0 ? first.length : first.indexOf(name));
 
 function table(path, list) {
-  const names = [];
-  for (const item of list) for (const name of Object.keys(item)) if (!names.includes(name) && !long.has(name)) names.push(name);
-  return h("div", { class: "scroll", role: "region", "aria-label": title(path.at(-1)), tabindex: "0" }, h("table", {},
-    h("thead", {}, h("tr", {}, names.map((n) => h("th", { scope: "col", title: `${path.join(".")}[*].${n}` }, label(n))))),
+  const names = [...new Set(list.flatMap((item) => Object.keys(item)))].sort((a, b) => place(a) - place(b));
+  return h("div", { class: "scroll", role: "region", "aria-label": title(path.at(-1)), tabindex: "0" }, h("table", {}, h("caption", { class: "unseen" }, title(path.at(-1))),
+    h("thead", {}, h("tr", {}, names.map((n) => h("th", { scope: "col", class: list.every((item) => typeof item[n] === "number") ? "number" : undefined, title: `${path.join(".")}[*].${n}` }, label(n))))),
     h("tbody", {}, list.map((item) => h("tr", {}, names.map((n) => h("td", { class: typeof item[n] === "number" ? "number" : undefined }, item[n] === undefined ? "–" : show([...path, n], item[n]))))))));
 }

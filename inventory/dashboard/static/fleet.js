@@ -3,7 +3,7 @@
 
 import { get, Problem, settle, watch } from "./api.js";
 import { announce, h, replace, setText, state } from "./dom.js";
-import { ago, date, memory, nameOf, plural, size } from "./format.js";
+import { ago, date, memory, nameOf, plural, processor, size } from "./format.js";
 import { racks } from "./rack.js";
 import { searchBox } from "./search.js";
 
@@ -17,12 +17,12 @@ const columns = [
   { name: "State", sort: "state", value: (m) => m.state },
   { name: "Address", cell: (m, ip) => ip, class: "mono" },
   { name: "Product", sort: "facts.system.product", value: (m) => m.facts?.system?.product },
-  { name: "CPU", cell: (m) => m.facts?.cpu?.model, class: "clip" },
+  { name: "CPU", cell: (m) => processor(m.facts?.cpu?.model), hint: (m) => m.facts?.cpu?.model, class: "clip" },
   { name: "Cores", sort: "facts.cpu.cores", value: (m) => m.facts?.cpu?.cores, class: "number" },
   { name: "Memory", sort: "facts.memory.bytes", value: (m) => m.facts?.memory?.bytes, show: memory, class: "number" },
   { name: "Disks", cell: (m) => disks(m.facts?.disks) },
-  { name: "Serial", sort: "serial", value: (m) => m.serial, class: "mono" },
-  { name: "Last seen", sort: "last_seen", value: (m) => m.last_seen, show: ago, class: "number" },
+  { name: "Serial", sort: "serial", value: (m) => m.serial, hint: (m) => m.serial, class: "mono clip" },
+  { name: "Last seen", sort: "last_seen", value: (m) => m.last_seen, show: ago, hint: (m) => date(m.last_seen), class: "number" },
 ];
 
 function disks(list) {
@@ -193,7 +193,7 @@ function table(body, parameters, sort) {
     const order = sort === c.sort ? "ascending" : sort === "-" + c.sort ? "descending" : undefined;
     const other = order === "ascending" ? "-" + c.sort : c.sort;
     const inside = c.sort && c.value ? h("a", { id: `sort-${c.sort}`, href: linkTo(parameters, { sort: other }) }, c.name, h("span", { class: "arrow", "aria-hidden": "true" }, order === "ascending" ? "↑" : order ? "↓" : "")) : c.name;
-    return h("th", { scope: "col", class: c.class, "aria-sort": order }, inside);
+    return h("th", { scope: "col", class: c.class === "number" ? c.class : undefined, "aria-sort": order }, inside);
   });
   body.append(h("div", { class: "scroll", role: "region", "aria-label": "Machines", tabindex: "0" },
     h("table", { class: "fleet" }, h("caption", { class: "unseen" }, "Machines, with their state and hardware"), h("thead", {}, h("tr", {}, heads)), tbody)), empty);
@@ -230,7 +230,7 @@ function table(body, parameters, sort) {
       const value = c.cell ? c.cell(m, ip) : c.value(m);
       const text = value === undefined || value === "" ? "–" : c.show ? c.show(value) : String(value);
       setText(cell, text);
-      if (c.class === "clip" || c.sort === "last_seen") cell.title = c.sort === "last_seen" ? date(value) : text;
+      if (c.hint) cell.title = c.hint(m) ?? "";
     });
   };
   return {

@@ -29,8 +29,8 @@ export async function machine(root, context) {
     about, finding,
     section("Boot timeline", picture.element),
     h("div", { class: "columns" },
-      h("div", {}, section("Events", log.element), section("Runs", steps)),
-      h("div", {}, section("Facts", tree.element), section("History", changes.element))));
+      h("div", {}, section("Events", log.element), section("Runs", steps), section("History", changes.element)),
+      h("div", {}, section("Facts", tree.element))));
 
   let now; // the machine as it was read last
   const readMachine = async () => {
@@ -98,11 +98,11 @@ function explain(element, findings) {
   element.hidden = !first;
   if (!first) return;
   element.dataset.level = first.level;
-  const label = { problem: "Problem", progress: "In progress", well: "Well" }[first.level] ?? first.level;
+  const label = { problem: `Problem at ${first.hop}. `, progress: `In progress at ${first.hop}. ` }[first.level];
   const key = JSON.stringify([first.summary, first.try]);
   if (element.dataset.key === key) return;
   element.dataset.key = key;
-  replace(element, h("p", {}, h("strong", {}, `${label}, ${first.hop}. `), first.summary),
+  replace(element, h("p", {}, label && h("strong", {}, label), first.summary),
     first.level === "problem" && first.try.length > 0 && h("ul", {}, first.try.map((t) => h("li", {}, t))));
 }
 
@@ -122,8 +122,15 @@ function tail() {
   let began = "";
   const list = h("ol", { class: "log", role: "log", "aria-label": "Events, the newest last", tabindex: "0" });
   const note = h("p", { class: "empty", hidden: true });
+  let follows = true;
+  const follow = () => {
+    if (follows) list.scrollTop = list.scrollHeight;
+  };
+  list.addEventListener("scroll", () => {
+    follows = list.scrollTop + list.clientHeight >= list.scrollHeight - 8;
+  });
+  new ResizeObserver(follow).observe(list); // also when it is first seen
   const paint = () => {
-    const atEnd = list.scrollTop + list.clientHeight >= list.scrollHeight - 8;
     const fitting = entries.filter(chosen.fits);
     replace(list, fitting.slice(-longestTail).map((e) => h("li", { "data-level": e.level },
       h("time", { datetime: e.event.time, title: `${date(e.event.time)}, ${span(Date.parse(e.event.time) - Date.parse(began))} after the attempt began` }, clock(e.event.time)),
@@ -132,7 +139,7 @@ function tail() {
     note.hidden = fitting.length > 0;
     setText(note, entries.length === 0 ? "Nothing was heard from this machine yet." : "Nothing of this kind.");
     list.hidden = fitting.length === 0;
-    if (atEnd) list.scrollTop = list.scrollHeight;
+    follow();
   };
   const pick = h("div", { class: "pick", role: "group", "aria-label": "Which events" }, groups.map((g) =>
     h("button", { type: "button", "aria-pressed": String(g === chosen), onclick(event) {
@@ -158,7 +165,7 @@ function showSteps(element, attempts) {
     return;
   }
   replace(element, h("table", {}, h("caption", { class: "unseen" }, "Attempts of the latest runs at this machine"),
-    h("thead", {}, h("tr", {}, ["Run", "Attempt", "State", "Took"].map((t) => h("th", { scope: "col" }, t)))),
+    h("thead", {}, h("tr", {}, ["Run", "Attempt", "State", "Took"].map((t) => h("th", { scope: "col", class: t === "Took" ? "number" : undefined }, t)))),
     h("tbody", {}, attempts.flatMap(({ run, steps }) => steps.map((st) => h("tr", {},
       h("th", { scope: "row" }, h("a", { href: `#/run/${run.id}` }, date(run.started_at))),
       h("td", {}, st.attempt === 0 ? "taken back" : String(st.attempt)),

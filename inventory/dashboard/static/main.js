@@ -66,9 +66,9 @@ async function go() {
     const root = h("div", { class: "view" });
     const then = await view.show(root, context);
     if (controller.signal.aborted) return;
-    const focused = document.activeElement?.id;
+    const focused = main.contains(document.activeElement) ? document.activeElement : null;
     main.replaceChildren(root);
-    if (!moved && focused) document.getElementById(focused)?.focus({ preventScroll: true });
+    if (!moved && focused?.id) resume(document.getElementById(focused.id), focused);
     then?.();
     if (moved) {
       window.scrollTo(0, 0);
@@ -83,6 +83,16 @@ async function go() {
 
 let arrived = false;
 
+// resume gives the focus to what stands where it was, with what was typed while
+// the answer was on its way.
+function resume(element, before) {
+  if (!element) return;
+  element.focus({ preventScroll: true });
+  if (element.value === undefined || element.value === before.value) return;
+  element.value = before.value;
+  element.setSelectionRange(before.selectionStart, before.selectionEnd);
+}
+
 // explain shows why there is nothing to see.
 function explain(error) {
   connection("idle");
@@ -94,6 +104,7 @@ function explain(error) {
   const heading = h("h1", { tabindex: "-1" }, error.title ?? "The controller cannot be asked");
   main.replaceChildren(h("div", { class: "view refusal" }, heading,
     h("p", {}, error instanceof Problem ? error.message : `No answer came from ${location.host}: ${error.message}.`),
+    error.candidates?.length > 0 && h("ul", {}, error.candidates.map((id) => h("li", {}, h("a", { class: "mono", href: `#/machine/${id}` }, id)))),
     h("p", {}, h("button", { type: "button", onclick: go }, "Try again"), " ", h("a", { href: "#/" }, "Go to the fleet"))));
   heading.focus();
 }

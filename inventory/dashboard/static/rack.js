@@ -46,9 +46,9 @@ function compareKeys(a, b) {
   return a.join("\0") < b.join("\0") ? -1 : 1;
 }
 
-function device(m) {
+function device(m, flat) {
   const about = [m.facts?.system?.product, m.facts?.memory?.bytes && memory(m.facts.memory.bytes)].filter(Boolean).join(" · ");
-  return h("a", { class: "device", "data-state": tone(m.state), "data-machine": m.id, href: `#/machine/${m.id}` },
+  return h("a", { class: flat ? "device flat" : "device", "data-state": tone(m.state), "data-machine": m.id, href: `#/machine/${m.id}` },
     h("span", { class: "name" }, nameOf(m)), h("span", { class: "about" }, about || m.serial || "not inspected"), state(m.state));
 }
 
@@ -81,7 +81,7 @@ function drawRack(site, rack, machines) {
   for (const { m, unit, height } of placed) {
     const to = unit + height - 1;
     const where = height === 1 ? `unit ${unit}` : `units ${unit} to ${to}`;
-    const li = h("li", { class: "held" }, h("span", { class: "unseen" }, where + ": "), device(m));
+    const li = h("li", { class: "held" }, h("span", { class: "unseen" }, where + ": "), device(m, height === 1));
     li.style.gridRow = `${top - to + 1} / span ${height}`;
     frame.append(li);
   }

@@ -6,6 +6,9 @@ import { ago, date, plural, size, span } from "./format.js";
 import { graph } from "./graph.js";
 
 const pageSize = 50;
+const numbers = new Set(["Took", "Attempts"]);
+
+const columnHead = (text) => h("th", { scope: "col", class: numbers.has(text) ? "number" : undefined }, text);
 
 const took = (r, now = Date.now()) => (Date.parse(r.finished_at ?? new Date(now).toISOString()) - Date.parse(r.started_at));
 
@@ -18,7 +21,7 @@ export async function runs(root, context) {
   const more = h("button", { type: "button", hidden: true }, "Show earlier");
   root.append(h("div", { class: "head" }, h("h1", { tabindex: "-1" }, "Runs")),
     h("div", { class: "scroll" }, h("table", {}, h("caption", { class: "unseen" }, "Runs, the newest first"),
-      h("thead", {}, h("tr", {}, ["Started", "State", "Site", "Command", "Took", "Id"].map((t) => h("th", { scope: "col" }, t)))), tbody)), empty, more);
+      h("thead", {}, h("tr", {}, ["Started", "State", "Site", "Command", "Took", "Id"].map(columnHead))), tbody)), empty, more);
   let next = "";
   let limit = pageSize;
   const row = (r) => h("tr", {},
@@ -60,13 +63,13 @@ export async function run(root, context) {
     h("section", { class: "panel", "aria-labelledby": "graph-title" }, h("h2", { id: "graph-title" }, "Graph"), picture.element),
     h("section", { class: "panel", "aria-labelledby": "steps-title" }, h("h2", { id: "steps-title" }, "Steps"),
       h("div", { class: "scroll" }, h("table", { class: "steps" }, h("caption", { class: "unseen" }, "What the plan does, in its order"),
-        h("thead", {}, h("tr", {}, ["Address", "Action", "State", "Attempts", "Took", "Progress"].map((t) => h("th", { scope: "col" }, t)))), tbody))));
+        h("thead", {}, h("tr", {}, ["Address", "Action", "State", "Attempts", "Took", "Progress"].map(columnHead))), tbody))));
 
   const paint = () => {
     const list = nodes(now, steps, progress);
     picture.show(list);
     replace(tbody, list.map((n) => h("tr", {},
-      h("th", { scope: "row", class: "mono" }, n.address), h("td", {}, n.kind || "–"),
+      h("th", { scope: "row", class: "mono" }, n.address.startsWith("machine.") ? h("a", { href: "#/machine/" + encodeURIComponent(n.address) }, n.address) : n.address), h("td", {}, n.kind || "–"),
       h("td", {}, state(n.state), (n.error || (n.state === "skipped" || n.state === "blocked") && n.reason) && h("p", { class: "error" }, n.error || n.reason)),
       h("td", { class: "number" }, n.attempts ? String(n.attempts) : "–"),
       h("td", { class: "number" }, n.took === undefined ? "–" : span(n.took)),
@@ -113,13 +116,13 @@ async function all(path, signal) {
 }
 
 // idle are the kinds of actions for which nothing is done.
-const idle = new Set(["none", "differs", "unreachable", "refused", "orphan", "skipped", "blocked"]);
+const idle = new Set(["differs", "unreachable", "refused", "orphan", "skipped", "blocked"]);
 
 // nodes joins the plan's actions with the attempts at them.
 function nodes(run, steps, progress) {
   const byAddress = new Map();
   for (const a of run.actions ?? []) {
-    byAddress.set(a.address, { address: a.address, kind: a.kind, reason: a.reason, needs: a.depends_on ?? [], state: idle.has(a.kind) ? a.kind : "pending", attempts: 0 });
+    byAddress.set(a.address, { address: a.address, kind: a.kind, reason: a.reason, needs: a.depends_on ?? [], state: a.kind === "none" ? "unchanged" : idle.has(a.kind) ? a.kind : "pending", attempts: 0 });
   }
   for (const st of steps) {
     const n = byAddress.get(st.address) ?? { address: st.address, needs: [], attempts: 0 };
