@@ -29,6 +29,7 @@ type inventoryFlags struct {
 	site   string
 	format string
 	sort   string
+	remote remoteFlags
 }
 
 func (a *app) inventoryCommand() *cobra.Command {
@@ -36,10 +37,15 @@ func (a *app) inventoryCommand() *cobra.Command {
 	c := &cobra.Command{Use: "inventory", Short: "Ask the catalog about machines"}
 	c.PersistentFlags().StringVar(&f.site, "site", "", "only this site's machines")
 	c.PersistentFlags().StringVarP(&f.format, "output", "o", "table", "table, wide, json or csv")
+	c.PersistentFlags().StringVar(&f.sort, "sort", "", "order: "+strings.Join(store.SortFields(), ", ")+"; with a minus before it the greatest first")
+	f.remote.register(c)
 	c.AddCommand(
 		&cobra.Command{
 			Use: "list", Short: "List machines", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
+				if f.remote.given() {
+					return a.listRemote(cmd.Context(), f, "")
+				}
 				return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
 					machines, err := selectMachines(ctx, s, f.site, "", f.sort)
 					if err != nil {
@@ -59,6 +65,9 @@ A fact that was not observed makes a comparison neither true nor false; use
 missing(...) to ask for that.`,
 			Args: cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
+				if f.remote.given() {
+					return a.listRemote(cmd.Context(), f, args[0])
+				}
 				return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
 					machines, err := selectMachines(ctx, s, f.site, args[0], f.sort)
 					if err != nil {
@@ -69,6 +78,7 @@ missing(...) to ask for that.`,
 			},
 		},
 		a.inventoryShow(&f), a.inventoryHistory(&f), a.inventoryDiff(&f), a.inventoryForget(&f),
+		a.inventoryTag(&f), a.inventoryImport(&f), a.inventoryExport(&f),
 	)
 	return c
 }
@@ -118,8 +128,13 @@ func selectMachines(ctx context.Context, s *store.Store, site, expr, sort string
 	return out, nil
 }
 
-// printMachines writes machines in the chosen form.
+// printMachines writes machines of the catalog in the chosen form.
 func (a *app) printMachines(ctx context.Context, s *store.Store, machines []inventory.Machine, format string) error {
+	return a.print(machines, format, func(i int) (inventory.Facts, error) { return factsOf(ctx, s, machines[i]) })
+}
+
+// print writes machines in the chosen form; facts gives those of one of them.
+func (a *app) print(machines []inventory.Machine, format string, facts func(int) (inventory.Facts, error)) error {
 	switch format {
 	case "json":
 		if machines == nil {
@@ -135,14 +150,14 @@ func (a *app) printMachines(ctx context.Context, s *store.Store, machines []inve
 		header = append(header, "SITE", "ID", "MODEL", "BIOS", "IMAGE")
 	}
 	rows := [][]string{header}
-	for _, m := range machines {
-		facts, err := factsOf(ctx, s, m)
+	for i, m := range machines {
+		f, err := facts(i)
 		if err != nil {
 			return err
 		}
-		row := []string{nameOf(m), string(m.State), macs(m), or(m.Serial), cpus(facts), memory(facts), disks(facts), ago(m.LastSeen)}
+		row := []string{nameOf(m), string(m.State), macs(m), or(m.Serial), cpus(f), memory(f), disks(f), ago(m.LastSeen)}
 		if format != "table" {
-			row = append(row, m.Site, m.ID.String(), model(facts), bios(facts), or(m.Image))
+			row = append(row, m.Site, m.ID.String(), model(f), bios(f), or(m.Image))
 		}
 		rows = append(rows, row)
 	}
@@ -270,6 +285,9 @@ func (a *app) inventoryShow(f *inventoryFlags) *cobra.Command {
 		Long: "MACHINE is an address in site.hcl, an id or its beginning, a MAC, a serial or a name.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.remote.given() {
+				return a.showRemote(cmd.Context(), f, args[0])
+			}
 			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
 				m, err := findMachine(ctx, s, f.site, args[0])
 				if err != nil {
@@ -283,14 +301,19 @@ func (a *app) inventoryShow(f *inventoryFlags) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return writeJSON(a.stdout, struct {
-					Machine inventory.Machine                       `json:"machine"`
-					Facts   inventory.Facts                         `json:"facts"`
-					Source  map[inventory.Source]inventory.Document `json:"source"`
-				}{m, merged, documents})
+				return a.showMachine(m, merged, documents)
 			})
 		},
 	}
+}
+
+// showMachine writes all that is known of a machine as JSON.
+func (a *app) showMachine(m inventory.Machine, merged inventory.Facts, documents map[inventory.Source]inventory.Document) error {
+	return writeJSON(a.stdout, struct {
+		Machine inventory.Machine                       `json:"machine"`
+		Facts   inventory.Facts                         `json:"facts"`
+		Source  map[inventory.Source]inventory.Document `json:"source"`
+	}{m, merged, documents})
 }
 
 // findMachine finds a machine by any of its names; nothing found says what
@@ -330,6 +353,9 @@ func (a *app) inventoryHistory(f *inventoryFlags) *cobra.Command {
 		Use: "history MACHINE", Short: "List the facts documents of a machine, oldest first, with what changed",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.remote.given() {
+				return a.showRemote(cmd.Context(), f, args[0])
+			}
 			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
 				m, err := findMachine(ctx, s, f.site, args[0])
 				if err != nil {

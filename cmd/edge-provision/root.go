@@ -61,7 +61,7 @@ image to the disk that the plan names, and keeps a catalog of it all.`,
 		a.validateCommand(), a.fmtCommand(), a.graphCommand(), a.keyCommand(),
 		a.planCommand(), a.applyCommand(), a.destroyCommand(), a.serveCommand(),
 		a.inventoryCommand(), a.traceCommand(), a.whyCommand(),
-		a.bmcCommand(), a.imageCommand(), a.bundleCommand(), a.runsCommand(),
+		a.bmcCommand(), a.imageCommand(), a.bundleCommand(), a.runsCommand(), a.tokenCommand(),
 		a.rackCommand(), a.superviseCommand(),
 	)
 	return root

@@ -116,6 +116,20 @@ func TestImportsPointOneWay(t *testing.T) {
 			}, true,
 		},
 		{
+			"a client of the API needs no catalog",
+			func(p string) bool { return within(p, "inventory/client", "inventory/resource", "inventory/ansible") },
+			func(_, p string) bool {
+				return ours(p) && !within(p, "inventory", "inventory/resource", "inventory/timeline", "inventory/client", "inventory/ansible")
+			}, true,
+		},
+		{
+			"the API shows what the catalog knows, and does nothing to machines itself",
+			func(p string) bool { return within(p, "inventory/api") },
+			func(_, p string) bool {
+				return below(p, module+"workflows") || below(p, module+"pxe") || below(p, module+"bmc") || below(p, module+"imagebuilder")
+			}, true,
+		},
+		{
 			"a site is read without asking anything of the world",
 			func(p string) bool { return within(p, "workflows/site") },
 			func(_, p string) bool { return ours(p) && !within(p, "inventory", "inventory/query") }, false,

@@ -15,6 +15,7 @@ func (a *app) serveCommand() *cobra.Command {
 	var (
 		agent string
 		p     ports
+		f     apiFlags
 	)
 	c := &cobra.Command{
 		Use:   "serve SITE.hcl",
@@ -22,7 +23,10 @@ func (a *app) serveCommand() *cobra.Command {
 		Long: `Serves DHCP, TFTP, HTTP and the agents' API on the declared networks. It powers nothing
 and installs nothing: declared machines get their addresses and boot from their own
 disks, and on a network with unknown = "discover" undeclared machines are booted
-into the installer once, recorded with their facts, and sent back to their disk.`,
+into the installer once, recorded with their facts, and sent back to their disk.
+
+The API over the catalog is served on loopback, where everybody may read. On another
+address it speaks TLS, and everybody needs a token (edge-provision token create).`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			a.graceful.Store(true)
@@ -40,6 +44,13 @@ into the installer once, recorded with their facts, and sent back to their disk.
 			}
 			defer unlock()
 			w.prune(ctx)
+			served, err := w.listenAPI(f)
+			if err != nil {
+				return err
+			}
+			if served != nil {
+				defer served.listener.Close() // closed already where it was served
+			}
 			service, err := w.listen(ctx, p)
 			if err != nil {
 				return err
@@ -52,16 +63,17 @@ into the installer once, recorded with their facts, and sent back to their disk.
 				return errors.Join(err, service.Close())
 			}
 			fmt.Fprintf(a.stderr, "Serving site %s. Press Ctrl-C to stop.\n", w.site.Name)
-			return w.serveUntilStopped(ctx, service)
+			return w.serveUntilStopped(ctx, service, served)
 		},
 	}
 	p.register(c)
+	f.register(c)
 	c.Flags().StringVar(&agent, "agent", "", "the edge-agent program; default: beside this program")
 	return c
 }
 
 // serveUntilStopped serves, and lets discovered machines go, until Ctrl-C.
-func (w *world) serveUntilStopped(ctx context.Context, service *steps.Service) error {
+func (w *world) serveUntilStopped(ctx context.Context, service *steps.Service, served *apiService) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -77,10 +89,21 @@ func (w *world) serveUntilStopped(ctx context.Context, service *steps.Service) e
 		defer close(done)
 		discovery.Run(ctx)
 	}()
+	answered := make(chan error, 1)
+	go func() {
+		defer cancel() // one does not go on without the other
+		var err error
+		if served != nil {
+			err = served.Serve(ctx, served.listener)
+		} else {
+			<-ctx.Done()
+		}
+		answered <- err
+	}()
 	err := service.Serve(ctx)
 	cancel()
 	<-done
-	return err
+	return errors.Join(err, <-answered)
 }
 
 // prune bounds the catalog's growth. A failure, or a prune that is not done in

@@ -13,6 +13,7 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -58,6 +59,8 @@ type Config struct {
 	// Names are the host names, beside localhost and IP addresses, under which
 	// clients may call the server. A request for another name is refused.
 	Names []string
+	// TLS makes Serve speak HTTPS; nil: HTTP, which is for loopback.
+	TLS *tls.Config
 	// Address is where a machine answers, as far as its site declares it; the
 	// zero address where it does not. Nil: only leases tell.
 	Address func(inventory.Machine) netip.Addr
@@ -183,6 +186,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		Handler: s.Handler(), MaxHeaderBytes: maxHeaderBytes, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
 		ErrorLog:    slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return ctx },
+		TLSConfig:   s.cfg.TLS,
 	}
 	watched := make(chan struct{})
 	go func() {
@@ -200,7 +204,12 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		}
 		stopped <- err
 	}()
-	err := srv.Serve(l)
+	var err error
+	if s.cfg.TLS != nil {
+		err = srv.ServeTLS(l, "", "")
+	} else {
+		err = srv.Serve(l)
+	}
 	cancel()
 	err = errors.Join(ignore(err, http.ErrServerClosed), <-stopped)
 	<-watched

@@ -179,6 +179,11 @@ func (s *Server) goOn(st *stream, w watch, after int64) error {
 	if err := catchUp(0); err != nil {
 		return err
 	}
+	if after > st.last { // a client whose connection breaks before the first event has its place too
+		if err := st.idle(after); err != nil {
+			return err
+		}
+	}
 	queue, from, err := s.hub.join(ctx)
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -257,6 +258,8 @@ type MachineQuery struct {
 	Sort string
 	// Fields are the paths to be sent; none: all but the facts.
 	Fields []string
+	// Facts has the merged facts sent too, where no Fields are given.
+	Facts bool
 	// Limit is how many are asked for at a time; the server's default when zero.
 	Limit int
 }
@@ -266,11 +269,25 @@ func (q MachineQuery) values() url.Values {
 	set(v, "filter", q.Filter)
 	set(v, "site", q.Site)
 	set(v, "sort", q.Sort)
-	set(v, "fields", strings.Join(q.Fields, ","))
+	fields := q.Fields
+	if len(fields) == 0 && q.Facts {
+		fields = everyField()
+	}
+	set(v, "fields", strings.Join(fields, ","))
 	if q.Limit > 0 {
 		v.Set("limit", strconv.Itoa(q.Limit))
 	}
 	return v
+}
+
+// everyField are the fields of a machine, its facts among them.
+func everyField() []string {
+	out := []string{"facts"}
+	for f := range reflect.TypeFor[inventory.Machine]().Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		out = append(out, name)
+	}
+	return out
 }
 
 func set(v url.Values, name, value string) {

@@ -238,6 +238,21 @@ func (j *Journal) List(ctx context.Context, site string, limit int) ([]Run, erro
 	return runsOf(rows), j.explain("listing runs", err)
 }
 
+// Page returns at most limit runs of a site, or of every site when site is empty,
+// the newest first, without their steps and notes, that began before a run;
+// uuid.Nil begins with the newest.
+func (j *Journal) Page(ctx context.Context, site string, before uuid.UUID, limit int) ([]Run, error) {
+	q := j.store.Client().Run.Query().Order(ent.Desc(run.FieldID)).Limit(limit) // a version 7 id begins with the time
+	if site != "" {
+		q.Where(run.Site(site))
+	}
+	if before != uuid.Nil {
+		q.Where(run.IDLT(before))
+	}
+	rows, err := q.All(ctx)
+	return runsOf(rows), j.explain("listing runs", err)
+}
+
 // Show returns a run with its steps, in the order they were started, and its
 // notes; or ErrNotFound.
 func (j *Journal) Show(ctx context.Context, runID uuid.UUID) (Run, error) {

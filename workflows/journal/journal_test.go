@@ -225,3 +225,38 @@ func TestListAndLatestNote(t *testing.T) {
 		}
 	})
 }
+
+func TestPagesOfRunsBeginWithTheNewest(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		ctx := t.Context()
+		j := journal.New(storetest.Open(t, cfg), clock())
+		var want []uuid.UUID
+		for i := range 5 {
+			name := site
+			if i == 2 {
+				name = "elsewhere"
+			}
+			r := must[journal.Run](t)(j.Begin(ctx, journal.Run{Site: name, PlanDigest: "sha256:plan"}))
+			ok(t, j.Started(ctx, r.ID, nodeA, 1, "in"))
+			if i != 2 {
+				want = append([]uuid.UUID{r.ID}, want...)
+			}
+		}
+		var got []uuid.UUID
+		for before := uuid.Nil; ; {
+			page := must[[]journal.Run](t)(j.Page(ctx, site, before, 3))
+			if len(page) == 0 {
+				break
+			}
+			for _, r := range page {
+				got, before = append(got, r.ID), r.ID
+				if len(r.Steps) > 0 {
+					t.Errorf("run %s comes with %d steps; want none", r.ID, len(r.Steps))
+				}
+			}
+		}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("pages of runs = %v; want %v", got, want)
+		}
+	})
+}

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/api"
+	"github.com/edge-provision/edge-provision/inventory/dashboard"
+	"github.com/edge-provision/edge-provision/inventory/resource"
+	"github.com/edge-provision/edge-provision/workflows/journal"
+	"github.com/edge-provision/edge-provision/workflows/site"
+)
+
+// apiFlags say where the API is served, and to whom.
+type apiFlags struct {
+	listen       string
+	names        []string
+	requireToken bool
+}
+
+func (f *apiFlags) register(c *cobra.Command) {
+	c.Flags().StringVar(&f.listen, "listen", api.DefaultListen, "address and TCP port of the API; off: none")
+	c.Flags().StringArrayVar(&f.names, "server-name", nil, "name under which clients call the API; may be repeated")
+	c.Flags().BoolVar(&f.requireToken, "require-token", false, "ask for a token over loopback too")
+}
+
+// apiService is the API on its bound socket.
+type apiService struct {
+	*api.Server
+	listener net.Listener
+}
+
+// url is where a person finds it.
+func (s *apiService) url(tls bool) string {
+	scheme := "http"
+	if tls {
+		scheme = "https"
+	}
+	return scheme + "://" + s.listener.Addr().String()
+}
+
+// listenAPI binds the API; nil when it is switched off. Off loopback it speaks
+// TLS, by the site's CA, and asks everybody for a token.
+func (w *world) listenAPI(f apiFlags) (*apiService, error) {
+	if f.listen == "off" {
+		return nil, nil
+	}
+	l, err := net.Listen("tcp", f.listen)
+	if err != nil {
+		return nil, fmt.Errorf("serving the API: %w; choose another address with --listen, or --listen off", err)
+	}
+	cfg := api.Config{
+		Catalog: w.catalog, Runs: runs{w.journal}, Version: version, Names: f.names, Log: w.app.logger(), Now: time.Now,
+		Address: w.addressOf, Hostname: w.hostnameOf,
+	}
+	switch {
+	case !api.Loopback(l.Addr()):
+		hosts := certificateHosts(l.Addr(), f.names)
+		cfg.Names = hosts
+		cfg.TLS, err = w.ca.TLS(hosts, time.Now())
+	case !f.requireToken:
+		cfg.Anonymous = resource.RoleReader
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	if cfg.Dashboard, err = dashboard.Handler(); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	server, err := api.New(cfg)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	out := &apiService{Server: server, listener: l}
+	fmt.Fprintf(w.app.stderr, "Dashboard and API: %s\n", out.url(cfg.TLS != nil))
+	return out, nil
+}
+
+// certificateHosts are the names and addresses of the certificate: those that were
+// given, this host's name, and where it listens.
+func certificateHosts(addr net.Addr, names []string) []string {
+	hosts := slices.Clone(names)
+	if name, err := os.Hostname(); err == nil {
+		hosts = append(hosts, name)
+	}
+	tcp, ok := addr.(*net.TCPAddr)
+	if ok && !tcp.IP.IsUnspecified() {
+		return append(hosts, tcp.IP.String())
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return hosts // its names remain
+	}
+	for _, a := range own {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
+			hosts = append(hosts, p.Addr().String())
+		}
+	}
+	return hosts
+}
+
+// declaredMachine is how the site declares a machine of the catalog; nil: it does
+// not.
+func (w *world) declaredMachine(m inventory.Machine) *site.Machine {
+	if m.Site != w.site.Name || m.Address == "" {
+		return nil
+	}
+	return w.site.MachineByAddress(m.Address)
+}
+
+func (w *world) addressOf(m inventory.Machine) netip.Addr {
+	d := w.declaredMachine(m)
+	switch {
+	case d == nil:
+	case d.IP.IsValid():
+		return d.IP
+	case d.Adopted():
+		if at, err := netip.ParseAddr(d.SSH.Host); err == nil {
+			return at
+		}
+	}
+	return netip.Addr{}
+}
+
+func (w *world) hostnameOf(m inventory.Machine) string {
+	if d := w.declaredMachine(m); d != nil {
+		return d.Hostname
+	}
+	return ""
+}
+
+// runs shows the journal to the API. What steps put out stays there.
+type runs struct{ journal *journal.Journal }
+
+// Runs implements api.Runs.
+func (r runs) Runs(ctx context.Context, site string, before uuid.UUID, limit int) ([]resource.Run, error) {
+	rows, err := r.journal.Page(ctx, site, before, limit)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]resource.Run, len(rows))
+	for i, row := range rows {
+		out[i] = runResource(row)
+	}
+	return out, nil
+}
+
+// Run implements api.Runs.
+func (r runs) Run(ctx context.Context, id uuid.UUID) (resource.Run, []resource.Step, error) {
+	row, err := r.journal.Show(ctx, id)
+	if err != nil {
+		return resource.Run{}, nil, err
+	}
+	steps := make([]resource.Step, len(row.Steps))
+	for i, s := range row.Steps {
+		steps[i] = resource.Step{
+			Run: id, Address: s.Address, Attempt: s.Attempt, State: s.State, Error: s.Error,
+			StartedAt: s.Started, FinishedAt: timeOrNil(s.Finished),
+		}
+	}
+	run := runResource(row)
+	run.Actions = actionsOf(row)
+	return run, steps, nil
+}
+
+func runResource(r journal.Run) resource.Run {
+	return resource.Run{
+		ID: r.ID, Site: r.Site, Command: recordOf(r).Command, PlanDigest: r.PlanDigest, State: r.State, Error: r.Error,
+		StartedAt: r.Started, FinishedAt: timeOrNil(r.Finished), CancelRequested: timeOrNil(r.CancelRequested),
+	}
+}
+
+// actionsOf is what the plan of a run does. The record that it is part of says
+// also where files are, which is nobody's business.
+func actionsOf(r journal.Run) []resource.Action {
+	var record struct {
+		Plan struct {
+			Actions []resource.Action `json:"actions"`
+		} `json:"plan"`
+	}
+	if len(r.Actions) == 0 || json.Unmarshal(r.Actions, &record) != nil {
+		return nil // of an older program
+	}
+	return record.Plan.Actions
+}
+
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
