@@ -76,7 +76,7 @@ func checkFluentd(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics
 
 func fluentdConfig(inputs cty.Value, siteName string) fluentd.Config {
 	c := fluentd.Config{
-		Namespace: text(inputs, "namespace"), Site: siteName, Image: text(inputs, "image"), Preloaded: truth(inputs, "preloaded"),
+		Namespace: text(inputs, "namespace"), Site: siteName, Image: text(inputs, "image"),
 	}
 	if f, _ := inputs.GetAttr("forward").Unmark(); !f.IsNull() {
 		c.Sink.Forward = &fluentd.Forward{
@@ -105,6 +105,7 @@ func newFluentd(inputs cty.Value, env Env) (Step, error) {
 		return nil, err
 	}
 	s := &fluentdStep{clusterStep: base, config: fluentdConfig(inputs, env.Site), ask: text(inputs, "verify_url")}
+	s.config.Preloaded = preloaded(inputs, env)
 	s.set = func(context.Context) (kube.Set, error) { return s.config.Set() }
 	s.verify = s.works
 	s.outputs = func(context.Context) (map[string]cty.Value, error) {

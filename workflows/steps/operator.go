@@ -18,6 +18,10 @@ import (
 // what a bundle lacks where it lists none.
 func operatorImages(kind string, inputs cty.Value) (images []artifact.Image, note string, err error) {
 	switch kind {
+	case k3sType.Name:
+		if images := inputs.GetAttr("images"); images.IsKnown() && images.LengthInt() == 0 {
+			return nil, "it names no images, so those that K3s itself runs are not in the bundle; write an images block with its air-gap archive", nil
+		}
 	case calicoType.Name:
 		return calicoImages(inputs)
 	case portworxType.Name:
@@ -72,6 +76,39 @@ func portworxImages(inputs cty.Value) ([]artifact.Image, string, error) {
 		}
 	}
 	return out, "", nil
+}
+
+// preloaded reports whether a step's images are on the nodes: where it does not
+// say, they are when a bundle has brought them.
+func preloaded(inputs cty.Value, env Env) bool {
+	if v := inputs.GetAttr("preloaded"); !v.IsNull() {
+		return truth(inputs, "preloaded")
+	}
+	return len(env.Preload) > 0
+}
+
+// pulled says which images pods ask a registry for though a node has them: what
+// cannot be answered where a bundle is applied.
+func pulled(objects []kube.Object) string {
+	var names []string
+	for _, o := range objects {
+		for _, c := range containers(o) {
+			image, _ := c["image"].(string)
+			tag := image[strings.LastIndex(image, "/")+1:]
+			// Kubernetes, "Images": without a policy an image is pulled always
+			// when its tag is latest or missing.
+			policy, _ := c["imagePullPolicy"].(string)
+			open := !strings.Contains(tag, ":") || strings.HasSuffix(tag, ":latest")
+			if image != "" && (policy == "Always" || policy == "" && open && !strings.Contains(tag, "@")) {
+				names = append(names, image)
+			}
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	slices.Sort(names)
+	return "its pods ask a registry each time they start for " + strings.Join(slices.Compact(names), ", ") + "; write imagePullPolicy: IfNotPresent where a bundle is applied"
 }
 
 // applied leaves out what a step for an operator does not apply of upstream's

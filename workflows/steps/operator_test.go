@@ -43,6 +43,8 @@ func TestImagesThatOperatorsPullAreThoseThatTheStepLists(t *testing.T) {
 		{"no versions", "portworx", px(cty.NullVal(cty.String), ""), nil, "gives no versions"},
 		{"versions known later", "portworx", px(cty.UnknownVal(cty.String), ""), nil, "known only on site"},
 		{"versions and a registry", "portworx", px(cty.StringVal(versions), "reg:5000"), nil, "reg:5000"},
+		{"K3s without images", "k3s", cty.ObjectVal(map[string]cty.Value{"images": cty.ListValEmpty(cty.String)}), nil, "air-gap archive"},
+		{"K3s with images", "k3s", cty.ObjectVal(map[string]cty.Value{"images": cty.ListVal([]cty.Value{cty.StringVal("a")})}), nil, ""},
 		{"no operator", "fluentd", cty.EmptyObjectVal, nil, ""},
 	} {
 		images, note, err := operatorImages(c.kind, c.inputs)
@@ -94,5 +96,46 @@ func TestImagesOfWrittenContentAreNeeded(t *testing.T) {
 	r, err = render(t.Context(), nil, step, inputs(cty.UnknownVal(cty.String)), nil)
 	if err != nil || len(r.objects) != 0 || !strings.Contains(r.note, "known only on site") {
 		t.Errorf("render() of secret content = %v, %q, %v; want a note", r.objects, r.note, err)
+	}
+}
+
+func TestImagesAreOnTheNodesWhenABundleBroughtThem(t *testing.T) {
+	bundled := Env{Preload: []artifact.Ref{{Source: "till.tar"}}}
+	for _, c := range []struct {
+		what     string
+		declared cty.Value
+		env      Env
+		want     bool
+	}{
+		{"nothing said, no bundle", cty.NullVal(cty.Bool), Env{}, false},
+		{"nothing said, a bundle", cty.NullVal(cty.Bool), bundled, true},
+		{"said", cty.True, Env{}, true},
+		{"denied, a bundle", cty.False, bundled, false},
+	} {
+		if got := preloaded(cty.ObjectVal(map[string]cty.Value{"preloaded": c.declared}), c.env); got != c.want {
+			t.Errorf("%s: preloaded() = %v; want %v", c.what, got, c.want)
+		}
+	}
+}
+
+func TestImagesThatAreAlwaysPulledAreNamed(t *testing.T) {
+	for pod, want := range map[string]string{
+		`{name: a, image: "a:1"}`:                                          "",
+		`{name: a, image: "reg:5000/a"}`:                                   "reg:5000/a",
+		`{name: a, image: "a:latest"}`:                                     "a:latest",
+		`{name: a, image: "a:latest", imagePullPolicy: IfNotPresent}`:      "",
+		`{name: a, image: "a:1", imagePullPolicy: Always}`:                 "a:1",
+		`{name: a, image: "a@sha256:` + strings.Repeat("1", 64) + `"}`:     "",
+		`{name: a, image: "b:latest"}, {name: b, image: "a"}`:              "a, b:latest",
+		`{name: a, image: "b:latest"}, {name: b, image: "b:latest"}`:       "b:latest",
+		`{name: a, image: "a:1", imagePullPolicy: Never}, {name: nothing}`: "",
+	} {
+		objects, err := kube.Parse("test", []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: d}\nspec: {containers: ["+pod+"]}\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := pulled(objects); (got == "") != (want == "") || !strings.Contains(got, " for "+want) && want != "" {
+			t.Errorf("pulled(%s) = %q; want %q named", pod, got, want)
+		}
 	}
 }

@@ -122,7 +122,7 @@ func newPortworx(inputs cty.Value, env Env) (Step, error) {
 	}
 	s.config = portworx.Config{
 		Name: cmp.Or(text(inputs, "name"), env.Site), Image: text(inputs, "image"), Registry: text(inputs, "registry"),
-		Preloaded: truth(inputs, "preloaded"), Versions: text(inputs, "versions"), Kernels: textList(inputs, "kernels"), Waived: textList(inputs, "waive"),
+		Preloaded: preloaded(inputs, env), Versions: text(inputs, "versions"), Kernels: textList(inputs, "kernels"), Waived: textList(inputs, "waive"),
 		DataInterface: text(inputs, "data_interface"), ManagementInterface: text(inputs, "management_interface"), Telemetry: truth(inputs, "telemetry"),
 	}
 	if b, _ := inputs.GetAttr("snapshots").Unmark(); !b.IsNull() {

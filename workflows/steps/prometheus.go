@@ -61,7 +61,7 @@ func checkPrometheus(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnost
 
 func prometheusConfig(inputs cty.Value, siteName string) prometheus.Config {
 	c := prometheus.Config{
-		Namespace: text(inputs, "namespace"), Site: siteName, Preloaded: truth(inputs, "preloaded"),
+		Namespace: text(inputs, "namespace"), Site: siteName,
 		Images: prometheus.Images{
 			Prometheus: text(inputs, "image"), NodeExporter: text(inputs, "node_exporter_image"), KubeStateMetrics: text(inputs, "kube_state_metrics_image"),
 		},
@@ -84,6 +84,7 @@ func newPrometheus(inputs cty.Value, env Env) (Step, error) {
 		return nil, err
 	}
 	config := prometheusConfig(inputs, env.Site)
+	config.Preloaded = preloaded(inputs, env)
 	s.set = func(context.Context) (kube.Set, error) { return config.Set() }
 	s.verify = prometheus.Verifier{Cluster: s.cluster, Config: config, Clock: env.Clock, Say: env.Say}.Run
 	s.outputs = func(context.Context) (map[string]cty.Value, error) {

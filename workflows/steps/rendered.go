@@ -33,16 +33,20 @@ func Rendered(ctx context.Context, s *site.Site, needs []StepNeeds, artifacts Ar
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s (%s): %w", n.Address, step.DeclRange, err)
 		}
-		pulled, lacking, err := operatorImages(step.Type, inputs)
+		unseen, lacking, err := operatorImages(step.Type, inputs)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s (%s): %w", n.Address, step.DeclRange, err)
 		}
-		for _, note := range []string{r.note, lacking} {
+		asking := ""
+		if step.Type == manifestType.Name || step.Type == helmType.Name {
+			asking = pulled(r.objects)
+		}
+		for _, note := range []string{r.note, lacking, asking} {
 			if note != "" {
 				notes = append(notes, n.Address+": "+note)
 			}
 		}
-		out[i].Images = slices.Concat(n.Images, pulled, podImages(r.objects))
+		out[i].Images = slices.Concat(n.Images, unseen, podImages(r.objects))
 		if r.spec != "" {
 			text, err := stream(r.objects)
 			if err != nil {
@@ -165,16 +169,34 @@ func renderChart(ctx context.Context, inputs cty.Value, version, name string, ar
 // podImages are the images that pods of the objects run, sorted, each once.
 func podImages(objects []kube.Object) []artifact.Image {
 	var names []string
+	for _, o := range objects {
+		for _, c := range containers(o) {
+			if image, ok := c["image"].(string); ok && image != "" {
+				names = append(names, image)
+			}
+		}
+	}
+	slices.Sort(names)
+	var out []artifact.Image
+	for _, n := range slices.Compact(names) {
+		out = append(out, artifact.Image{Name: n})
+	}
+	return out
+}
+
+// containers are those of an object's pods, wherever in its specification pods
+// are described.
+func containers(o kube.Object) []map[string]any {
+	var out []map[string]any
 	var walk func(v any)
 	walk = func(v any) {
 		switch v := v.(type) {
 		case map[string]any:
 			for _, list := range []string{"containers", "initContainers", "ephemeralContainers"} {
-				containers, _ := v[list].([]any)
-				for _, c := range containers {
-					m, _ := c.(map[string]any)
-					if image, ok := m["image"].(string); ok && image != "" {
-						names = append(names, image)
+				listed, _ := v[list].([]any)
+				for _, c := range listed {
+					if m, ok := c.(map[string]any); ok {
+						out = append(out, m)
 					}
 				}
 			}
@@ -187,16 +209,9 @@ func podImages(objects []kube.Object) []artifact.Image {
 			}
 		}
 	}
-	for _, o := range objects {
-		// A definition's schema speaks of containers without having any.
-		if o.GetKind() != "CustomResourceDefinition" {
-			walk(o.Object["spec"])
-		}
-	}
-	slices.Sort(names)
-	var out []artifact.Image
-	for _, n := range slices.Compact(names) {
-		out = append(out, artifact.Image{Name: n})
+	// A definition's schema speaks of containers without having any.
+	if o.GetKind() != "CustomResourceDefinition" {
+		walk(o.Object["spec"])
 	}
 	return out
 }
