@@ -108,6 +108,9 @@ const (
 	// EventMachineRemoved: the catalog forgot the machine; written like
 	// EventMachineChanged.
 	EventMachineRemoved EventKind = "machine.removed"
+	// EventFactsDisagree: sources report a fact differently, and did not before,
+	// or not so; path (of the fact), and for each source what it says.
+	EventFactsDisagree EventKind = "facts.disagree"
 	// EventMachineTags: set.KEY is the new value of each tag that was set;
 	// removed is the list of the keys that were removed, "a, b".
 	EventMachineTags EventKind = "machine.tags"

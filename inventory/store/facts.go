@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -76,12 +78,26 @@ func (s *Store) putFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, source i
 	if err != nil {
 		return none, false, err
 	}
+	var before *inventory.Facts
 	if last != nil {
-		if err := recordChanges(ctx, tx, id, last, f, at); err != nil {
+		old, err := tx.Document.Get(ctx, last.Digest)
+		if err != nil {
+			return none, false, err
+		}
+		content, err := stored(old)
+		if err != nil {
+			return none, false, err
+		}
+		before = &content
+		if err := insertChanges(ctx, tx, id, inventory.ChangedPaths(content, f), at); err != nil {
 			return none, false, fmt.Errorf("recording what changed: %w", err)
 		}
 	}
-	if err := s.project(ctx, tx, id); err != nil {
+	docs, err := s.project(ctx, tx, id)
+	if err == nil {
+		err = s.recordDisagreements(ctx, tx, id, source, before, docs)
+	}
+	if err != nil {
 		return none, false, fmt.Errorf("projecting the facts: %w", err)
 	}
 	return documentOf(row, f), true, nil
@@ -157,11 +173,54 @@ func (s *Store) MergedFacts(ctx context.Context, machine uuid.UUID) (inventory.F
 }
 
 func merge(docs map[inventory.Source]inventory.Document) inventory.Facts {
+	return inventory.Merge(contents(docs))
+}
+
+func contents(docs map[inventory.Source]inventory.Document) map[inventory.Source]inventory.Facts {
 	bySource := make(map[inventory.Source]inventory.Facts, len(docs))
 	for s, d := range docs {
 		bySource[s] = d.Facts
 	}
-	return inventory.Merge(bySource)
+	return bySource
+}
+
+// recordDisagreements writes which facts the sources of a machine report
+// differently since one of them, which reported before until now, has a new
+// report.
+func (s *Store) recordDisagreements(ctx context.Context, tx *ent.Tx, id uuid.UUID, source inventory.Source, before *inventory.Facts, docs map[inventory.Source]inventory.Document) error {
+	if len(docs) < 2 {
+		return nil
+	}
+	bySource := contents(docs)
+	now := inventory.Disagreements(bySource)
+	delete(bySource, source)
+	if before != nil {
+		bySource[source] = *before
+	}
+	known := map[string]map[inventory.Source]string{}
+	for _, d := range inventory.Disagreements(bySource) {
+		known[d.Path] = d.Values
+	}
+	now = slices.DeleteFunc(now, func(d inventory.Disagreement) bool { return maps.Equal(known[d.Path], d.Values) })
+	if len(now) == 0 {
+		return nil
+	}
+	m, err := tx.Machine.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := s.orderEvents(ctx, tx); err != nil {
+		return err
+	}
+	return inBatches(now, func(part []inventory.Disagreement) error {
+		return tx.Event.MapCreateBulk(part, func(row *ent.EventCreate, i int) {
+			attrs := map[string]string{"path": part[i].Path}
+			for who, value := range part[i].Values {
+				attrs[clean(string(who))] = clean(value)
+			}
+			row.SetTime(s.now()).SetKind(string(inventory.EventFactsDisagree)).SetSite(m.Site).SetMachineID(id).SetAttrs(attrs)
+		}).Exec(ctx)
+	})
 }
 
 // FactsHistory returns every document that a source saw of a machine, the oldest

@@ -219,3 +219,39 @@ func TestSQLiteCatalogKnowsRegexp(t *testing.T) {
 		t.Errorf("Page(regexp) without Config.Match = %d machines; want 1", len(got.Machines))
 	}
 }
+
+func TestDisagreementOfSourcesIsToldOnce(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		ctx, s := t.Context(), storetest.Open(t, cfg)
+		id := observe(t, s, seen("", uuidA, 1)).ID
+		put := func(source inventory.Source, version, product string) {
+			t.Helper()
+			_, _, err := s.PutFacts(ctx, id, source, inventory.Facts{BIOS: &inventory.BIOS{Version: version}, System: &inventory.System{Product: product}}, time.Time{})
+			ok(t, err)
+		}
+		told := func() []inventory.Event {
+			t.Helper()
+			return must[[]inventory.Event](t)(s.Events(ctx, store.EventFilter{Machine: id, Kinds: []inventory.EventKind{inventory.EventFactsDisagree}}))
+		}
+		put(inventory.SourceAgent, "1.2", "X")
+		put(inventory.SourceRedfish, "1.2", "X")
+		if got := told(); len(got) != 0 {
+			t.Errorf("events of sources that agree = %+v; want none", got)
+		}
+		put(inventory.SourceRedfish, "1.1", "X")
+		put(inventory.SourceAgent, "1.2", "Y")
+		put(inventory.SourceAgent, "1.2", "Y2")
+		got := told()
+		var paths []string
+		for _, e := range got {
+			paths = append(paths, e.Attrs["path"])
+		}
+		if strings.Join(paths, " ") != "bios.version system.product system.product" || got[0].Attrs["agent"] != `"1.2"` || got[0].Attrs["redfish"] != `"1.1"` {
+			t.Errorf("events = %+v; want one for the BIOS and two for the product, with what each source says", got)
+		}
+		put(inventory.SourceRedfish, "1.2", "Y2")
+		if got := told(); len(got) != 3 {
+			t.Errorf("%d events after the sources agree; want no more than 3", len(got))
+		}
+	})
+}

@@ -92,6 +92,15 @@ func (s *Store) Operation(ctx context.Context, id uuid.UUID) (Operation, error) 
 	return operationOf(r), nil
 }
 
+// OperationByKey returns the operation that an actor's key began, or ErrNotFound.
+func (s *Store) OperationByKey(ctx context.Context, actor, key string) (Operation, error) {
+	r, err := s.main.client.Operation.Query().Where(operation.Actor(actor), operation.IdempotencyKey(key)).Only(ctx)
+	if err != nil {
+		return Operation{}, s.explain("looking for an operation by its key", err)
+	}
+	return operationOf(r), nil
+}
+
 // Operations returns at most limit operations, the newest first, that began
 // before the one with the id before (uuid.Nil: all), of one machine or of all.
 func (s *Store) Operations(ctx context.Context, machine, before uuid.UUID, limit int) ([]Operation, error) {

@@ -30,7 +30,8 @@ func (s *Store) RebuildProjection(ctx context.Context) error {
 			if err := rebuildChanges(ctx, tx, id); err != nil {
 				return err
 			}
-			return s.project(ctx, tx, id)
+			_, err := s.project(ctx, tx, id)
+			return err
 		})
 		if err != nil {
 			return err
@@ -60,16 +61,20 @@ func (s *Store) upgradeProjection(ctx context.Context) error {
 	return s.Settings().Put(ctx, key, []byte(projectionVersion))
 }
 
-// project replaces the projection of a machine with its merged current facts.
-func (s *Store) project(ctx context.Context, tx *ent.Tx, id uuid.UUID) error {
+// project replaces the projection of a machine with its merged current facts, and
+// returns the documents that it merged.
+func (s *Store) project(ctx context.Context, tx *ent.Tx, id uuid.UUID) (map[inventory.Source]inventory.Document, error) {
 	docs, err := factsAt(ctx, tx.Client(), id, time.Time{})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := unproject(ctx, tx, id); err != nil {
-		return err
+		return nil, err
 	}
-	f := merge(docs)
+	return docs, projectFacts(ctx, tx, id, merge(docs))
+}
+
+func projectFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, f inventory.Facts) error {
 	if err := projectMachine(ctx, tx, id, f); err != nil {
 		return err
 	}

@@ -93,19 +93,7 @@ func latestOnly(s *sql.Selector) {
 	))))
 }
 
-// recordChanges keeps which facts a source's new report changes.
-func recordChanges(ctx context.Context, tx *ent.Tx, id uuid.UUID, before *ent.Observation, now inventory.Facts, at time.Time) error {
-	content, err := tx.Document.Get(ctx, before.Digest)
-	if err != nil {
-		return err
-	}
-	old, err := stored(content)
-	if err != nil {
-		return err
-	}
-	return insertChanges(ctx, tx, id, inventory.ChangedPaths(old, now), at)
-}
-
+// insertChanges keeps which facts a source reports differently from a time on.
 func insertChanges(ctx context.Context, tx *ent.Tx, id uuid.UUID, paths []string, at time.Time) error {
 	return inBatches(paths, func(part []string) error {
 		return tx.FactChange.MapCreateBulk(part, func(row *ent.FactChangeCreate, i int) {
