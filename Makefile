@@ -52,10 +52,14 @@ e2e-packages: setup build ## The packages' own tests on real firmware, kernels a
 	$(GO) test -tags e2e -count 1 -p 1 -timeout 60m ./rack ./pxe ./imagebuilder ./workflows/agent/boot ./workflows/steps
 	$(GO) test -tags e2e -count 1 -timeout 10m -run '^TestOfflineMeansOffline$$' ./cmd/edge-provision
 
+.PHONY: differential
+differential: ## Ask 10,000 random expressions in memory, SQLite and PostgreSQL, and compare (about two minutes)
+	EDGE_TEST_EXPRESSIONS=10000 $(GO) test -count 1 -timeout 20m -v -run '^TestMemoryAndDatabasesAgree$$' ./inventory/query
+
 .PHONY: bench
 bench: setup build ## Measure the main job by phases, and the packages against their floors (root)
 	rm -f bin/bench.txt
-	EDGE_BENCH=$(CURDIR)/bin/bench.txt $(GO) test -tags e2e -count 1 -p 1 -timeout 45m -run TestMeasure ./rack/scenario ./imagebuilder
+	EDGE_BENCH=$(CURDIR)/bin/bench.txt $(GO) test -tags e2e -count 1 -p 1 -timeout 45m -run TestMeasure ./rack/scenario ./imagebuilder ./inventory/query
 	cat bin/bench.txt
 	$(GO) test -run '^$$' -bench . ./imagebuilder/... ./pxe/... ./inventory/...
 
@@ -88,6 +92,7 @@ check-generated: generate ## Fail when generated code or go.mod is not current
 ci: lint check-generated kubernetes workload ## Everything CI checks, in its order
 	$(MAKE) test-standin
 	$(MAKE) test RACE=1
+	$(MAKE) differential
 	$(MAKE) e2e
 
 .PHONY: clean
