@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/edge-provision/edge-provision/bmc"
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/api"
 	"github.com/edge-provision/edge-provision/inventory/dashboard"
@@ -62,7 +63,7 @@ func (w *world) listenAPI(f apiFlags) (*apiService, error) {
 	}
 	cfg := api.Config{
 		Catalog: w.catalog, Runs: runs{w.journal}, Version: version, Names: f.names, Log: w.app.logger(), Now: time.Now,
-		Address: w.addressOf, Hostname: w.hostnameOf,
+		Address: w.addressOf, Hostname: w.hostnameOf, Site: w.site.Name, Power: powerer{w},
 	}
 	switch {
 	case !api.Loopback(l.Addr()):
@@ -138,6 +139,25 @@ func (w *world) hostnameOf(m inventory.Machine) string {
 		return d.Hostname
 	}
 	return ""
+}
+
+// powerer changes power through the BMCs that the site declares.
+type powerer struct{ *world }
+
+// SetPower implements api.Powerer.
+func (p powerer) SetPower(ctx context.Context, m inventory.Machine, action string) (string, error) {
+	if p.declaredMachine(m) == nil {
+		return "", fmt.Errorf("site %s declares no machine with the id %s, so its BMC is not known", p.site.Name, m.ID)
+	}
+	c, err := p.powers.BMC(m.Address)
+	if err != nil {
+		return "", err
+	}
+	if err := c.SetPower(ctx, bmc.PowerAction(action)); err != nil {
+		return "", err
+	}
+	state, err := c.PowerState(ctx)
+	return string(state), err
 }
 
 // runs shows the journal to the API. What steps put out stays there.

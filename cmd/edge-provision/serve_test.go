@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/api"
+	"github.com/edge-provision/edge-provision/inventory/client"
+	"github.com/edge-provision/edge-provision/inventory/resource"
 	"github.com/edge-provision/edge-provision/workflows/journal"
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
@@ -197,6 +200,28 @@ func TestRunsOfTheJournalAreShownWithoutTheirSecrets(t *testing.T) {
 	}
 	if body := get(t, c.url+"/v1/runs/"+r.ID.String()); !strings.Contains(body, `"actions":[{"address":"image.os","kind":"build","reason":"not in the cache"}]`) {
 		t.Errorf("the run = %s; want what its plan does", body)
+	}
+}
+
+func TestPowerOfAMachineWithoutABMCIsAFailedOperation(t *testing.T) {
+	c := serveShop(t, apiFlags{})
+	issued, err := api.IssueToken(t.Context(), c.catalog, time.Now(), "", "robot", resource.RoleOperator, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	robot, err := client.New(client.Config{URL: c.url, Token: issued.Bearer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := robot.SetPower(t.Context(), c.m.ID.String(), "on", "key-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	ended, err := robot.Await(ctx, o)
+	if err != nil || ended.State != resource.OperationFailed || !strings.Contains(ended.Error, "BMC") {
+		t.Errorf("operation = %+v, %v; want it failed, for want of a BMC", ended, err)
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -67,6 +68,12 @@ type Config struct {
 	// Hostname is a machine's host name, empty where no site declares it. Nil:
 	// none is known.
 	Hostname func(inventory.Machine) string
+	// Site is the one that this controller works on; operations on its machines
+	// that an earlier one left unfinished are closed when Run begins. Empty:
+	// none are.
+	Site string
+	// Power changes the power of machines; nil: requests for that are refused.
+	Power Powerer
 	// Dashboard is served at / and below /dashboard/; nil: nothing is.
 	Dashboard http.Handler
 	// Log receives what no client can be told; nil discards it.
@@ -129,10 +136,12 @@ type Server struct {
 	hub     *hub
 	readers chan struct{}
 	touched touched
+
+	operations operations
 }
 
-// New makes a server over a catalog. Watches answer only while Serve, or Watch,
-// runs.
+// New makes a server over a catalog. Watches and actions are answered only while
+// Serve, or Run, runs.
 func New(cfg Config) (*Server, error) {
 	cfg = cfg.withDefaults()
 	if cfg.Catalog == nil || cfg.Runs == nil {
@@ -188,10 +197,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		TLSConfig:   s.cfg.TLS,
 	}
-	watched := make(chan struct{})
+	ran := make(chan struct{})
 	go func() {
-		defer close(watched)
-		s.Watch(ctx)
+		defer close(ran)
+		s.Run(ctx)
 	}()
 	stopped := make(chan error, 1)
 	go func() {
@@ -212,7 +221,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	cancel()
 	err = errors.Join(ignore(err, http.ErrServerClosed), <-stopped)
-	<-watched
+	<-ran
 	if err != nil {
 		return fmt.Errorf("serving the API on %s: %w", l.Addr(), err)
 	}
@@ -226,9 +235,14 @@ func ignore(err, what error) error {
 	return err
 }
 
-// Watch tells watchers what happens, until ctx ends. Serve calls it; call it
-// where Handler is served by another server.
-func (s *Server) Watch(ctx context.Context) { s.hub.run(ctx) }
+// Run tells watchers what happens and carries operations out, until ctx ends.
+// Serve calls it; call it where Handler is served by another server.
+func (s *Server) Run(ctx context.Context) {
+	var parts sync.WaitGroup
+	parts.Go(func() { s.hub.run(ctx) })
+	parts.Go(func() { s.operate(ctx) })
+	parts.Wait()
+}
 
 // Loopback reports whether an address to listen on can be reached by this host
 // alone.

@@ -33,6 +33,7 @@ type shop struct {
 	server  *api.Server
 	http    *httptest.Server
 	journal journal
+	operation uuid.UUID // made by fill
 	// bearers are tokens by their role.
 	bearers map[resource.Role]string
 }
@@ -90,7 +91,7 @@ func openOn(t *testing.T, database store.Config, change ...func(*api.Config)) *s
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.server.Watch(ctx)
+		s.server.Run(ctx)
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -259,6 +260,11 @@ func (s *shop) fill() inventory.Machine {
 			s.Fatal(err)
 		}
 	}
+	o, _, err := s.catalog.BeginOperation(ctx, store.Operation{Actor: "someone", Key: "k", Digest: "d", Kind: "power", Machine: m.ID, Site: m.Site})
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.operation = o.ID
 	s.journal.runs = []resource.Run{{ID: sampleRun, Site: "store-0421", Command: "apply", State: "ok", StartedAt: now, FinishedAt: &now}}
 	s.journal.steps = map[uuid.UUID][]resource.Step{sampleRun: {
 		{Run: sampleRun, Address: m.Address, Attempt: 1, State: "failed", Error: "no", StartedAt: now, FinishedAt: &now},

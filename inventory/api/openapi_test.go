@@ -97,7 +97,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 func (s *shop) sample(path string) string {
 	return strings.NewReplacer(
 		"{machine}", mac(1).String(), "{source}", "agent", "{digest}", sampleDigest, "{run}", s.journal.runs[0].ID.String(),
-		"{problem}", "not-found", "{token}", "abcdefghijklmnop", "{operation}", sampleRun.String(),
+		"{problem}", "not-found", "{token}", "abcdefghijklmnop", "{operation}", s.operation.String(),
 	).Replace(path)
 }
 

@@ -426,3 +426,34 @@ func (c *Client) CreateToken(ctx context.Context, t resource.NewToken) (resource
 	_, err := c.do(ctx, request{method: http.MethodPost, path: []string{"v1", "tokens"}, body: t}, &out)
 	return out, err
 }
+
+// SetPower begins to change a machine's power: on, off, soft, cycle or reset. key
+// is the Idempotency-Key: a request that is repeated with it does nothing twice.
+func (c *Client) SetPower(ctx context.Context, machine, action, key string) (resource.Operation, error) {
+	var o resource.Operation
+	_, err := c.do(ctx, request{
+		method: http.MethodPost, path: []string{"v1", "machines", machine, "power"},
+		header: http.Header{"Idempotency-Key": {key}}, body: resource.PowerRequest{Action: action},
+	}, &o)
+	return o, err
+}
+
+// awaitInterval is how often Await asks.
+const awaitInterval = 500 * time.Millisecond
+
+// Await returns an operation as it ended, or ctx's error.
+func (c *Client) Await(ctx context.Context, o resource.Operation) (resource.Operation, error) {
+	ticker := time.NewTicker(awaitInterval)
+	defer ticker.Stop()
+	for o.State == resource.OperationRunning {
+		select {
+		case <-ctx.Done():
+			return o, ctx.Err()
+		case <-ticker.C:
+		}
+		if _, err := c.do(ctx, get(nil, "v1", "operations", o.ID.String()), &o); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}

@@ -53,7 +53,7 @@ func serve(t *testing.T, wrap func(http.Handler) http.Handler) (*store.Store, *c
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.Watch(ctx)
+		s.Run(ctx)
 	}()
 	t.Cleanup(func() {
 		cancel()

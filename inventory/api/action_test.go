@@ -1,0 +1,164 @@
+package api_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/api"
+	"github.com/edge-provision/edge-provision/inventory/resource"
+)
+
+// switchboard is a Powerer that waits until it is let go.
+type switchboard struct {
+	mu    sync.Mutex
+	calls []string
+	let   chan struct{} // each call takes one
+	fail  error
+}
+
+func (b *switchboard) SetPower(ctx context.Context, m inventory.Machine, action string) (string, error) {
+	b.mu.Lock()
+	b.calls = append(b.calls, m.Address+" "+action)
+	b.mu.Unlock()
+	select {
+	case <-b.let:
+		return action, b.fail
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+func (b *switchboard) made() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]string(nil), b.calls...)
+}
+
+func (s *shop) power(m inventory.Machine, key, action string) reply {
+	s.Helper()
+	return s.do(call{
+		method: http.MethodPost, path: "/v1/machines/" + m.ID.String() + "/power", role: resource.RoleOperator,
+		header: map[string]string{"Idempotency-Key": key}, body: resource.PowerRequest{Action: action},
+	})
+}
+
+func (s *shop) ended(o resource.Operation) resource.Operation {
+	s.Helper()
+	s.until("the operation has ended", func() bool {
+		o = read[resource.Operation](s.T, s.get("/v1/operations/"+o.ID.String()))
+		return o.State != resource.OperationRunning
+	})
+	return o
+}
+
+func TestRepeatedRequestPowersAMachineOnce(t *testing.T) {
+	board := &switchboard{let: make(chan struct{})}
+	s := open(t, func(c *api.Config) { c.Power = board })
+	a, b := s.machine(1), s.machine(2)
+	first := s.power(a, "k1", "cycle")
+	o := read[resource.Operation](t, first)
+	if first.status != http.StatusAccepted || first.header.Get("Location") != "/v1/operations/"+o.ID.String() || o.State != resource.OperationRunning || o.Machine != a.ID {
+		t.Errorf("power = %d %s; want 202 and a running operation", first.status, first.body)
+	}
+	if again := read[resource.Operation](t, s.power(a, "k1", "cycle")); again.ID != o.ID {
+		t.Errorf("the same request again = %s; want operation %s", again.ID, o.ID)
+	}
+	refused(t, s.power(a, "k2", "off"), "conflict")
+	other := read[resource.Operation](t, s.power(b, "k3", "on"))
+	board.let <- struct{}{}
+	board.let <- struct{}{}
+	for _, want := range []resource.Operation{o, other} {
+		if got := s.ended(want); got.State != resource.OperationSucceeded || got.FinishedAt == nil || !strings.Contains(got.Result, "The power is") {
+			t.Errorf("operation = %+v; want it succeeded", got)
+		}
+	}
+	if again := read[resource.Operation](t, s.power(a, "k1", "cycle")); again.ID != o.ID || again.State != resource.OperationSucceeded {
+		t.Errorf("the same request after its end = %+v; want the operation as it ended", again)
+	}
+	refused(t, s.power(a, "k1", "off"), "key-reused")
+	refused(t, s.power(b, "k1", "cycle"), "key-reused")
+	if calls := board.made(); len(calls) != 2 {
+		t.Errorf("the BMCs were asked for %q; want one cycle of a and one start of b", calls)
+	}
+	list := read[resource.Page[resource.Operation]](t, s.get("/v1/operations?machine="+a.ID.String()))
+	if len(list.Items) != 1 || list.Items[0].ID != o.ID {
+		t.Errorf("operations of a = %+v; want the one", list.Items)
+	}
+}
+
+func TestFailedOperationSaysWhy(t *testing.T) {
+	board := &switchboard{let: make(chan struct{}, 1), fail: errors.New("the BMC at 172.22.1.11 does not answer")}
+	s := open(t, func(c *api.Config) { c.Power = board })
+	m := s.machine(1)
+	board.let <- struct{}{}
+	got := s.ended(read[resource.Operation](t, s.power(m, "k", "on")))
+	if got.State != resource.OperationFailed || got.Error != "the BMC at 172.22.1.11 does not answer" || got.Result != "" {
+		t.Errorf("operation = %+v; want it failed with the BMC's error", got)
+	}
+}
+
+func TestActionsWantAKeyAndAnActionThatExists(t *testing.T) {
+	s := open(t, func(c *api.Config) { c.Power = &switchboard{} })
+	m := s.machine(1)
+	refused(t, s.power(m, "", "on"), "precondition-required")
+	refused(t, s.power(m, strings.Repeat("k", 129), "on"), "invalid-parameter")
+	refused(t, s.power(m, "k", "explode"), "invalid-body")
+	refused(t, s.do(call{
+		method: http.MethodPost, path: "/v1/machines/nobody/power", role: resource.RoleOperator,
+		header: map[string]string{"Idempotency-Key": "k"}, body: resource.PowerRequest{Action: "on"},
+	}), "not-found")
+	without := open(t)
+	refused(t, without.power(without.machine(1), "k", "on"), "conflict")
+}
+
+func TestOperationsThatAControllerLeavesAreInterrupted(t *testing.T) {
+	s := open(t)
+	m := s.machine(1)
+	board := &switchboard{let: make(chan struct{})}
+	cfg := api.Config{Catalog: s.catalog, Runs: &s.journal, Site: m.Site, Power: board}
+	server, err := api.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := contextOf(t)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		server.Run(ctx)
+	}()
+	post := func(key string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		req := httptest.NewRequest(http.MethodPost, "http://localhost/v1/machines/"+m.ID.String()+"/power", strings.NewReader(`{"action":"on"}`))
+		req.Header.Set("Authorization", "Bearer "+s.bearers[resource.RoleOperator])
+		req.Header.Set("Idempotency-Key", key)
+		req.Header.Set("Content-Type", "application/json")
+		server.Handler().ServeHTTP(w, req)
+		return w
+	}
+	n := 0
+	s.until("the server takes actions", func() bool {
+		n++
+		return post(fmt.Sprint("k", n)).Code == http.StatusAccepted
+	})
+	cancel()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		t.Fatalf("Run did not return in %s", patience)
+	}
+	list := read[resource.Page[resource.Operation]](t, s.get("/v1/operations"))
+	if len(list.Items) != 1 || list.Items[0].State != resource.OperationInterrupted {
+		t.Errorf("operations = %+v; want the one, interrupted", list.Items)
+	}
+	if w := post("later"); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("an action of a server that stopped = %d; want 503", w.Code)
+	}
+}
