@@ -46,6 +46,7 @@ test: ## All tests that need neither root nor emulation (RACE=1: under the race 
 .PHONY: e2e
 e2e: setup build kubernetes workload ## End-to-end scenarios in emulated machines and in containers (root)
 	$(GO) test -tags e2e -count 1 -p 1 -timeout 60m -v $(E2E_FLAGS) ./rack/scenario
+	$(GO) test -tags e2e -count 1 -timeout 15m -run '^Test(KillAtEveryBoundaryOf|NothingIsDoneToACluster)' ./cmd/edge-provision
 
 .PHONY: e2e-packages
 e2e-packages: setup build ## The packages' own tests on real firmware, kernels and networks; prints the time of each (root)
