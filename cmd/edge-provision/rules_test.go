@@ -130,6 +130,13 @@ func TestImportsPointOneWay(t *testing.T) {
 			}, true,
 		},
 		{
+			"the dashboard shows what the API tells, and has no other way to know",
+			func(p string) bool { return within(p, "inventory/dashboard") },
+			func(_, p string) bool {
+				return ours(p) && !within(p, "inventory", "inventory/query", "inventory/dashboard")
+			}, true,
+		},
+		{
 			"a site is read without asking anything of the world",
 			func(p string) bool { return within(p, "workflows/site") },
 			func(_, p string) bool { return ours(p) && !within(p, "inventory", "inventory/query") }, false,

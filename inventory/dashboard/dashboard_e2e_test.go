@@ -3,6 +3,7 @@
 package dashboard_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -36,6 +37,7 @@ func TestDashboardInABrowser(t *testing.T) {
 		{"a change arrives without reloading", arrived},
 		{"what machines report is never HTML", harmless},
 		{"a lost connection is said and mended", mended},
+		{"a hidden tab holds no connection", rested},
 		{"a token signs in where one is needed", signedIn},
 		{"every text can be read in both themes", legible},
 		{"everything has a name for a screen reader", named},
@@ -302,19 +304,29 @@ func arrived(t *testing.T, b *browser, s *shop) {
 }
 
 func harmless(t *testing.T, b *browser, s *shop) {
+	const address = "machine.strange"
+	m := s.declare("store-0422", address, 66, strange(66), map[string]string{"note": hostile})
+	log := s.event(address, inventory.EventAgentLog)
+	log.Message, log.Attrs = "a disk that calls itself "+hostile, map[string]string{"level": "info"}
+	s.catalog.Record(log)
+	s.state(address, inventory.StateHeld)
+	t.Cleanup(func() {
+		if err := s.catalog.ForgetIf(context.WithoutCancel(t.Context()), m.ID, nil); err != nil {
+			t.Error(err)
+		}
+	})
 	p := b.open(t, s.base, "")
-	p.until("all machines", rowCount(all))
-	p.until("the serial as it is", cell("machine.kiosk")+`.innerText.includes("<img src=x onerror=")`)
-	for _, address := range []string{"machine.kiosk", `machine.node["a"]`} {
-		p := b.open(t, s.base, "#/machine/"+s.machines[address].ID.String())
-		p.until("its facts", `document.querySelector(".facts details")`)
-		p.until("the text as it is", `document.querySelector("main").innerText.includes("<img src=x onerror=")`)
-		if n := value[int](p, `document.querySelectorAll("main img, main script, main b:not(.tag b, .count b), [onerror], a[href^=javascript]").length`); n != 0 {
-			t.Errorf("%s made %d elements of its own", address, n)
-		}
-		if title := value[string](p, "document.title"); strings.Contains(title, "owned") {
-			t.Errorf("%s ran a script: the title is %q", address, title)
-		}
+	p.until("the serial as it is", cell(address)+`?.innerText.includes("<img src=x onerror=")`)
+	one := b.open(t, s.base, "#/machine/"+m.ID.String())
+	one.until("its facts", `document.querySelector(".facts details")`)
+	for _, part := range []string{".about", ".facts", ".log"} {
+		one.until("the text as it is in "+part, fmt.Sprintf(`document.querySelector(%q).innerText.includes("<img src=x onerror=")`, part))
+	}
+	if n := value[int](one, `document.querySelectorAll("main img, main script, main b:not(.tag b, .count b), [onerror], a[href^=javascript]").length`); n != 0 {
+		t.Errorf("%s made %d elements of its own", address, n)
+	}
+	if title := value[string](one, "document.title"); strings.Contains(title, "owned") {
+		t.Errorf("%s ran a script: the title is %q", address, title)
 	}
 	refused := value[bool](p, `(() => { try { document.createElement("div").innerHTML = "<b>x</b>"; return false; } catch { return true; } })()`)
 	if !refused {
@@ -338,6 +350,24 @@ func mended(t *testing.T, b *browser, s *shop) {
 	cut.on()
 	p.until("what happened meanwhile", cell("machine.gateway")+`.innerText.includes("failed")`)
 	p.until("the sign that it is live again", `document.getElementById("link").textContent === "Live"`)
+	s.state("machine.gateway", inventory.StateInstalled)
+	p.until("the old state", cell("machine.gateway")+`.innerText.includes("installed")`)
+}
+
+func rested(t *testing.T, b *browser, s *shop) {
+	base := s.serve(resource.RoleReader) // nobody else watches there
+	p := b.open(t, base, "")
+	p.until("the sign that it is live", `document.getElementById("link").textContent === "Live"`)
+	watches := `fetch("/metrics").then((r) => r.text()).then((text) => Number(/^edge_api_watchers (\d+)/m.exec(text)[1]))`
+	p.until("the one stream", "(await "+watches+") === 1")
+	hide := func(hidden bool) {
+		value[bool](p, fmt.Sprintf(`Object.defineProperty(document, "hidden", { value: %t, configurable: true }) && document.dispatchEvent(new Event("visibilitychange"))`, hidden))
+	}
+	hide(true)
+	p.until("no stream for a tab that nobody sees", "(await "+watches+") === 0")
+	s.state("machine.gateway", inventory.StateFailed)
+	hide(false)
+	p.until("what happened meanwhile", cell("machine.gateway")+`.innerText.includes("failed")`)
 	s.state("machine.gateway", inventory.StateInstalled)
 	p.until("the old state", cell("machine.gateway")+`.innerText.includes("installed")`)
 }

@@ -90,7 +90,7 @@ func openShop(t *testing.T) *shop {
 	s.declare(site, "machine.archive", 5, archive(5), map[string]string{"rack": "R1", "rack_unit": "10", "rack_units": "2"})
 	s.declare("store-0422", `machine.node["a"]`, 6, nuc(6, 32), nil)
 	s.declare("store-0422", `machine.node["b"]`, 7, nil, nil)
-	s.declare("store-0422", "machine.kiosk", 8, strange(8), nil)
+	s.declare("store-0422", "machine.kiosk", 8, gateway(8), nil)
 	for address, state := range map[string]inventory.State{
 		`machine.node["a"]`: inventory.StateInstalled, `machine.node["b"]`: inventory.StateInstalled, `machine.node["c"]`: inventory.StateInstalling,
 		"machine.gateway": inventory.StateInstalled, "machine.archive": inventory.StateFailed, "machine.kiosk": inventory.StateHeld,
@@ -250,9 +250,6 @@ func (s *shop) boot(address string) {
 		s.catalog.Record(e)
 		n++
 	}
-	log := s.event(address, inventory.EventAgentLog)
-	log.Time, log.Message, log.Attrs = began.Add(15900*time.Millisecond), "disk S64GNE0R00001: 500 GB, "+hostile, map[string]string{"level": "info"}
-	s.catalog.Record(log)
 	if n < 30 {
 		s.Fatalf("the boot has %d events; want a whole one", n)
 	}

@@ -2,6 +2,8 @@ package timeline
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -115,6 +117,8 @@ func describe(e inventory.Event) string {
 		return sentence(strings.TrimPrefix(string(e.Kind), "run."), plain(e.Run), a("outcome"))
 	case inventory.EventMachineState:
 		return sentence(a("from")+" → "+a("to"), plain(e.Message))
+	case inventory.EventMachineTags:
+		return sentence(tagged(e), field("removed", a("removed")))
 	case inventory.EventIdentityConflict:
 		return sentence("identity conflict by "+a("by"), a("a")+" and "+a("b"))
 	case inventory.EventHostFirewall:
@@ -144,6 +148,20 @@ func level(e inventory.Event) Level {
 		}
 	}
 	return ""
+}
+
+// tagged is the tags that were set, by their keys.
+func tagged(e inventory.Event) string {
+	var set []string
+	for _, key := range slices.Sorted(maps.Keys(e.Attrs)) {
+		if tag, ok := strings.CutPrefix(key, "set."); ok {
+			set = append(set, plain(tag)+" "+attr(e, key))
+		}
+	}
+	if len(set) == 0 {
+		return "tags"
+	}
+	return plain("tags " + strings.Join(set, ", "))
 }
 
 // sentence joins what is not empty by commas.

@@ -49,16 +49,22 @@ const longestPause = 30000;
 
 // watch follows a stream of Server-Sent Events until signal aborts. take is called
 // with the type and the data of each; link with "live" or "lost" as the connection
-// comes and goes. It goes on after the last event that it saw. It returns, by
-// throwing a Problem, only when the server refuses the request itself.
+// comes and goes. It goes on after the last event that it saw. While the tab is
+// hidden nothing is streamed: a browser has six connections for a server, and a
+// person more tabs. It throws a Problem when the server refuses the request itself.
 export async function watch(path, parameters, { signal, take, link }) {
   let last = "";
   let pause = firstPause;
   for (;;) {
+    await seen(signal);
+    if (signal.aborted) return;
+    const hidden = new AbortController();
+    const hide = () => document.hidden && hidden.abort();
+    document.addEventListener("visibilitychange", hide);
     try {
       const headers = { Accept: "text/event-stream" };
       if (last) headers["Last-Event-ID"] = last;
-      const response = await fetch(address(path, parameters), { signal, headers, cache: "no-store" });
+      const response = await fetch(address(path, parameters), { signal: AbortSignal.any([signal, hidden.signal]), headers, cache: "no-store" });
       if (!response.ok) {
         const problem = await refused(response);
         if (response.status < 500) throw problem;
@@ -73,13 +79,25 @@ export async function watch(path, parameters, { signal, take, link }) {
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof Problem) throw error;
+    } finally {
+      document.removeEventListener("visibilitychange", hide);
     }
     if (signal.aborted) return;
+    if (hidden.signal.aborted) continue;
     link("lost");
     await sleep(pause * (0.75 + Math.random() / 2), signal);
     if (signal.aborted) return;
     pause = Math.min(2 * pause, longestPause);
   }
+}
+
+// seen waits until the tab can be seen, or signal aborts.
+function seen(signal) {
+  if (!document.hidden || signal.aborted) return undefined;
+  return new Promise((done) => {
+    document.addEventListener("visibilitychange", done, { once: true, signal });
+    signal.addEventListener("abort", done, { once: true });
+  });
 }
 
 function sleep(ms, signal) {

@@ -8,6 +8,7 @@ import { racks } from "./rack.js";
 import { searchBox } from "./search.js";
 
 const pageSize = 200;
+const mostRows = 2000; // what a browser, and a person, can still look through
 const fields = "id,site,address,serial,state,macs,tags,first_seen,last_seen," +
   "facts.system.manufacturer,facts.system.product,facts.cpu.model,facts.cpu.cores,facts.memory.bytes,facts.disks.bytes";
 
@@ -93,7 +94,7 @@ export async function fleet(root, context) {
     const machines = [...known.values()].sort(compare(sort));
     shown.paint(machines, (m) => m.macs?.map((mac) => addresses.get(mac)).find(Boolean) ?? "");
     summarise(summary, machines, next, filter, examined);
-    more.hidden = next === "";
+    more.hidden = next === "" || known.size >= mostRows;
     setText(more, "Show more");
   };
   const soon = settle(async () => {
@@ -134,6 +135,7 @@ export async function fleet(root, context) {
   } catch (error) {
     if (!(error instanceof Problem) || !filter || (error.status !== 400 && error.status !== 503)) throw error;
     setText(summary, "The search was not carried out.");
+    body.hidden = true;
     return () => search.refuse(error);
   }
   readLeases().catch(() => {});
@@ -143,16 +145,21 @@ export async function fleet(root, context) {
   signal.addEventListener("abort", () => clearInterval(clockwork));
 
   function follow() {
+    let anew = false; // all machines are being sent again
     const take = (type, data) => {
       if (type === "reset") {
         known.clear();
         next = "";
+        anew = true;
+      } else if (type === "synced") {
+        anew = false;
       } else if (type === "removed") {
         if (known.delete(data.id)) announce("A machine left the list");
       } else if (type === "machine") {
         const before = known.get(data.id);
+        if (!before && known.size >= mostRows) return;
         if (before && before.state !== data.state) announce(`${nameOf(data)}: ${before.state}, now ${data.state}`);
-        if (!before) announce(`${nameOf(data)} appeared, ${data.state}`);
+        if (!before && !anew) announce(`${nameOf(data)} appeared, ${data.state}`);
         known.set(data.id, data);
         shown.touched?.(data.id);
         leasesSoon();
@@ -170,7 +177,8 @@ const stateOrder = ["failed", "installing", "inspecting", "held", "discovered", 
 function summarise(element, machines, next, filter, examined) {
   const counts = new Map();
   for (const m of machines) counts.set(m.state, (counts.get(m.state) ?? 0) + 1);
-  const total = plural(machines.length, "machine") + (next ? " so far" : "");
+  const full = machines.length >= mostRows ? ": narrow the search to see others" : "";
+  const total = plural(machines.length, "machine") + (full || (next ? " so far" : ""));
   const parts = stateOrder.filter((name) => counts.has(name)).map((name) =>
     filter ? h("span", { class: "count" }, state(name), h("b", {}, String(counts.get(name))))
       : h("a", { class: "count", href: "#/?" + new URLSearchParams({ filter: `machine.state == "${name}"` }) }, state(name), h("b", {}, String(counts.get(name)))));

@@ -73,7 +73,7 @@ export function amount(path, value) {
 const trim = (n) => String(Math.round(n * 100) / 100);
 
 // processor is the model of a CPU without what says nothing about it.
-export const processor = (model) => model?.replace(/\((R|TM|tm)\)/g, "").replace(/ CPU(?= |$)/, "").replace(/ @.*$/, "").replace(/ +/g, " ").trim();
+export const processor = (model) => model?.replace(/\((R|TM|tm)\)/g, "").replace(/ CPU(?= |$)/, "").replace(/ @.*$/, "").replace(/^\d+th Gen /, "").replace(/ +/g, " ").trim();
 
 // plural is a number with its noun.
 export const plural = (n, one, many = one + "s") => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;

@@ -106,6 +106,9 @@ function explain(element, findings) {
     first.level === "problem" && first.try.length > 0 && h("ul", {}, first.try.map((t) => h("li", {}, t))));
 }
 
+// who is told of an event, as `trace` has it.
+const who = (kind) => kind.split(".")[0].replace(/^(machine|identity)$/, "state");
+
 const groups = [
   { name: "All", fits: () => true },
   { name: "Agent log", fits: (e) => e.event.kind === "agent.log" },
@@ -134,7 +137,7 @@ function tail() {
     const fitting = entries.filter(chosen.fits);
     replace(list, fitting.slice(-longestTail).map((e) => h("li", { "data-level": e.level },
       h("time", { datetime: e.event.time, title: `${date(e.event.time)}, ${span(Date.parse(e.event.time) - Date.parse(began))} after the attempt began` }, clock(e.event.time)),
-      h("span", { class: "who" }, e.event.kind.split(".")[0]),
+      h("span", { class: "who" }, who(e.event.kind)),
       h("span", { class: "what" }, e.text, e.count > 1 && h("span", { class: "times" }, ` ${e.count} times`)))));
     note.hidden = fitting.length > 0;
     setText(note, entries.length === 0 ? "Nothing was heard from this machine yet." : "Nothing of this kind.");
