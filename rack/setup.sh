@@ -11,7 +11,7 @@ packages="
   openipmi ipmitool openssh-client
   mmdebstrap dosfstools mtools e2fsprogs gdisk zstd cpio kmod xz-utils
   grub-efi-amd64-bin grub-pc-bin grub-common debian-archive-keyring
-  postgresql util-linux procps systemd-container chromium
+  postgresql util-linux procps systemd-container curl ansible-core chromium
 "
 
 missing=""
