@@ -73,12 +73,12 @@ func (c *cutter) join(a net.Conn) {
 	if !c.keep(b) {
 		return
 	}
-	done := make(chan struct{}, 2)
+	done := make(chan error, 2) // a cut line is an end like any other
 	for _, pair := range [][2]net.Conn{{a, b}, {b, a}} {
 		go func() {
-			io.Copy(pair[0], pair[1]) // an error is an end like any other
+			_, err := io.Copy(pair[0], pair[1])
 			pair[0].Close()
-			done <- struct{}{}
+			done <- err
 		}()
 	}
 	<-done

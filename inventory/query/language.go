@@ -89,8 +89,8 @@ func describe(out []Variable, path string, t *dataType, in *table, field string)
 	v.Queried, v.Indexed = single || t.values != nil, single && c.index != notIndexed
 	at := len(out)
 	out = append(out, v)
-	switch {
-	case t.kind == kindObject:
+	switch t.kind {
+	case kindObject:
 		for _, name := range t.names() {
 			below := name
 			if field != "" {
@@ -98,7 +98,7 @@ func describe(out []Variable, path string, t *dataType, in *table, field string)
 			}
 			out = describe(out, path+"."+name, t.fields[name].typ, in, below)
 		}
-	case t.kind == kindList:
+	case kindList:
 		rows, kept := tables[path]
 		out[at].Queried = kept
 		if t.elem.kind == kindObject {
