@@ -82,6 +82,9 @@ type Config struct {
 	Now func() time.Time
 	// RequestTimeout bounds a request that is no watch; 30 s when zero.
 	RequestTimeout time.Duration
+	// BodyTimeout bounds how long a client may take to send a body; 5 s when
+	// zero.
+	BodyTimeout time.Duration
 	// Readers bounds how many requests read the catalog at once, so that the
 	// controller's own work always finds a connection; 4 when zero.
 	Readers int
@@ -112,6 +115,7 @@ func (c Config) withDefaults() Config {
 		c.Hostname = func(inventory.Machine) string { return "" }
 	}
 	defaultTo(&c.RequestTimeout, 30*time.Second)
+	defaultTo(&c.BodyTimeout, 5*time.Second)
 	defaultTo(&c.Readers, 4)
 	defaultTo(&c.Watchers, 2_000)
 	defaultTo(&c.WatchQueue, 4_096)

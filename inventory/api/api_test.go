@@ -29,10 +29,10 @@ func TestMain(m *testing.M) { os.Exit(storetest.Run(m)) }
 // shop is a catalog with a server over it.
 type shop struct {
 	*testing.T
-	catalog *store.Store
-	server  *api.Server
-	http    *httptest.Server
-	journal journal
+	catalog   *store.Store
+	server    *api.Server
+	http      *httptest.Server
+	journal   journal
 	operation uuid.UUID // made by fill
 	// bearers are tokens by their role.
 	bearers map[resource.Role]string

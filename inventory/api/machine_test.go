@@ -1,14 +1,18 @@
 package api_test
 
 import (
+	"bufio"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/api"
 	"github.com/edge-provision/edge-provision/inventory/resource"
 )
 
@@ -267,4 +271,27 @@ func TestTagsAreCheckedBeforeTheyAreWritten(t *testing.T) {
 		method: http.MethodPatch, path: "/v1/machines/" + m.ID.String() + "/tags", role: resource.RoleOperator, body: "set=1",
 		header: map[string]string{"Content-Type": "application/x-www-form-urlencoded"},
 	}), "unsupported-media-type")
+}
+
+func TestBodyThatTricklesInIsGivenUp(t *testing.T) {
+	s := open(t, func(c *api.Config) { c.BodyTimeout = 50 * time.Millisecond })
+	m := s.machine(1)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.http.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "PATCH /v1/machines/%s/tags HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
+		m.ID, s.bearers[resource.RoleOperator])
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatalf("a body that never ends is not answered: %v", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("a body that never ends = %d; want 400", resp.StatusCode)
+	}
 }

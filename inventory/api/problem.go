@@ -129,7 +129,8 @@ func explain(err error) *failure {
 // refuse answers with a problem, unless something was sent already.
 func (s *Server) refuse(x *exchange, w *counter, err error) {
 	log := s.cfg.Log.With("request", x.id, "route", x.route.id)
-	if errors.Is(err, errGone) || x.gone.Err() != nil {
+	_, explained := errors.AsType[*failure](err)
+	if errors.Is(err, errGone) || x.gone.Err() != nil && !explained {
 		log.Debug("client went away", "error", err)
 		return
 	}

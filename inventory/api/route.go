@@ -248,12 +248,21 @@ func (x *exchange) read(into any) error {
 	if kind, _, err := mime.ParseMediaType(x.Request.Header.Get("Content-Type")); err != nil || kind != mediaJSON {
 		return problem("unsupported-media-type", "Send the body as Content-Type: application/json.").at("Content-Type")
 	}
+	// A body that trickles in must not hold the request's place among the readers
+	// of the catalog for longer than any other.
+	control := http.NewResponseController(x.ResponseWriter)
+	if err := control.SetReadDeadline(time.Now().Add(x.server.cfg.BodyTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return sent(err)
+	}
 	raw, err := io.ReadAll(http.MaxBytesReader(x.ResponseWriter, x.Body, maxBodyBytes))
 	if _, tooLong := errors.AsType[*http.MaxBytesError](err); tooLong {
 		return problem("too-large", "The body has more than %d bytes.", maxBodyBytes)
 	}
 	if err != nil {
-		return problem("invalid-body", "The body could not be read: %v.", err)
+		return problem("invalid-body", "The body could not be read in %s: %v.", x.server.cfg.BodyTimeout, err)
+	}
+	if err := control.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return sent(err)
 	}
 	d := json.NewDecoder(strings.NewReader(string(raw)))
 	d.DisallowUnknownFields()
