@@ -44,6 +44,12 @@ export async function signIn(token) {
   if (!response.ok) throw await refused(response);
 }
 
+// signOut ends that session.
+export async function signOut() {
+  const response = await fetch("/v1/session", { method: "DELETE" });
+  if (!response.ok) throw await refused(response);
+}
+
 const firstPause = 1000; // milliseconds
 const longestPause = 30000;
 

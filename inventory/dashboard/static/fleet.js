@@ -8,6 +8,7 @@ import { racks } from "./rack.js";
 import { searchBox } from "./search.js";
 
 const pageSize = 200;
+const mostParts = 8; // requests for one page of a search that looks at every machine
 const mostRows = 2000; // what a browser, and a person, can still look through
 const fields = "id,site,address,serial,state,macs,tags,first_seen,last_seen," +
   "facts.system.manufacturer,facts.system.product,facts.cpu.model,facts.cpu.cores,facts.memory.bytes,facts.disks.bytes";
@@ -92,20 +93,27 @@ export async function fleet(root, context) {
 
   const paint = () => {
     const machines = [...known.values()].sort(compare(sort));
-    shown.paint(machines, (m) => m.macs?.map((mac) => addresses.get(mac)).find(Boolean) ?? "");
+    shown.paint(machines, next === "", (m) => m.macs?.map((mac) => addresses.get(mac)).find(Boolean) ?? "");
     summarise(summary, machines, next, filter, examined);
     more.hidden = next === "" || known.size >= mostRows;
-    setText(more, "Show more");
+    setText(more, examined > 0 && machines.length === 0 ? "Look further" : "Show more");
   };
   const soon = settle(async () => {
     if (!signal.aborted) paint();
   }, 60);
 
+  // A search that no index answers comes in parts that may be empty: it goes on
+  // until there is a page to see, but not for ever unasked.
   const readPage = async () => {
-    const page = await get("/v1/machines", { filter, sort, fields, limit: pageSize, cursor: next }, signal);
-    for (const m of page.items) known.set(m.id, m);
-    next = page.next ?? "";
-    examined += page.rows_examined ?? 0;
+    let found = 0;
+    for (let part = 0; part < mostParts && found < pageSize; part++) {
+      const page = await get("/v1/machines", { filter, sort, fields, limit: pageSize - found, cursor: next }, signal);
+      for (const m of page.items) known.set(m.id, m);
+      found += page.items.length;
+      next = page.next ?? "";
+      examined += page.rows_examined ?? 0;
+      if (!page.partial || next === "") return;
+    }
   };
   const readLeases = async () => {
     const page = await get("/v1/leases", { state: "active", limit: 1000 }, signal);
@@ -182,11 +190,11 @@ function summarise(element, machines, next, filter, examined) {
   const parts = stateOrder.filter((name) => counts.has(name)).map((name) =>
     filter ? h("span", { class: "count" }, state(name), h("b", {}, String(counts.get(name))))
       : h("a", { class: "count", href: "#/?" + new URLSearchParams({ filter: `machine.state == "${name}"` }) }, state(name), h("b", {}, String(counts.get(name)))));
-  const title = next && filter ? `${plural(examined, "machine")} looked at` : undefined;
-  const text = [total, ...counts].join();
+  const looked = next && filter ? `${plural(examined, "machine")} looked at` : "";
+  const text = [total, looked, ...counts].join();
   if (element.dataset.said === text) return;
   element.dataset.said = text;
-  replace(element, h("span", { title }, total), parts);
+  replace(element, h("span", {}, total), looked && h("span", {}, looked), parts);
 }
 
 // table shows machines as rows; a row stays the same element while its machine
@@ -243,7 +251,7 @@ function table(body, parameters, sort) {
   };
   return {
     touched: (id) => touched.add(id),
-    paint(machines, addressOf) {
+    paint(machines, complete, addressOf) {
       const present = new Set(machines.map((m) => m.id));
       for (const [id, row] of rows) {
         if (present.has(id)) continue;
@@ -259,7 +267,7 @@ function table(body, parameters, sort) {
         if (tbody.children[i] !== row) tbody.insertBefore(row, tbody.children[i] ?? null);
       });
       if (focused && focused.isConnected && document.activeElement !== focused) focused.focus({ preventScroll: true });
-      empty.hidden = machines.length > 0;
+      empty.hidden = machines.length > 0 || !complete;
     },
   };
 }

@@ -6,7 +6,7 @@ import { h } from "./dom.js";
 import { fleet } from "./fleet.js";
 import { machine } from "./machine.js";
 import { run, runs } from "./runs.js";
-import { signInForm } from "./session.js";
+import { showSession, signInForm } from "./session.js";
 
 const main = document.getElementById("main");
 const link = document.getElementById("link");
@@ -97,7 +97,7 @@ function resume(element, before) {
 function explain(error) {
   connection("idle");
   if (error instanceof Problem && error.status === 401) {
-    main.replaceChildren(signInForm(go));
+    main.replaceChildren(signInForm(begin));
     main.querySelector("input").focus();
     return;
   }
@@ -124,4 +124,11 @@ document.addEventListener("keydown", (event) => {
 });
 
 window.addEventListener("hashchange", go);
-go();
+
+// begin shows the page to whoever has just come, or signed in.
+function begin() {
+  go();
+  showSession(go).catch(() => {}); // the view says already why nothing can be asked
+}
+
+begin();

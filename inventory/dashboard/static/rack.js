@@ -22,7 +22,7 @@ function whole(text, most) {
 // racks shows machines in their racks within body.
 export function racks(body) {
   return {
-    paint(machines) {
+    paint(machines, complete) {
       const groups = new Map();
       for (const m of machines) {
         const { rack } = place(m);
@@ -35,7 +35,7 @@ export function racks(body) {
         const [site, rack] = JSON.parse(key);
         return rack ? drawRack(site, rack, groups.get(key)) : drawSite(site, groups.get(key));
       });
-      replace(body, h("div", { class: "racks" }, drawn.length > 0 ? drawn : h("p", { class: "empty" }, "No machine to show.")));
+      replace(body, h("div", { class: "racks" }, drawn.length > 0 ? drawn : complete && h("p", { class: "empty" }, "No machine to show.")));
     },
   };
 }

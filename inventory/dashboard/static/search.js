@@ -5,8 +5,12 @@ import { h, replace, setText } from "./dom.js";
 
 let language; // promise of what /dashboard/language.json says
 
+// learn reads the language once. Without it the box still searches.
 function learn() {
-  language ??= fetch("/dashboard/language.json").then((r) => r.json());
+  language ??= fetch("/dashboard/language.json").then((r) => r.json()).catch(() => {
+    language = undefined; // the next letter tries again
+    return { variables: [], functions: [] };
+  });
   return language;
 }
 

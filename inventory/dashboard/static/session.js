@@ -1,7 +1,21 @@
 // Signing in with a token, where the controller does not answer without one.
 
-import { signIn } from "./api.js";
-import { h, setText } from "./dom.js";
+import { get, signIn, signOut } from "./api.js";
+import { h, replace, setText } from "./dom.js";
+
+// showSession says in the frame who is signed in, and lets them sign out; then is
+// called when they have. Where nobody has to sign in there is nothing to say.
+export async function showSession(then) {
+  const who = document.getElementById("who");
+  const session = await get("/v1/session");
+  who.hidden = session.anonymous;
+  if (session.anonymous) return;
+  replace(who, `${session.name}, ${session.role}`, h("button", { type: "button", class: "quiet", onclick: async () => {
+    await signOut();
+    who.hidden = true;
+    then();
+  } }, "Sign out"));
+}
 
 // signInForm asks for a token and calls then when it was taken.
 export function signInForm(then) {
