@@ -141,10 +141,11 @@ func (i *island) host(t *testing.T, dir, authorized string) (hostKey string) {
 // of the bundle and made ready, which is where a fetch would be.
 func TestOfflineMeansOffline(t *testing.T) {
 	i := newIsland(t)
-	// The programs are built first: what follows has a cache directory of its own.
+	// The programs are built first, as make builds them: what follows has a cache
+	// directory of its own.
 	bin := t.TempDir()
 	for _, program := range []string{"edge-provision", "edge-agent"} {
-		build := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, program), module+"cmd/"+program)
+		build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", filepath.Join(bin, program), module+"cmd/"+program)
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("building %s = %v\n%s", program, err, out)
 		}

@@ -32,6 +32,7 @@ const SinkAddress = "192.0.2.1"
 // Sink is where every packet ends that a lab sends to anywhere else, questions for
 // names among them. It answers nothing, and counts.
 type Sink struct {
+	own      []netip.Prefix
 	socket   int
 	resolver string // path of a resolv.conf
 	closing  sync.Once
@@ -43,6 +44,9 @@ type Traffic struct {
 	// Packets is how many; Queries is how many of them were questions to a name
 	// server (port 53).
 	Packets, Queries int
+	// Strays are, beside these, packets for the lab's own networks: those of a
+	// node that did not know its way yet.
+	Strays int
 	// Lines describe them, each once, 100 at most: for a person who wants none.
 	Lines []string
 }
@@ -53,10 +57,11 @@ const maxTrafficLines = 100
 func (l *Lab) sinkNamespace() string { return l.Namespace + "-sink" }
 
 // AddSink gives the lab a way out that leads nowhere: a default route, and a name
-// server for its hosts and for Command, both of which are the sink. Hosts that
-// Replace renews later have the route and no name server. A lab has one sink,
-// which Close removes.
-func (l *Lab) AddSink(ctx context.Context) (_ *Sink, err error) {
+// server for its hosts and for Command, both of which are the sink. own are the
+// networks that the hosts make between themselves, as those of pods and services.
+// Hosts that Replace renews later have the route and no name server. A lab has one
+// sink, which Close removes.
+func (l *Lab) AddSink(ctx context.Context, own ...netip.Prefix) (_ *Sink, err error) {
 	if l.sink != nil {
 		return nil, errors.New("adding a sink: the lab has one")
 	}
@@ -65,7 +70,7 @@ func (l *Lab) AddSink(ctx context.Context) (_ *Sink, err error) {
 			err = fmt.Errorf("adding a sink to lab %s: %w", l.config.Name, err)
 		}
 	}()
-	s := &Sink{resolver: filepath.Join(l.config.Dir, "resolv.conf")}
+	s := &Sink{own: own, resolver: filepath.Join(l.config.Dir, "resolv.conf")}
 	resolver := "nameserver " + SinkAddress + "\noptions timeout:1 attempts:1\n"
 	if err := os.WriteFile(s.resolver, []byte(resolver), 0o644); err != nil {
 		return nil, err
@@ -155,32 +160,43 @@ func (s *Sink) listen() (err error) {
 
 // Take returns what has left since the last time.
 func (s *Sink) Take() (Traffic, error) {
-	// Reading the counter sets it to zero.
-	stats, err := unix.GetsockoptTpacketStats(s.socket, unix.SOL_PACKET, unix.PACKET_STATISTICS)
-	if err != nil {
-		return Traffic{}, fmt.Errorf("counting what left the lab: %w", err)
-	}
-	t := Traffic{Packets: int(stats.Packets)}
+	var t Traffic
 	frame := make([]byte, 64<<10)
 	for {
 		n, _, err := unix.Recvfrom(s.socket, frame, unix.MSG_DONTWAIT)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
+			// What did not fit into the buffer; reading the counter sets it to zero.
+			stats, err := unix.GetsockoptTpacketStats(s.socket, unix.SOL_PACKET, unix.PACKET_STATISTICS)
+			if err != nil {
+				return t, fmt.Errorf("counting what left the lab: %w", err)
+			}
+			t.Packets += int(stats.Drops)
 			return t, nil
 		case errors.Is(err, unix.EINTR):
-			continue
 		case errors.Is(err, unix.ENETDOWN):
-			continue // told once, when the link comes up
+			// Told once, because the link was down when the socket was opened.
 		case err != nil:
 			return t, fmt.Errorf("reading what left the lab: %w", err)
+		default:
+			s.count(&t, frame[:n])
 		}
-		line, query := describe(frame[:n])
-		if query {
-			t.Queries++
-		}
-		if len(t.Lines) < maxTrafficLines && !slices.Contains(t.Lines, line) {
-			t.Lines = append(t.Lines, line)
-		}
+	}
+}
+
+func (s *Sink) count(t *Traffic, frame []byte) {
+	line, to, query := describe(frame)
+	switch {
+	case slices.ContainsFunc(s.own, func(p netip.Prefix) bool { return p.Contains(to) }):
+		t.Strays++
+	case query:
+		t.Packets++
+		t.Queries++
+	default:
+		t.Packets++
+	}
+	if len(t.Lines) < maxTrafficLines && !slices.Contains(t.Lines, line) {
+		t.Lines = append(t.Lines, line)
 	}
 }
 
@@ -197,36 +213,37 @@ const (
 	dnsPort       = 53
 )
 
-// describe says what an Ethernet frame is, and whether it is a question for a
-// name.
-func describe(frame []byte) (line string, query bool) {
+// describe says what an Ethernet frame is, for which address (the zero one where it
+// has none), and whether it is a question for a name.
+func describe(frame []byte) (line string, to netip.Addr, query bool) {
 	if len(frame) < ethernetBytes {
-		return fmt.Sprintf("a frame of %d bytes", len(frame)), false
+		return fmt.Sprintf("a frame of %d bytes", len(frame)), to, false
 	}
 	kind, packet := binary.BigEndian.Uint16(frame[12:]), frame[ethernetBytes:]
 	if kind != unix.ETH_P_IP {
-		return fmt.Sprintf("a frame of type %#04x", kind), false
+		return fmt.Sprintf("a frame of type %#04x", kind), to, false
 	}
 	// RFC 791, section 3.1.
 	if len(packet) < 20 || packet[0]>>4 != 4 || len(packet) < int(packet[0]&15)*4 || packet[0]&15 < 5 {
-		return "a cut IPv4 packet", false
+		return "a cut IPv4 packet", to, false
 	}
-	from, to := netip.AddrFrom4([4]byte(packet[12:16])), netip.AddrFrom4([4]byte(packet[16:20]))
+	from := netip.AddrFrom4([4]byte(packet[12:16]))
+	to = netip.AddrFrom4([4]byte(packet[16:20]))
 	protocol, payload := packet[9], packet[int(packet[0]&15)*4:]
 	name, ok := map[byte]string{unix.IPPROTO_TCP: "TCP", unix.IPPROTO_UDP: "UDP"}[protocol]
 	later := binary.BigEndian.Uint16(packet[6:])&0x1fff != 0 // a fragment without ports
 	if !ok || later || len(payload) < 8 {
-		return fmt.Sprintf("IPv4 protocol %d from %s to %s", protocol, from, to), false
+		return fmt.Sprintf("IPv4 protocol %d from %s to %s", protocol, from, to), to, false
 	}
 	port := binary.BigEndian.Uint16(payload[2:])
 	line = fmt.Sprintf("%s from %s to %s", name, from, netip.AddrPortFrom(to, port))
 	if port != dnsPort {
-		return line, false
+		return line, to, false
 	}
 	if protocol == unix.IPPROTO_UDP {
 		line += question(payload[8:])
 	}
-	return line, true
+	return line, to, true
 }
 
 // question is what a DNS message asks for (RFC 1035, section 4.1).

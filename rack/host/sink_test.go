@@ -1,6 +1,7 @@
 package host
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -38,8 +39,30 @@ func TestWhatLeavesALabIsDescribed(t *testing.T) {
 		{frameOf("\x08\x06"), "a frame of type 0x0806", false},
 		{[]byte("short"), "a frame of 5 bytes", false},
 	} {
-		if line, query := describe(c.frame); line != c.want || query != c.query {
-			t.Errorf("describe(%x) = %q, %v; want %q, %v", c.frame, line, query, c.want, c.query)
+		line, to, query := describe(c.frame)
+		if line != c.want || query != c.query || to.IsValid() != strings.Contains(c.want, "192.0.2.1") {
+			t.Errorf("describe(%x) = %q, %v, %v; want %q, %v", c.frame, line, to, query, c.want, c.query)
+		}
+	}
+}
+
+func TestTrafficIsCountedByWhereItIsFor(t *testing.T) {
+	question := frameOf("\x08\x00", packetOf(17, 0, askedPort+asked)...)
+	segment := frameOf("\x08\x00", packetOf(6, 0, "\x80\x00\x01\xbb\x00\x00\x00\x00")...)
+	for _, c := range []struct {
+		own  string
+		want Traffic
+	}{
+		{"10.43.0.0/16", Traffic{Packets: 4, Queries: 2}},
+		{"192.0.2.0/24", Traffic{Packets: 1, Strays: 3}},
+	} {
+		s := &Sink{own: []netip.Prefix{netip.MustParsePrefix(c.own)}}
+		var got Traffic
+		for _, frame := range [][]byte{question, question, segment, []byte("short")} {
+			s.count(&got, frame)
+		}
+		if got.Packets != c.want.Packets || got.Queries != c.want.Queries || got.Strays != c.want.Strays || len(got.Lines) != 3 {
+			t.Errorf("with %s as the lab's own: count() = %+v; want %+v and three lines", c.own, got, c.want)
 		}
 	}
 }
@@ -49,7 +72,7 @@ func FuzzDescribe(f *testing.F) {
 	f.Add(frameOf("\x08\x00", packetOf(6, 0, askedPort)...))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, frame []byte) {
-		line, query := describe(frame)
+		line, _, query := describe(frame)
 		if line == "" || len(line) > 2000 || query && !strings.Contains(line, ":53") {
 			t.Errorf("describe(%x) = %q, %v", frame, line, query)
 		}

@@ -238,7 +238,6 @@ func TestClusterWithAddOns(t *testing.T) {
     cluster     = step.k3s.cluster
     nodes       = values(machine.node)
     image       = "portworx/oci-monitor:3.6.1"
-    preloaded   = true
     kvdb_disk   = "disk.bytes >= GiB(32)"
     waive       = ["cores", "memory"] # the hosts share what this machine has
     depends_on  = [step.manifest.provisioner]
@@ -251,7 +250,6 @@ func TestClusterWithAddOns(t *testing.T) {
     cluster    = step.k3s.cluster
     depends_on = [step.calico.network]
     image      = "docker.io/edge-provision/fluentd-standin:1"
-    preloaded  = true
     verify_url = "` + logs.url + `/?q={marker}"
     http {
       url           = "` + logs.url + `/ingest"
@@ -265,7 +263,6 @@ func TestClusterWithAddOns(t *testing.T) {
     image                    = "quay.io/prometheus/prometheus:v3.14.0"
     node_exporter_image      = "quay.io/prometheus/node-exporter:v1.12.1"
     kube_state_metrics_image = "registry.k8s.io/kube-state-metrics/kube-state-metrics:v2.20.0"
-    preloaded                = true
     ephemeral                = true
   }
 
