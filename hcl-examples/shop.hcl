@@ -38,6 +38,12 @@ variable "files" {
   }
 }
 
+variable "k3s_settings" {
+  description = "More of K3s's own settings, as YAML."
+  type        = string
+  default     = ""
+}
+
 variable "packages" {
   description = "What the system has beside its base."
   type        = list(string)
@@ -106,6 +112,7 @@ workflow "platform" {
     content = <<-EOT
       kube-controller-manager-arg+: [leader-elect=false]
       kube-scheduler-arg+: [leader-elect=false]
+      ${var.k3s_settings}
     EOT
   }
 

@@ -13,7 +13,7 @@ cd "$(dirname "$0")"
 out=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/edge-provision/workload}
 GO=${GO:-go}
 
-digest=$( ($GO env GOVERSION GOARCH; find . ../standin/cmd/images -type f ! -name '*_test.go' | LC_ALL=C sort | xargs sha256sum) | sha256sum | cut -d' ' -f1)
+digest=$( ($GO env GOVERSION GOARCH; find . ../standin/cmd/images ../standin/cmd/toolbox -type f ! -name '*_test.go' | LC_ALL=C sort | xargs sha256sum) | sha256sum | cut -d' ' -f1)
 if [ "$(cat "$out/source.sha256" 2>/dev/null)" = "$digest" ]; then
   exit 0
 fi
@@ -42,8 +42,13 @@ state_metrics="registry.k8s.io/kube-state-metrics/kube-state-metrics:v2.20.0=/ku
   "docker.io/edge-provision/provisioner-standin:1=/bin/provisioner-standin;/bin/provisioner-standin=$out/standin" \
   "reg.site.local:5000/portworx/px-operator:26.2.1=/operator;/operator=$out/standin" \
   "$prometheus" "$node_exporter" "$state_metrics"
-# Monitoring alone, for a machine that is emulated and takes long over each byte.
+# For a machine that is emulated and takes long over each byte: monitoring alone,
+# and of the stand-in's images those of its own pods.
 "$images" "$out/monitoring.tar" "$prometheus" "$node_exporter" "$state_metrics"
+(cd ../standin && CGO_ENABLED=0 $GO build -buildvcs=false -trimpath -ldflags '-s -w' -o "$out/bin/toolbox" ./cmd/toolbox)
+"$images" "$out/standin.tar" \
+  "docker.io/rancher/mirrored-pause:3.6=/toolbox,pause;toolbox=$out/bin/toolbox" \
+  "docker.io/edge-provision/toolbox:1=/toolbox;toolbox=$out/bin/toolbox"
 
 echo "$digest" >"$out/source.sha256.new"
 mv -f "$out/source.sha256.new" "$out/source.sha256"
