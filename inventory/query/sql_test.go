@@ -254,11 +254,15 @@ func (c *catalog) query(e *Expr) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	return c.ids("SELECT machines.id FROM "+From+" WHERE "+where+" ORDER BY machines.id", args)
+}
+
+func (c *catalog) ids(query string, args []any) ([]string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	rows, err := c.db.QueryContext(ctx, "SELECT machines.id FROM "+From+" WHERE "+where+" ORDER BY machines.id", args...)
+	rows, err := c.db.QueryContext(ctx, query, args...)
 	if err != nil {
-		return nil, fmt.Errorf("%w in %s", err, where)
+		return nil, fmt.Errorf("%w in %s", err, query)
 	}
 	defer rows.Close()
 	var out []string

@@ -159,8 +159,9 @@ func TestPageFindsTheSameOnEveryWay(t *testing.T) {
 		}
 		driver := inventory.Narrowing{Table: "nics", ID: "nics.machine_id", Where: inventory.Condition{SQL: "nics.driver = " + mark(1), Args: []any{"igc"}}, Ordered: true}
 		f.Narrow = []inventory.Narrowing{driver}
-		for name, few := range map[string]int{"few": 1000, "walk": 3} {
+		for name, few := range map[string]int{"few": 1000, "walk": 3, "sorted walk": 3} {
 			s.SetFewMachines(few)
+			f.Narrow[0].Ordered = name == "walk"
 			got, examined := pages(t, s, store.PageRequest{Filter: f, Limit: 4})
 			if !slices.Equal(got, want) {
 				t.Errorf("%s: pages = %v; want %v", name, got, want)

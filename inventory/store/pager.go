@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +20,10 @@ const (
 	// be looked at. Above it the machines that fit are common enough to be met
 	// in the order of the page.
 	fewMachines = 1_000
+	// someMachines is up to how many the machines that a narrowing leaves are
+	// sorted by id, to be looked at in that order: reading an index entry costs a
+	// tenth of looking at a machine.
+	someMachines = 10_000
 	// firstChunk and lastChunk bound how many machines one query looks at: few
 	// at first, for filters that nearly all machines pass.
 	firstChunk, lastChunk = 128, 4_096
@@ -81,8 +86,7 @@ func (p *pager) run(ctx context.Context) error {
 			Table: "machines", ID: "id", Where: inventory.Condition{SQL: "machines.site = " + p.store.placeholder(1), Args: []any{p.site}},
 		}}, narrow...)
 	}
-	var walk *inventory.Narrowing
-	for i, n := range narrow {
+	for _, n := range narrow {
 		ids, err := p.candidates(ctx, n, p.store.few+1, nil)
 		if err != nil {
 			return err
@@ -90,14 +94,29 @@ func (p *pager) run(ctx context.Context) error {
 		if len(ids) <= p.store.few {
 			return p.few(ctx, ids)
 		}
-		if n.Ordered && walk == nil {
-			walk = &narrow[i]
-		}
 	}
-	if walk != nil && p.order.kind == keyID && !p.order.desc {
-		return p.walk(ctx, *walk)
+	if p.order.kind != keyID || p.order.desc || len(narrow) == 0 {
+		return p.scan(ctx)
+	}
+	if i := slices.IndexFunc(narrow, func(n inventory.Narrowing) bool { return n.Ordered }); i >= 0 {
+		return p.walk(ctx, narrow[i])
+	}
+	some, err := p.isSome(ctx, narrow[0])
+	if err != nil {
+		return err
+	}
+	if some {
+		return p.walk(ctx, narrow[0])
 	}
 	return p.scan(ctx)
+}
+
+// isSome reports whether a narrowing leaves at most someMachines rows.
+func (p *pager) isSome(ctx context.Context, n inventory.Narrowing) (bool, error) {
+	var count int
+	err := p.store.main.db.QueryRowContext(ctx,
+		fmt.Sprintf("SELECT COUNT(*) FROM (SELECT 1 FROM %s WHERE (%s) LIMIT %d) AS found", n.Table, n.Where.SQL, someMachines+1), n.Where.Args...).Scan(&count)
+	return count <= someMachines, err
 }
 
 // sqlText collects a query and its arguments.
@@ -139,8 +158,12 @@ func (p *pager) candidates(ctx context.Context, n inventory.Narrowing, limit int
 	return out, rows.Err()
 }
 
-// few looks at all of few machines and sorts those that fit.
+// few looks at few machines: in the order of their ids until the page is full, or,
+// in another order, at all of them.
 func (p *pager) few(ctx context.Context, ids []string) error {
+	if p.order.kind == keyID {
+		return p.fewByID(ctx, ids)
+	}
 	p.examined += len(ids)
 	if len(ids) == 0 {
 		return nil
@@ -152,6 +175,38 @@ func (p *pager) few(ctx context.Context, ids []string) error {
 	}
 	fmt.Fprintf(q, " ORDER BY %s LIMIT %d", p.orderBy(), p.limit+1)
 	return p.read(ctx, q, func(at position, _ bool) { p.hits = append(p.hits, at) })
+}
+
+func (p *pager) fewByID(ctx context.Context, ids []string) error {
+	slices.Sort(ids)
+	if p.order.desc {
+		slices.Reverse(ids)
+	}
+	if p.started {
+		last := p.last.id.String()
+		ids = slices.DeleteFunc(ids, func(id string) bool { return id == last || (id < last) != p.order.desc })
+	}
+	return p.chunks(ctx, func(ctx context.Context, most int) (int, error) {
+		part := ids[:min(most, len(ids))]
+		ids = ids[len(part):]
+		return len(part), p.lookAmong(ctx, part)
+	})
+}
+
+// lookAmong looks at the machines with the ids, which are in the order of the
+// page, by id.
+func (p *pager) lookAmong(ctx context.Context, ids []string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	q := p.selection(ids)
+	fmt.Fprintf(q, " ORDER BY %s LIMIT %d", p.orderBy(), p.limit+1-len(p.hits))
+	err := p.read(ctx, q, func(at position, _ bool) { p.hits = append(p.hits, at) })
+	if err != nil {
+		return err
+	}
+	p.last.id, err = uuid.Parse(ids[len(ids)-1])
+	return err
 }
 
 // selection is the query of the machines among ids that fit.
@@ -280,22 +335,11 @@ func (p *pager) chunks(ctx context.Context, look func(ctx context.Context, most 
 func (p *pager) walk(ctx context.Context, n inventory.Narrowing) error {
 	return p.chunks(ctx, func(ctx context.Context, most int) (int, error) {
 		ids, err := p.candidates(ctx, n, most, &p.last.id)
-		if err != nil || len(ids) == 0 {
+		if err != nil {
 			return 0, err
 		}
-		q := p.selection(ids)
-		fmt.Fprintf(q, " ORDER BY machines.id LIMIT %d", p.limit+1-len(p.hits))
-		if err := p.read(ctx, q, func(at position, _ bool) { p.hits = append(p.hits, at) }); err != nil {
-			return 0, err
-		}
-		p.last, err = lastOf(ids)
-		return len(ids), err
+		return len(ids), p.lookAmong(ctx, ids)
 	})
-}
-
-func lastOf(ids []string) (position, error) {
-	id, err := uuid.Parse(ids[len(ids)-1])
-	return position{id: id}, err
 }
 
 // scan looks at all machines in the order of the page: first those that have

@@ -1,0 +1,93 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/ent"
+	"github.com/edge-provision/edge-provision/ent/webhook"
+	"github.com/edge-provision/edge-provision/inventory"
+)
+
+// Webhook is somebody who is told of events. The events after Cursor are its
+// outbox: they are in the catalog already, in the order of their commits.
+type Webhook struct {
+	ID  uuid.UUID // UUIDv7; given by PutWebhook when zero
+	URL string
+	// Secret signs deliveries; sealed by the caller.
+	Secret []byte
+	// Kinds are the kinds of events it is told of; none: all.
+	Kinds     []inventory.EventKind
+	CreatedBy string
+	CreatedAt time.Time
+	// Cursor is the id of the last event that was delivered or passed over.
+	Cursor int64
+	// Attempts counts the failures since the last delivery.
+	Attempts  int
+	NextTry   time.Time // zero: at once
+	LastError string
+}
+
+// PutWebhook keeps a new webhook, which is told of what happens from now on.
+func (s *Store) PutWebhook(ctx context.Context, w Webhook) (Webhook, error) {
+	span, err := s.EventSpan(ctx)
+	if err != nil {
+		return w, err
+	}
+	if w.ID == uuid.Nil {
+		w.ID = uuid.Must(uuid.NewV7())
+	}
+	w.CreatedAt, w.Cursor = s.now(), span.Newest
+	kinds := make([]string, len(w.Kinds))
+	for i, k := range w.Kinds {
+		kinds[i] = string(k)
+	}
+	return w, s.write(ctx, "keeping a webhook", func(tx *ent.Tx) error {
+		return tx.Webhook.Create().SetID(w.ID).SetURL(w.URL).SetSecret(w.Secret).SetKinds(kinds).SetCreatedBy(w.CreatedBy).
+			SetCreatedAt(w.CreatedAt).SetCursor(w.Cursor).Exec(ctx)
+	})
+}
+
+// Webhooks returns all webhooks, the oldest first.
+func (s *Store) Webhooks(ctx context.Context) ([]Webhook, error) {
+	rows, err := s.main.client.Webhook.Query().Order(ent.Asc(webhook.FieldID)).All(ctx)
+	if err != nil {
+		return nil, s.explain("listing webhooks", err)
+	}
+	out := make([]Webhook, len(rows))
+	for i, r := range rows {
+		out[i] = Webhook{
+			ID: r.ID, URL: r.URL, Secret: r.Secret, CreatedBy: r.CreatedBy, CreatedAt: r.CreatedAt.UTC(),
+			Cursor: r.Cursor, Attempts: r.Attempts, LastError: r.LastError,
+		}
+		for _, k := range r.Kinds {
+			out[i].Kinds = append(out[i].Kinds, inventory.EventKind(k))
+		}
+		setTime(&out[i].NextTry, r.NextTryAt)
+	}
+	return out, nil
+}
+
+// DeleteWebhook forgets a webhook, or returns ErrNotFound.
+func (s *Store) DeleteWebhook(ctx context.Context, id uuid.UUID) error {
+	return s.write(ctx, "forgetting webhook "+id.String(), func(tx *ent.Tx) error {
+		return tx.Webhook.DeleteOneID(id).Exec(ctx)
+	})
+}
+
+// Delivered moves a webhook's cursor after its target has acknowledged the events
+// up to it.
+func (s *Store) Delivered(ctx context.Context, id uuid.UUID, cursor int64) error {
+	return s.write(ctx, "recording a delivery to webhook "+id.String(), func(tx *ent.Tx) error {
+		return tx.Webhook.UpdateOneID(id).SetCursor(cursor).SetAttempts(0).ClearNextTryAt().ClearLastError().Exec(ctx)
+	})
+}
+
+// Undelivered records that a delivery failed, and when it is tried again.
+func (s *Store) Undelivered(ctx context.Context, id uuid.UUID, failure string, next time.Time) error {
+	return s.write(ctx, "recording a failed delivery to webhook "+id.String(), func(tx *ent.Tx) error {
+		return tx.Webhook.UpdateOneID(id).AddAttempts(1).SetNextTryAt(stamp(next)).SetLastError(clean(failure)).Exec(ctx)
+	})
+}
