@@ -63,7 +63,7 @@ func (w *world) listenAPI(f apiFlags) (*apiService, error) {
 	}
 	cfg := api.Config{
 		Catalog: w.catalog, Runs: runs{w.journal}, Version: version, Names: f.names, Log: w.app.logger(), Now: time.Now,
-		Address: w.addressOf, Hostname: w.hostnameOf, Site: w.site.Name, Power: powerer{w},
+		Address: w.addressOf, Hostname: w.hostnameOf, Site: w.site.Name, Power: powerer{w}, Sealer: w.keys,
 	}
 	switch {
 	case !api.Loopback(l.Addr()):

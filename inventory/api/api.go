@@ -74,6 +74,12 @@ type Config struct {
 	Site string
 	// Power changes the power of machines; nil: requests for that are refused.
 	Power Powerer
+	// Sealer keeps the secrets of webhooks; nil: there are no webhooks.
+	Sealer Sealer
+	// WebhookTimeout bounds one delivery to a webhook; 10 s when zero.
+	WebhookTimeout time.Duration
+	// WebhookRetry is the wait after the first delivery that fails; 1 s when zero.
+	WebhookRetry time.Duration
 	// Dashboard is served at / and below /dashboard/; nil: nothing is.
 	Dashboard http.Handler
 	// Log receives what no client can be told; nil discards it.
@@ -116,6 +122,8 @@ func (c Config) withDefaults() Config {
 	}
 	defaultTo(&c.RequestTimeout, 30*time.Second)
 	defaultTo(&c.BodyTimeout, 5*time.Second)
+	defaultTo(&c.WebhookTimeout, 10*time.Second)
+	defaultTo(&c.WebhookRetry, time.Second)
 	defaultTo(&c.Readers, 4)
 	defaultTo(&c.Watchers, 2_000)
 	defaultTo(&c.WatchQueue, 4_096)
@@ -239,12 +247,16 @@ func ignore(err, what error) error {
 	return err
 }
 
-// Run tells watchers what happens and carries operations out, until ctx ends.
+// Run tells watchers and webhooks what happens and carries operations out, until
+// ctx ends.
 // Serve calls it; call it where Handler is served by another server.
 func (s *Server) Run(ctx context.Context) {
 	var parts sync.WaitGroup
 	parts.Go(func() { s.hub.run(ctx) })
 	parts.Go(func() { s.operate(ctx) })
+	if s.cfg.Sealer != nil {
+		parts.Go(func() { newCourier(s.cfg).run(ctx) })
+	}
 	parts.Wait()
 }
 

@@ -24,6 +24,7 @@ var access = map[string]resource.Role{
 	"watchEvents": "reader", "watchMachines": "reader",
 	"getAnsibleInventory": "reader", "listTargets": "reader", "getMetrics": "reader",
 	"listTokens": "admin", "createToken": "admin", "revokeToken": "admin", "listAudit": "admin",
+	"listWebhooks": "admin", "createWebhook": "admin", "deleteWebhook": "admin",
 	"getSession": "", "signIn": "", "signOut": "", "getHealth": "", "getReadiness": "", "getProblem": "", "getOpenAPI": "",
 }
 

@@ -12,7 +12,7 @@ import (
 func (s *Server) table() []route {
 	return slices.Concat(
 		s.machineRoutes(), s.factRoutes(), s.leaseRoutes(), s.imageRoutes(), s.runRoutes(), s.eventRoutes(), s.timelineRoutes(),
-		s.watchRoutes(), s.exportRoutes(), s.actionRoutes(), s.sessionRoutes(), s.tokenRoutes(), s.healthRoutes(),
+		s.watchRoutes(), s.exportRoutes(), s.actionRoutes(), s.webhookRoutes(), s.sessionRoutes(), s.tokenRoutes(), s.healthRoutes(),
 		[]route{
 			s.problemRoute(),
 			{

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/inventory"
 )
 
 // Operation is work that an action started and that goes on after the answer.
@@ -37,4 +39,46 @@ const (
 type PowerRequest struct {
 	// Action is on, off, soft, cycle or reset.
 	Action string `json:"action"`
+}
+
+// NewWebhook asks to be told of events.
+type NewWebhook struct {
+	// URL is where they are sent by POST; https, or http.
+	URL string `json:"url"`
+	// Kinds are the kinds of events; none: all but machine.changed and
+	// machine.removed.
+	Kinds []inventory.EventKind `json:"kinds,omitempty"`
+}
+
+// Webhook is somebody who is told of events.
+type Webhook struct {
+	ID        uuid.UUID             `json:"id"`
+	URL       string                `json:"url"`
+	Kinds     []inventory.EventKind `json:"kinds,omitempty"`
+	CreatedAt time.Time             `json:"created_at"`
+	CreatedBy string                `json:"created_by,omitempty"`
+	// Delivered is the id of the last event that the target has acknowledged.
+	Delivered int64 `json:"delivered"`
+	// Failures counts the failed deliveries since, LastError is the newest's.
+	Failures  int        `json:"failures"`
+	LastError string     `json:"last_error,omitempty"`
+	NextTryAt *time.Time `json:"next_try_at,omitempty"`
+}
+
+// CreatedWebhook is a new webhook with its secret, which is shown this once.
+type CreatedWebhook struct {
+	Webhook
+	// Secret is the key of the signatures: "whsec_" and base64.
+	Secret string `json:"secret"`
+}
+
+// Delivery is what a webhook's target gets.
+type Delivery struct {
+	Webhook uuid.UUID `json:"webhook"`
+	// Catalog is the id of the catalog that the events' ids belong to.
+	Catalog uuid.UUID `json:"catalog"`
+	// Reset says that events before these were removed by retention before they
+	// could be delivered.
+	Reset  bool              `json:"reset,omitempty"`
+	Events []inventory.Event `json:"events"`
 }

@@ -1,0 +1,128 @@
+package api
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"net/http"
+	"net/url"
+
+	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/resource"
+	"github.com/edge-provision/edge-provision/inventory/store"
+)
+
+// Sealer keeps the secrets of webhooks at rest. Unseal must refuse what was sealed
+// under another name.
+type Sealer interface {
+	Seal(name string, value []byte) ([]byte, error)
+	Unseal(name string, sealed []byte) ([]byte, error)
+}
+
+// Bounds of webhooks: each has a worker of its own.
+const (
+	maxWebhooks     = 32
+	maxWebhookURL   = 2_000
+	webhookKeyBytes = 32
+)
+
+// secretPrefix is that of Standard Webhooks
+// (https://github.com/standard-webhooks/standard-webhooks).
+const secretPrefix = "whsec_"
+
+func sealName(id uuid.UUID) string { return "webhook/" + id.String() }
+
+func (s *Server) webhookRoutes() []route {
+	return []route{
+		{
+			method: http.MethodGet, path: "/v1/webhooks", id: "listWebhooks", tag: "webhooks", need: resource.RoleAdmin,
+			summary: "List webhooks, and how their deliveries stand", reply: resource.Page[resource.Webhook]{}, serve: s.listWebhooks,
+		},
+		{
+			method: http.MethodPost, path: "/v1/webhooks", id: "createWebhook", tag: "webhooks", need: resource.RoleAdmin,
+			summary: "Have events sent to a URL, from now on",
+			detail: "Each POST is a Delivery, signed as Standard Webhooks has it: `webhook-signature` is `v1,` and base64 of HMAC-SHA-256, keyed with the secret, over `webhook-id.webhook-timestamp.body`. " +
+				"Events come in their order, each at least once; a delivery that is sent again has the same `webhook-id`. What is not answered with 2xx in time is tried again, ever more seldom.",
+			body: resource.NewWebhook{}, reply: resource.CreatedWebhook{}, status: http.StatusCreated,
+			problems: []string{"invalid-body", "conflict", "unsupported-media-type", "too-large"}, serve: s.createWebhook,
+		},
+		{
+			method: http.MethodDelete, path: "/v1/webhooks/{webhook}", id: "deleteWebhook", tag: "webhooks", need: resource.RoleAdmin,
+			summary: "Send nothing more to a URL", params: []param{{name: "webhook", in: "path", summary: "the id of a webhook", example: "01968f3c-1111-7000-8000-000000000003"}},
+			status: http.StatusNoContent, problems: []string{"not-found"}, serve: s.deleteWebhook,
+		},
+	}
+}
+
+func (s *Server) listWebhooks(x *exchange) error {
+	all, err := s.cfg.Catalog.Webhooks(x.ctx())
+	if err != nil {
+		return err
+	}
+	page := resource.Page[resource.Webhook]{Items: make([]resource.Webhook, len(all))}
+	for i, w := range all {
+		page.Items[i] = webhookOf(w)
+	}
+	return x.send(page)
+}
+
+func webhookOf(w store.Webhook) resource.Webhook {
+	return resource.Webhook{
+		ID: w.ID, URL: w.URL, Kinds: w.Kinds, CreatedAt: w.CreatedAt, CreatedBy: w.CreatedBy,
+		Delivered: w.Cursor, Failures: w.Attempts, LastError: w.LastError, NextTryAt: timeOf(w.NextTry),
+	}
+}
+
+func (s *Server) createWebhook(x *exchange) error {
+	var want resource.NewWebhook
+	if err := x.read(&want); err != nil {
+		return err
+	}
+	u, err := url.Parse(want.URL)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil || u.Fragment != "" || len(want.URL) > maxWebhookURL {
+		return problem("invalid-body", "url: %q is no http or https URL without a password and fragment.", clip(want.URL))
+	}
+	if len(want.Kinds) > maxFields {
+		return problem("invalid-body", "kinds: %d are more than the %d that are accepted.", len(want.Kinds), maxFields)
+	}
+	all, err := s.cfg.Catalog.Webhooks(x.ctx())
+	if err != nil {
+		return err
+	}
+	switch {
+	case s.cfg.Sealer == nil:
+		return problem("conflict", "This controller has no key to seal the webhook's secret with.")
+	case len(all) >= maxWebhooks:
+		return problem("conflict", "There are %d webhooks, which is as many as there may be.", len(all))
+	}
+	secret := make([]byte, webhookKeyBytes)
+	rand.Read(secret) // never fails: it ends the program where there is no randomness
+	w := store.Webhook{ID: uuid.Must(uuid.NewV7()), URL: want.URL, Kinds: want.Kinds, CreatedBy: x.who.id}
+	if w.Secret, err = s.cfg.Sealer.Seal(sealName(w.ID), secret); err != nil {
+		return err
+	}
+	if w, err = s.cfg.Catalog.PutWebhook(x.ctx(), w); err != nil {
+		return err
+	}
+	x.target = w.ID.String()
+	return x.send(resource.CreatedWebhook{Webhook: webhookOf(w), Secret: secretPrefix + base64.StdEncoding.EncodeToString(secret)})
+}
+
+func (s *Server) deleteWebhook(x *exchange) error {
+	id, err := uuid.Parse(x.PathValue("webhook"))
+	if err != nil {
+		return problem("not-found", "%q is no id of a webhook.", clip(x.PathValue("webhook"))).at("webhook")
+	}
+	x.target = id.String()
+	if err := s.cfg.Catalog.DeleteWebhook(x.ctx(), id); err != nil {
+		return err
+	}
+	x.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// told reports whether a webhook is told of an event.
+func told(kinds []inventory.EventKind, e inventory.Event) bool {
+	return len(kinds) > 0 || !machineEvent(e)
+}
