@@ -167,6 +167,8 @@ type boundaryStep struct{ name, object string }
 // boundarySteps are in the order in which they depend on each other, so that each
 // kill finds one of them at work.
 var boundarySteps = []boundaryStep{
+	{"http.told", ""},
+	{"http.act", ""},
 	{"k3s.cluster", "node/node-1"},
 	{"calico.network", "-n tigera-operator deployment/tigera-operator"},
 	{"manifest.provisioner", "-n kube-system daemonset/provisioner-standin"},
@@ -174,8 +176,6 @@ var boundarySteps = []boundaryStep{
 	{"fluentd.logs", "-n edge-logging daemonset/fluentd"},
 	{"prometheus.metrics", "-n edge-monitoring statefulset/prometheus"},
 	{"helm.till", "-n till deployment/till"},
-	{"http.told", ""},
-	{"http.act", ""},
 }
 
 const platform = "workflow.platform.step."
@@ -198,7 +198,7 @@ func TestKillAtEveryBoundaryOfACluster(t *testing.T) {
 	c := newCluster(t, 1)
 	workload(c)
 	logs, desk := listen(c), openDesk(c)
-	c.extra = `cni = "calico"`
+	c.extra = "cni = \"calico\"\n    depends_on = [step.http.act]"
 	c.steps = boundarySite(c, logs, desk)
 	c.declare()
 
@@ -246,9 +246,22 @@ func TestKillAtEveryBoundaryOfACluster(t *testing.T) {
 	c.silent()
 }
 
-// boundarySite are the steps after K3s, each of which waits for the one before.
+// boundarySite are the steps before and after K3s, each of which waits for the one
+// before.
 func boundarySite(c *cluster, logs *sink, desk *desk) string {
 	return `
+  step "http" "told" {
+    method = "POST"
+    url    = "` + desk.url + `/told"
+    check  = "` + desk.url + `/told"
+  }
+
+  step "http" "act" {
+    depends_on = [step.http.told]
+    method     = "POST"
+    url        = "` + desk.url + `/act"
+  }
+
   step "calico" "network" {
     cluster = step.k3s.cluster
     version = "v3.32.1"
@@ -295,19 +308,6 @@ func boundarySite(c *cluster, logs *sink, desk *desk) string {
     namespace  = "till"
     values     = { image = "` + busyBox + `" }
 ` + c.offer("till-1.0.0.tgz", tillChart) + `  }
-
-  step "http" "told" {
-    depends_on = [step.helm.till]
-    method     = "POST"
-    url        = "` + desk.url + `/told"
-    check      = "` + desk.url + `/told"
-  }
-
-  step "http" "act" {
-    depends_on = [step.http.told]
-    method     = "POST"
-    url        = "` + desk.url + `/act"
-  }
 `
 }
 
