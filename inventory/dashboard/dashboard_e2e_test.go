@@ -145,8 +145,10 @@ func mistaken(t *testing.T, b *browser, s *shop) {
 	if got := value[string](p, `(() => { const i = document.getElementById("search"); return i.getAttribute("aria-invalid") + i.value.slice(i.selectionStart, i.selectionEnd); })()`); got != "true"+marked {
 		t.Errorf("the search box is %q; want it invalid, with the mistake selected", got)
 	}
+	p.keys(kb.End + strings.Repeat(kb.Backspace, 100) + `facts.memory.byte >= GiB(8) && machine.state == "installed"` + kb.Escape + kb.Enter)
+	p.until("the next mistake", `document.querySelector("#search-error mark")?.parentElement.textContent.startsWith("facts.memory.byte >=")`)
 	p.theme("light")
-	p.picture("dashboard-search.png", 300)
+	p.picture("dashboard-search.png", 240)
 }
 
 func completed(t *testing.T, b *browser, s *shop) {
@@ -161,7 +163,13 @@ func completed(t *testing.T, b *browser, s *shop) {
 	p.until("the first completion to be chosen", `document.getElementById("search").getAttribute("aria-activedescendant") === "completion-0"`)
 	p.keys(kb.Enter)
 	p.until("what is below facts", text+` === "facts." && `+options+`.some((o) => o.innerText.startsWith("facts.memory"))`)
-	p.keys("memory.b")
+	p.theme("light")
+	p.keys("mem")
+	p.until("the group", options+`[0]?.innerText.startsWith("facts.memory.\n")`)
+	p.keys(kb.ArrowDown + kb.Enter)
+	p.until("what is below memory", text+` === "facts.memory." && `+options+`.some((o) => o.innerText.includes("number, indexed"))`)
+	p.picture("dashboard-completion.png", 300)
+	p.keys("b")
 	p.until("the one fact", options+".length === 1")
 	p.keys(kb.ArrowDown + kb.Enter)
 	p.until("the fact", text+` === "facts.memory.bytes"`)

@@ -38,7 +38,7 @@ export function suggest(words, text, at) {
       if (depth > 0 && !rest.startsWith(prefix.slice(parent.length))) continue;
       if (depth > 1) continue;
       const insert = prefix === name ? v.path : root + v.path.slice((loops.get(root) + "[*]").length);
-      items.push({ insert, note: v.type, indexed: v.indexed, weak: !v.queried, depth });
+      items.push({ insert: insert + (v.type === "object" ? "." : ""), note: kindOf(v), weak: !v.queried, depth });
     }
     items.sort((a, b) => a.weak - b.weak || a.depth - b.depth);
   } else if (name) {
@@ -56,7 +56,7 @@ export function suggest(words, text, at) {
     if (lower.length > 2) {
       for (const v of words.variables) {
         if (v.queried && v.type !== "object" && !v.path.includes("[*]") && v.path.slice(v.path.indexOf(".")).includes(lower)) {
-          items.push({ insert: v.path, note: v.type, indexed: v.indexed });
+          items.push({ insert: v.path, note: kindOf(v) });
         }
       }
     }
@@ -64,6 +64,8 @@ export function suggest(words, text, at) {
   const exact = items.length === 1 && items[0].insert === name;
   return { from, items: exact || keywords.includes(name) ? [] : items.slice(0, longestList) };
 }
+
+const kindOf = (v) => (v.type === "object" ? "group" : v.indexed ? `${v.type}, indexed` : v.type);
 
 // quoted says whether a text ends within a string.
 function quoted(text) {
