@@ -123,6 +123,11 @@ func TestImportsPointOneWay(t *testing.T) {
 			}, true,
 		},
 		{
+			"files of machines are read and written without a catalog",
+			func(p string) bool { return within(p, "inventory/exchange") },
+			func(_, p string) bool { return ours(p) && !within(p, "inventory", "inventory/exchange") }, true,
+		},
+		{
 			"the API shows what the catalog knows, and does nothing to machines itself",
 			func(p string) bool { return within(p, "inventory/api") },
 			func(_, p string) bool {
