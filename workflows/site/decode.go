@@ -362,6 +362,10 @@ func (d *decoder) query(name string, root query.Root) *query.Expr {
 	if diags.HasErrors() {
 		return nil
 	}
+	if expr.NeedsCatalog() {
+		d.fail(name, "Unsupported in a site", "changed(…) and machine.leases ask the catalog, and what they answer changes by itself; a site is decided by what is declared and by the facts of a machine.")
+		return nil
+	}
 	return expr
 }
 

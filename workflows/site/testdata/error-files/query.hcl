@@ -21,6 +21,14 @@ machine "m" {
     condition = facts.cpus.cores > 2 # ERROR: Unknown field
     message   = "more cores"
   }
+  require {
+    condition = changed(facts.bios.version, "7d") # ERROR: Unsupported in a site
+    message   = "old firmware"
+  }
+  require {
+    condition = any([for l in machine.leases : l.network == "edge"]) # ERROR: Unsupported in a site
+    message   = "no lease"
+  }
 }
 variable "least" {
   default = 1
