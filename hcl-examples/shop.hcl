@@ -117,11 +117,12 @@ workflow "platform" {
   }
 
   step "k3s" "cluster" {
-    version    = var.k3s_version
-    servers    = machine.till
-    disable    = ["traefik", "servicelb"]
-    timeout    = "30m" # a small machine imports many images
-    depends_on = [step.file.settings]
+    version       = var.k3s_version
+    servers       = machine.till
+    disable       = ["traefik", "servicelb"]
+    start_timeout = "30m" # a small machine takes long over many images
+    timeout       = "40m"
+    depends_on    = [step.file.settings]
 
     binary {
       source = var.files["k3s"].source

@@ -57,8 +57,9 @@ func shapes() map[string]StepType {
 				"servers": attr("servers", cty.DynamicPseudoType, true), "agents": attr("agents", cty.DynamicPseudoType, false),
 				"version": attr("version", cty.String, false), "profile": attr("profile", cty.String, false),
 				"tls_san": attr("tls_san", cty.List(cty.String), false), "disable": attr("disable", cty.List(cty.String), false),
-				"binary": &hcldec.BlockSpec{TypeName: "binary", Nested: hcldec.ObjectSpec{"source": attr("source", cty.String, true), "sha256": attr("sha256", cty.String, true)}},
-				"images": &hcldec.BlockListSpec{TypeName: "images", Nested: hcldec.ObjectSpec{"source": attr("source", cty.String, true), "sha256": attr("sha256", cty.String, true)}},
+				"start_timeout": attr("start_timeout", cty.String, false),
+				"binary":        &hcldec.BlockSpec{TypeName: "binary", Nested: hcldec.ObjectSpec{"source": attr("source", cty.String, true), "sha256": attr("sha256", cty.String, true)}},
+				"images":        &hcldec.BlockListSpec{TypeName: "images", Nested: hcldec.ObjectSpec{"source": attr("source", cty.String, true), "sha256": attr("sha256", cty.String, true)}},
 				"node": &hcldec.BlockListSpec{TypeName: "node", Nested: hcldec.ObjectSpec{
 					"machine": attr("machine", cty.DynamicPseudoType, true), "labels": attr("labels", cty.Map(cty.String), false), "taints": attr("taints", cty.List(cty.String), false),
 				}},
