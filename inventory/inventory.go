@@ -28,7 +28,7 @@ type Machine struct {
 	MACs []MAC `json:"macs"`
 	// SMBIOSUUID is the system UUID of SMBIOS type 1 in RFC 9562 text order,
 	// or the zero UUID when it is absent or known junk.
-	SMBIOSUUID uuid.UUID `json:"smbios_uuid"`
+	SMBIOSUUID uuid.UUID `json:"smbios_uuid,omitzero"`
 	// Serial is the SMBIOS system serial, empty when absent or known junk.
 	Serial string `json:"serial,omitempty"`
 	// State says where the machine stands between bare metal and node.

@@ -62,6 +62,9 @@ address it speaks TLS, and everybody needs a token (edge-provision token create)
 			if err != nil {
 				return errors.Join(err, service.Close())
 			}
+			if served != nil {
+				fmt.Fprintf(a.stderr, "Dashboard and API: %s\n", served.url())
+			}
 			fmt.Fprintf(a.stderr, "Serving site %s. Press Ctrl-C to stop.\n", w.site.Name)
 			return w.serveUntilStopped(ctx, service, served)
 		},

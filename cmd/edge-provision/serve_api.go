@@ -40,12 +40,13 @@ func (f *apiFlags) register(c *cobra.Command) {
 type apiService struct {
 	*api.Server
 	listener net.Listener
+	secure   bool
 }
 
 // url is where a person finds it.
-func (s *apiService) url(tls bool) string {
+func (s *apiService) url() string {
 	scheme := "http"
-	if tls {
+	if s.secure {
 		scheme = "https"
 	}
 	return scheme + "://" + s.listener.Addr().String()
@@ -83,9 +84,7 @@ func (w *world) listenAPI(f apiFlags) (*apiService, error) {
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	out := &apiService{Server: server, listener: l}
-	fmt.Fprintf(w.app.stderr, "Dashboard and API: %s\n", out.url(cfg.TLS != nil))
-	return out, nil
+	return &apiService{Server: server, listener: l, secure: cfg.TLS != nil}, nil
 }
 
 // certificateHosts are the names and addresses of the certificate: those that were

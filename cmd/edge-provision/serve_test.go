@@ -78,7 +78,7 @@ func serveShop(t *testing.T, f apiFlags) *controller {
 			t.Error(err)
 		}
 	})
-	c := &controller{T: t, world: w, url: served.url(false)}
+	c := &controller{T: t, world: w, url: served.url()}
 	if c.m, err = w.catalog.MachineByAddress(t.Context(), "shop", `machine.node["a"]`); err != nil {
 		t.Fatal(err)
 	}
