@@ -87,11 +87,11 @@ func (p *pager) run(ctx context.Context) error {
 		}}, narrow...)
 	}
 	for _, n := range narrow {
-		ids, err := p.candidates(ctx, n, p.store.few+1, nil)
+		ids, few, err := p.probe(ctx, n)
 		if err != nil {
 			return err
 		}
-		if len(ids) <= p.store.few {
+		if few {
 			return p.few(ctx, ids)
 		}
 	}
@@ -131,17 +131,39 @@ func (q *sqlText) arg(v any) {
 	q.WriteString(q.store.placeholder(len(q.args)))
 }
 
-// candidates are the ids of at most n machines for which a narrowing is true;
-// with after, those behind it, by id.
-func (p *pager) candidates(ctx context.Context, n inventory.Narrowing, limit int, after *uuid.UUID) ([]string, error) {
-	q := &sqlText{store: p.store, args: n.Where.Args[:len(n.Where.Args):len(n.Where.Args)]}
-	fmt.Fprintf(q, "SELECT DISTINCT %s FROM %s WHERE (%s)", n.ID, n.Table, n.Where.SQL)
-	if after != nil {
-		fmt.Fprintf(q, " AND %s > ", n.ID)
-		q.arg(*after)
-		fmt.Fprintf(q, " ORDER BY %s", n.ID)
+// probe are the machines for which a narrowing is true, if they are few: known is
+// false when there are more than few rows.
+func (p *pager) probe(ctx context.Context, n inventory.Narrowing) (ids []string, known bool, err error) {
+	q := &sqlText{store: p.store, args: n.Where.Args}
+	fmt.Fprintf(q, "SELECT %s FROM %s WHERE (%s) LIMIT %d", n.ID, n.Table, n.Where.SQL, p.store.few+1)
+	if ids, err = p.ids(ctx, q); err != nil || len(ids) > p.store.few {
+		return nil, false, err
 	}
-	fmt.Fprintf(q, " LIMIT %d", limit)
+	slices.Sort(ids)
+	return slices.Compact(ids), true, nil
+}
+
+// next are the ids of at most limit machines behind p.last for which a narrowing
+// is true, in their order.
+func (p *pager) next(ctx context.Context, n inventory.Narrowing, limit int) ([]string, error) {
+	q := &sqlText{store: p.store, args: n.Where.Args[:len(n.Where.Args):len(n.Where.Args)]}
+	id := n.ID
+	if n.Ordered {
+		fmt.Fprintf(q, "SELECT DISTINCT %s FROM %s WHERE (%s)", id, n.Table, n.Where.SQL)
+	} else {
+		// The limit, which isSome has proven to cut nothing, keeps SQLite from
+		// taking an index on the machine in place of the narrowing's.
+		id = "found.id"
+		fmt.Fprintf(q, "SELECT DISTINCT found.id FROM (SELECT %s AS id FROM %s WHERE (%s) LIMIT %d) AS found WHERE TRUE", n.ID, n.Table, n.Where.SQL, someMachines+1)
+	}
+	fmt.Fprintf(q, " AND %s > ", id)
+	q.arg(p.last.id)
+	fmt.Fprintf(q, " ORDER BY %s LIMIT %d", id, limit)
+	return p.ids(ctx, q)
+}
+
+// ids runs a query of ids.
+func (p *pager) ids(ctx context.Context, q *sqlText) ([]string, error) {
 	rows, err := p.store.main.db.QueryContext(ctx, q.String(), q.args...)
 	if err != nil {
 		return nil, err
@@ -177,8 +199,8 @@ func (p *pager) few(ctx context.Context, ids []string) error {
 	return p.read(ctx, q, func(at position, _ bool) { p.hits = append(p.hits, at) })
 }
 
+// fewByID is few for ids in their order.
 func (p *pager) fewByID(ctx context.Context, ids []string) error {
-	slices.Sort(ids)
 	if p.order.desc {
 		slices.Reverse(ids)
 	}
@@ -334,7 +356,7 @@ func (p *pager) chunks(ctx context.Context, look func(ctx context.Context, most 
 // walk looks at the machines of a narrowing in the order of their ids.
 func (p *pager) walk(ctx context.Context, n inventory.Narrowing) error {
 	return p.chunks(ctx, func(ctx context.Context, most int) (int, error) {
-		ids, err := p.candidates(ctx, n, most, &p.last.id)
+		ids, err := p.next(ctx, n, most)
 		if err != nil {
 			return 0, err
 		}
