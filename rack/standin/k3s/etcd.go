@@ -207,7 +207,10 @@ func (s *server) members(ctx context.Context) ([]clusterMember, error) {
 // join makes this server a member of the cluster, and returns the members for
 // etcd's first start; none when this member has started before.
 func (s *server) join(ctx context.Context) ([]string, error) {
-	started := func() bool { _, err := os.Stat(filepath.Join(s.etcd.dir, "member")); return err == nil }
+	// As in K3s, the log says whether there is a member: etcd makes it whole, by a
+	// rename, and a start that was cut off before left nothing of the cluster. On
+	// a directory without one etcd would begin a cluster of its own.
+	started := func() bool { _, err := os.Stat(filepath.Join(s.etcd.dir, "member", "wal")); return err == nil }
 	members, err := s.members(ctx)
 	if err != nil {
 		if started() {
