@@ -36,6 +36,7 @@ type shop struct {
 	operation uuid.UUID // made by fill
 	// bearers are tokens by their role.
 	bearers map[resource.Role]string
+	stop    func() // ends what the server does by itself
 }
 
 // journal is a Runs with fixed content.
@@ -93,9 +94,12 @@ func openOn(t *testing.T, database store.Config, change ...func(*api.Config)) *s
 		defer close(done)
 		s.server.Run(ctx)
 	}()
-	t.Cleanup(func() {
+	s.stop = func() {
 		cancel()
 		<-done
+	}
+	t.Cleanup(func() {
+		s.stop()
 		s.http.CloseClientConnections()
 		s.http.Close()
 	})

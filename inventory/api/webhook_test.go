@@ -207,6 +207,7 @@ func TestWebhookGoesOnAfterTheControllerWasGone(t *testing.T) {
 	s.hook(h)
 	s.record(1, 4)
 	// Another controller takes over, after retention has removed the first event.
+	s.stop()
 	if _, err := s.catalog.Prune(t.Context()); err != nil {
 		t.Fatal(err)
 	}
