@@ -48,6 +48,14 @@ var labs atomic.Int32
 // name that nobody else uses and @dir@ for the lab's directory.
 func newLab(t *testing.T, file string) *lab {
 	t.Helper()
+	l := emptyLab(t)
+	l.site = l.file(file)
+	return l
+}
+
+// emptyLab prepares everything but a site.
+func emptyLab(t *testing.T) *lab {
+	t.Helper()
 	scenario(t)
 	// A control socket's path has 107 bytes at most, which t.TempDir exceeds
 	// with the names of tests.
@@ -64,7 +72,6 @@ func newLab(t *testing.T, file string) *lab {
 		t: t, bin: program(t), name: fmt.Sprintf("e2e-%d-%d", os.Getpid(), labs.Add(1)), dir: dir,
 		data: filepath.Join(dir, "data"), cache: cacheDir(t),
 	}
-	l.site = l.file(file)
 	l.rack, err = rack.New(rack.Config{Spec: rack.Spec{Name: l.name, StateDir: l.rackDir()}})
 	if err != nil {
 		t.Fatalf("rack.New = %v", err)
