@@ -271,7 +271,7 @@ func (p *Provisioner) intoInstaller(ctx context.Context, m *site.Machine, row in
 	ctx, cancel := context.WithTimeoutCause(ctx, m.BootTimeout, timeout)
 	defer cancel()
 	if err := p.netboot(ctx, m, row); err != nil {
-		return dispatch.Session{}, err
+		return dispatch.Session{}, overdue(ctx, err)
 	}
 	p.say(m.Address, "netboot", "waiting for the installer")
 	s, err := p.Dispatch.WaitSession(ctx, row.ID)
@@ -454,8 +454,18 @@ func (p *Provisioner) release(ctx context.Context, m *site.Machine, wasOff bool)
 	return p.setState(ctx, row.ID, inventory.StateDeclared)
 }
 
+// overdue names the time limit that an error comes from, whatever was being done
+// when it was reached.
+func overdue(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+		return fmt.Errorf("%w (%w)", cause, err)
+	}
+	return err
+}
+
 // explain adds to a timeout where the boot stopped.
 func (p *Provisioner) explain(ctx context.Context, m *site.Machine, err error) error {
+	err = overdue(ctx, err)
 	if p.Explain == nil {
 		return err
 	}

@@ -147,6 +147,15 @@ func TestBootThatDoesNotComeSaysWhereItIsStuck(t *testing.T) {
 	}
 }
 
+// Whatever is being done when the time is over fails with an error of its own.
+func TestBootTimeoutIsNamedWhereverItStrikes(t *testing.T) {
+	s := newShop(t, true)
+	s.machine.BootTimeout = time.Nanosecond
+	if err := s.prov.Inspect(s.ctx(), s.machine); err == nil || !strings.Contains(err.Error(), "its boot_timeout") {
+		t.Errorf("Inspect() = %v; want the timeout's name", err)
+	}
+}
+
 func TestMachineWithoutBMCIsAskedFor(t *testing.T) {
 	s := newShop(t, false)
 	done := make(chan error, 1)
