@@ -15,8 +15,12 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 14
 
 .PHONY: demo
-demo: setup build ## Take two emulated machines from powered off to SSH (root)
-	rack/demo.sh
+demo: $(if $(filter 1,$(CLUSTER)),demo-announce) setup build ## Take two emulated machines from powered off to SSH; CLUSTER=1: one, to a node with Prometheus (root)
+	GO='$(GO)' CLUSTER='$(CLUSTER)' rack/demo.sh
+
+.PHONY: demo-announce
+demo-announce:
+	@rack/demo.sh announce
 
 .PHONY: setup
 setup: ## Install the Debian packages that emulation and image building need (root)
@@ -45,7 +49,7 @@ test: ## All tests that need neither root nor emulation (RACE=1: under the race 
 
 .PHONY: e2e
 e2e: setup build kubernetes workload ## End-to-end scenarios in emulated machines and in containers (root)
-	$(GO) test -tags e2e -count 1 -p 1 -timeout 60m -v $(E2E_FLAGS) ./rack/scenario
+	$(GO) test -tags e2e -count 1 -p 1 -timeout 75m -v $(E2E_FLAGS) ./rack/scenario
 	$(if $(E2E_FLAGS),,$(GO) test -tags e2e -count 1 -timeout 10m ./inventory/dashboard)
 	$(GO) test -tags e2e -count 1 -timeout 15m -run '^Test(KillAtEveryBoundaryOf|NothingIsDoneToACluster)' ./cmd/edge-provision
 

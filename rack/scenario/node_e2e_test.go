@@ -16,9 +16,8 @@ import (
 )
 
 // Bounds of an emulated node, which on two cores without KVM is some ten times
-// slower than a real one: on idle cores the apply takes about six minutes, and
-// the plan, which hashes what was installed, about half a minute. The rest is for
-// a host that is busy with something else.
+// slower than a real one: the apply took seven minutes there, and eighteen while
+// the host was busy with something else.
 const (
 	nodeLimit     = 40 * time.Minute
 	nodePlanLimit = 5 * time.Minute
