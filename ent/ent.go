@@ -24,16 +24,19 @@ import (
 	"github.com/edge-provision/edge-provision/ent/mac"
 	"github.com/edge-provision/edge-provision/ent/machine"
 	"github.com/edge-provision/edge-provision/ent/machinefacts"
+	"github.com/edge-provision/edge-provision/ent/membership"
 	"github.com/edge-provision/edge-provision/ent/memorymodule"
 	"github.com/edge-provision/edge-provision/ent/nic"
 	"github.com/edge-provision/edge-provision/ent/note"
 	"github.com/edge-provision/edge-provision/ent/observation"
 	"github.com/edge-provision/edge-provision/ent/operation"
 	"github.com/edge-provision/edge-provision/ent/pcifunction"
+	"github.com/edge-provision/edge-provision/ent/reaction"
 	"github.com/edge-provision/edge-provision/ent/refusal"
 	"github.com/edge-provision/edge-provision/ent/run"
 	"github.com/edge-provision/edge-provision/ent/setting"
 	"github.com/edge-provision/edge-provision/ent/site"
+	"github.com/edge-provision/edge-provision/ent/snapshot"
 	"github.com/edge-provision/edge-provision/ent/step"
 	"github.com/edge-provision/edge-provision/ent/tag"
 	"github.com/edge-provision/edge-provision/ent/token"
@@ -110,16 +113,19 @@ func checkColumn(t, c string) error {
 			mac.Table:          mac.ValidColumn,
 			machine.Table:      machine.ValidColumn,
 			machinefacts.Table: machinefacts.ValidColumn,
+			membership.Table:   membership.ValidColumn,
 			memorymodule.Table: memorymodule.ValidColumn,
 			nic.Table:          nic.ValidColumn,
 			note.Table:         note.ValidColumn,
 			observation.Table:  observation.ValidColumn,
 			operation.Table:    operation.ValidColumn,
 			pcifunction.Table:  pcifunction.ValidColumn,
+			reaction.Table:     reaction.ValidColumn,
 			refusal.Table:      refusal.ValidColumn,
 			run.Table:          run.ValidColumn,
 			setting.Table:      setting.ValidColumn,
 			site.Table:         site.ValidColumn,
+			snapshot.Table:     snapshot.ValidColumn,
 			step.Table:         step.ValidColumn,
 			tag.Table:          tag.ValidColumn,
 			token.Table:        token.ValidColumn,

@@ -39,6 +39,14 @@ type Machine struct {
 	FirstSeen time.Time `json:"first_seen,omitempty"`
 	// LastSeen holds the value of the "last_seen" field.
 	LastSeen time.Time `json:"last_seen,omitempty"`
+	// none, changed or forged against the newest snapshot; NULL without one
+	Drift *string `json:"drift,omitempty"`
+	// of the difference that was told last
+	DriftDigest *string `json:"drift_digest,omitempty"`
+	// DriftSince holds the value of the "drift_since" field.
+	DriftSince *time.Time `json:"drift_since,omitempty"`
+	// when a program last looked at the hardware
+	LookedAt *time.Time `json:"looked_at,omitempty"`
 	// Edges holds the relations/edges for other nodes in the graph.
 	// The values are being populated by the MachineQuery when eager-loading is set.
 	Edges        MachineEdges `json:"edges"`
@@ -67,9 +75,15 @@ type MachineEdges struct {
 	Tags []*Tag `json:"tags,omitempty"`
 	// FactChanges holds the value of the fact_changes edge.
 	FactChanges []*FactChange `json:"fact_changes,omitempty"`
+	// Snapshots holds the value of the snapshots edge.
+	Snapshots []*Snapshot `json:"snapshots,omitempty"`
+	// Memberships holds the value of the memberships edge.
+	Memberships []*Membership `json:"memberships,omitempty"`
+	// Reactions holds the value of the reactions edge.
+	Reactions []*Reaction `json:"reactions,omitempty"`
 	// loadedTypes holds the information for reporting if a
 	// type was loaded (or requested) in eager-loading or not.
-	loadedTypes [10]bool
+	loadedTypes [13]bool
 }
 
 // HomeOrErr returns the Home value or an error if the edge
@@ -166,14 +180,41 @@ func (e MachineEdges) FactChangesOrErr() ([]*FactChange, error) {
 	return nil, &NotLoadedError{edge: "fact_changes"}
 }
 
+// SnapshotsOrErr returns the Snapshots value or an error if the edge
+// was not loaded in eager-loading.
+func (e MachineEdges) SnapshotsOrErr() ([]*Snapshot, error) {
+	if e.loadedTypes[10] {
+		return e.Snapshots, nil
+	}
+	return nil, &NotLoadedError{edge: "snapshots"}
+}
+
+// MembershipsOrErr returns the Memberships value or an error if the edge
+// was not loaded in eager-loading.
+func (e MachineEdges) MembershipsOrErr() ([]*Membership, error) {
+	if e.loadedTypes[11] {
+		return e.Memberships, nil
+	}
+	return nil, &NotLoadedError{edge: "memberships"}
+}
+
+// ReactionsOrErr returns the Reactions value or an error if the edge
+// was not loaded in eager-loading.
+func (e MachineEdges) ReactionsOrErr() ([]*Reaction, error) {
+	if e.loadedTypes[12] {
+		return e.Reactions, nil
+	}
+	return nil, &NotLoadedError{edge: "reactions"}
+}
+
 // scanValues returns the types for scanning values from sql.Rows.
 func (*Machine) scanValues(columns []string) ([]any, error) {
 	values := make([]any, len(columns))
 	for i := range columns {
 		switch columns[i] {
-		case machine.FieldSite, machine.FieldAddress, machine.FieldState, machine.FieldSerial, machine.FieldSmbiosUUID, machine.FieldImage, machine.FieldHostKey:
+		case machine.FieldSite, machine.FieldAddress, machine.FieldState, machine.FieldSerial, machine.FieldSmbiosUUID, machine.FieldImage, machine.FieldHostKey, machine.FieldDrift, machine.FieldDriftDigest:
 			values[i] = new(sql.NullString)
-		case machine.FieldFirstSeen, machine.FieldLastSeen:
+		case machine.FieldFirstSeen, machine.FieldLastSeen, machine.FieldDriftSince, machine.FieldLookedAt:
 			values[i] = new(sql.NullTime)
 		case machine.FieldID:
 			values[i] = new(uuid.UUID)
@@ -257,6 +298,34 @@ func (_m *Machine) assignValues(columns []string, values []any) error {
 			} else if value.Valid {
 				_m.LastSeen = value.Time
 			}
+		case machine.FieldDrift:
+			if value, ok := values[i].(*sql.NullString); !ok {
+				return fmt.Errorf("unexpected type %T for field drift", values[i])
+			} else if value.Valid {
+				_m.Drift = new(string)
+				*_m.Drift = value.String
+			}
+		case machine.FieldDriftDigest:
+			if value, ok := values[i].(*sql.NullString); !ok {
+				return fmt.Errorf("unexpected type %T for field drift_digest", values[i])
+			} else if value.Valid {
+				_m.DriftDigest = new(string)
+				*_m.DriftDigest = value.String
+			}
+		case machine.FieldDriftSince:
+			if value, ok := values[i].(*sql.NullTime); !ok {
+				return fmt.Errorf("unexpected type %T for field drift_since", values[i])
+			} else if value.Valid {
+				_m.DriftSince = new(time.Time)
+				*_m.DriftSince = value.Time
+			}
+		case machine.FieldLookedAt:
+			if value, ok := values[i].(*sql.NullTime); !ok {
+				return fmt.Errorf("unexpected type %T for field looked_at", values[i])
+			} else if value.Valid {
+				_m.LookedAt = new(time.Time)
+				*_m.LookedAt = value.Time
+			}
 		default:
 			_m.selectValues.Set(columns[i], values[i])
 		}
@@ -320,6 +389,21 @@ func (_m *Machine) QueryFactChanges() *FactChangeQuery {
 	return NewMachineClient(_m.config).QueryFactChanges(_m)
 }
 
+// QuerySnapshots queries the "snapshots" edge of the Machine entity.
+func (_m *Machine) QuerySnapshots() *SnapshotQuery {
+	return NewMachineClient(_m.config).QuerySnapshots(_m)
+}
+
+// QueryMemberships queries the "memberships" edge of the Machine entity.
+func (_m *Machine) QueryMemberships() *MembershipQuery {
+	return NewMachineClient(_m.config).QueryMemberships(_m)
+}
+
+// QueryReactions queries the "reactions" edge of the Machine entity.
+func (_m *Machine) QueryReactions() *ReactionQuery {
+	return NewMachineClient(_m.config).QueryReactions(_m)
+}
+
 // Update returns a builder for updating this Machine.
 // Note that you need to call Machine.Unwrap() before calling this method if this Machine
 // was returned from a transaction, and the transaction was committed or rolled back.
@@ -379,6 +463,26 @@ func (_m *Machine) String() string {
 	builder.WriteString(", ")
 	builder.WriteString("last_seen=")
 	builder.WriteString(_m.LastSeen.Format(time.ANSIC))
+	builder.WriteString(", ")
+	if v := _m.Drift; v != nil {
+		builder.WriteString("drift=")
+		builder.WriteString(*v)
+	}
+	builder.WriteString(", ")
+	if v := _m.DriftDigest; v != nil {
+		builder.WriteString("drift_digest=")
+		builder.WriteString(*v)
+	}
+	builder.WriteString(", ")
+	if v := _m.DriftSince; v != nil {
+		builder.WriteString("drift_since=")
+		builder.WriteString(v.Format(time.ANSIC))
+	}
+	builder.WriteString(", ")
+	if v := _m.LookedAt; v != nil {
+		builder.WriteString("looked_at=")
+		builder.WriteString(v.Format(time.ANSIC))
+	}
 	builder.WriteByte(')')
 	return builder.String()
 }

@@ -17,11 +17,14 @@ import (
 	"github.com/edge-provision/edge-provision/ent/mac"
 	"github.com/edge-provision/edge-provision/ent/machine"
 	"github.com/edge-provision/edge-provision/ent/machinefacts"
+	"github.com/edge-provision/edge-provision/ent/membership"
 	"github.com/edge-provision/edge-provision/ent/memorymodule"
 	"github.com/edge-provision/edge-provision/ent/nic"
 	"github.com/edge-provision/edge-provision/ent/observation"
 	"github.com/edge-provision/edge-provision/ent/pcifunction"
+	"github.com/edge-provision/edge-provision/ent/reaction"
 	"github.com/edge-provision/edge-provision/ent/site"
+	"github.com/edge-provision/edge-provision/ent/snapshot"
 	"github.com/edge-provision/edge-provision/ent/tag"
 	"github.com/google/uuid"
 )
@@ -125,6 +128,62 @@ func (_c *MachineCreate) SetFirstSeen(v time.Time) *MachineCreate {
 // SetLastSeen sets the "last_seen" field.
 func (_c *MachineCreate) SetLastSeen(v time.Time) *MachineCreate {
 	_c.mutation.SetLastSeen(v)
+	return _c
+}
+
+// SetDrift sets the "drift" field.
+func (_c *MachineCreate) SetDrift(v string) *MachineCreate {
+	_c.mutation.SetDrift(v)
+	return _c
+}
+
+// SetNillableDrift sets the "drift" field if the given value is not nil.
+func (_c *MachineCreate) SetNillableDrift(v *string) *MachineCreate {
+	if v != nil {
+		_c.SetDrift(*v)
+	}
+	return _c
+}
+
+// SetDriftDigest sets the "drift_digest" field.
+func (_c *MachineCreate) SetDriftDigest(v string) *MachineCreate {
+	_c.mutation.SetDriftDigest(v)
+	return _c
+}
+
+// SetNillableDriftDigest sets the "drift_digest" field if the given value is not nil.
+func (_c *MachineCreate) SetNillableDriftDigest(v *string) *MachineCreate {
+	if v != nil {
+		_c.SetDriftDigest(*v)
+	}
+	return _c
+}
+
+// SetDriftSince sets the "drift_since" field.
+func (_c *MachineCreate) SetDriftSince(v time.Time) *MachineCreate {
+	_c.mutation.SetDriftSince(v)
+	return _c
+}
+
+// SetNillableDriftSince sets the "drift_since" field if the given value is not nil.
+func (_c *MachineCreate) SetNillableDriftSince(v *time.Time) *MachineCreate {
+	if v != nil {
+		_c.SetDriftSince(*v)
+	}
+	return _c
+}
+
+// SetLookedAt sets the "looked_at" field.
+func (_c *MachineCreate) SetLookedAt(v time.Time) *MachineCreate {
+	_c.mutation.SetLookedAt(v)
+	return _c
+}
+
+// SetNillableLookedAt sets the "looked_at" field if the given value is not nil.
+func (_c *MachineCreate) SetNillableLookedAt(v *time.Time) *MachineCreate {
+	if v != nil {
+		_c.SetLookedAt(*v)
+	}
 	return _c
 }
 
@@ -284,6 +343,51 @@ func (_c *MachineCreate) AddFactChanges(v ...*FactChange) *MachineCreate {
 	return _c.AddFactChangeIDs(ids...)
 }
 
+// AddSnapshotIDs adds the "snapshots" edge to the Snapshot entity by IDs.
+func (_c *MachineCreate) AddSnapshotIDs(ids ...int) *MachineCreate {
+	_c.mutation.AddSnapshotIDs(ids...)
+	return _c
+}
+
+// AddSnapshots adds the "snapshots" edges to the Snapshot entity.
+func (_c *MachineCreate) AddSnapshots(v ...*Snapshot) *MachineCreate {
+	ids := make([]int, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _c.AddSnapshotIDs(ids...)
+}
+
+// AddMembershipIDs adds the "memberships" edge to the Membership entity by IDs.
+func (_c *MachineCreate) AddMembershipIDs(ids ...int) *MachineCreate {
+	_c.mutation.AddMembershipIDs(ids...)
+	return _c
+}
+
+// AddMemberships adds the "memberships" edges to the Membership entity.
+func (_c *MachineCreate) AddMemberships(v ...*Membership) *MachineCreate {
+	ids := make([]int, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _c.AddMembershipIDs(ids...)
+}
+
+// AddReactionIDs adds the "reactions" edge to the Reaction entity by IDs.
+func (_c *MachineCreate) AddReactionIDs(ids ...int64) *MachineCreate {
+	_c.mutation.AddReactionIDs(ids...)
+	return _c
+}
+
+// AddReactions adds the "reactions" edges to the Reaction entity.
+func (_c *MachineCreate) AddReactions(v ...*Reaction) *MachineCreate {
+	ids := make([]int64, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _c.AddReactionIDs(ids...)
+}
+
 // Mutation returns the MachineMutation object of the builder.
 func (_c *MachineCreate) Mutation() *MachineMutation {
 	return _c.mutation
@@ -400,6 +504,22 @@ func (_c *MachineCreate) createSpec() (*Machine, *sqlgraph.CreateSpec) {
 	if value, ok := _c.mutation.LastSeen(); ok {
 		_spec.SetField(machine.FieldLastSeen, field.TypeTime, value)
 		_node.LastSeen = value
+	}
+	if value, ok := _c.mutation.Drift(); ok {
+		_spec.SetField(machine.FieldDrift, field.TypeString, value)
+		_node.Drift = &value
+	}
+	if value, ok := _c.mutation.DriftDigest(); ok {
+		_spec.SetField(machine.FieldDriftDigest, field.TypeString, value)
+		_node.DriftDigest = &value
+	}
+	if value, ok := _c.mutation.DriftSince(); ok {
+		_spec.SetField(machine.FieldDriftSince, field.TypeTime, value)
+		_node.DriftSince = &value
+	}
+	if value, ok := _c.mutation.LookedAt(); ok {
+		_spec.SetField(machine.FieldLookedAt, field.TypeTime, value)
+		_node.LookedAt = &value
 	}
 	if nodes := _c.mutation.HomeIDs(); len(nodes) > 0 {
 		edge := &sqlgraph.EdgeSpec{
@@ -555,6 +675,54 @@ func (_c *MachineCreate) createSpec() (*Machine, *sqlgraph.CreateSpec) {
 			Bidi:    false,
 			Target: &sqlgraph.EdgeTarget{
 				IDSpec: sqlgraph.NewFieldSpec(factchange.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges = append(_spec.Edges, edge)
+	}
+	if nodes := _c.mutation.SnapshotsIDs(); len(nodes) > 0 {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.SnapshotsTable,
+			Columns: []string{machine.SnapshotsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(snapshot.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges = append(_spec.Edges, edge)
+	}
+	if nodes := _c.mutation.MembershipsIDs(); len(nodes) > 0 {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.MembershipsTable,
+			Columns: []string{machine.MembershipsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(membership.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges = append(_spec.Edges, edge)
+	}
+	if nodes := _c.mutation.ReactionsIDs(); len(nodes) > 0 {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.ReactionsTable,
+			Columns: []string{machine.ReactionsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(reaction.FieldID, field.TypeInt64),
 			},
 		}
 		for _, k := range nodes {
@@ -725,6 +893,78 @@ func (u *MachineUpsert) SetLastSeen(v time.Time) *MachineUpsert {
 // UpdateLastSeen sets the "last_seen" field to the value that was provided on create.
 func (u *MachineUpsert) UpdateLastSeen() *MachineUpsert {
 	u.SetExcluded(machine.FieldLastSeen)
+	return u
+}
+
+// SetDrift sets the "drift" field.
+func (u *MachineUpsert) SetDrift(v string) *MachineUpsert {
+	u.Set(machine.FieldDrift, v)
+	return u
+}
+
+// UpdateDrift sets the "drift" field to the value that was provided on create.
+func (u *MachineUpsert) UpdateDrift() *MachineUpsert {
+	u.SetExcluded(machine.FieldDrift)
+	return u
+}
+
+// ClearDrift clears the value of the "drift" field.
+func (u *MachineUpsert) ClearDrift() *MachineUpsert {
+	u.SetNull(machine.FieldDrift)
+	return u
+}
+
+// SetDriftDigest sets the "drift_digest" field.
+func (u *MachineUpsert) SetDriftDigest(v string) *MachineUpsert {
+	u.Set(machine.FieldDriftDigest, v)
+	return u
+}
+
+// UpdateDriftDigest sets the "drift_digest" field to the value that was provided on create.
+func (u *MachineUpsert) UpdateDriftDigest() *MachineUpsert {
+	u.SetExcluded(machine.FieldDriftDigest)
+	return u
+}
+
+// ClearDriftDigest clears the value of the "drift_digest" field.
+func (u *MachineUpsert) ClearDriftDigest() *MachineUpsert {
+	u.SetNull(machine.FieldDriftDigest)
+	return u
+}
+
+// SetDriftSince sets the "drift_since" field.
+func (u *MachineUpsert) SetDriftSince(v time.Time) *MachineUpsert {
+	u.Set(machine.FieldDriftSince, v)
+	return u
+}
+
+// UpdateDriftSince sets the "drift_since" field to the value that was provided on create.
+func (u *MachineUpsert) UpdateDriftSince() *MachineUpsert {
+	u.SetExcluded(machine.FieldDriftSince)
+	return u
+}
+
+// ClearDriftSince clears the value of the "drift_since" field.
+func (u *MachineUpsert) ClearDriftSince() *MachineUpsert {
+	u.SetNull(machine.FieldDriftSince)
+	return u
+}
+
+// SetLookedAt sets the "looked_at" field.
+func (u *MachineUpsert) SetLookedAt(v time.Time) *MachineUpsert {
+	u.Set(machine.FieldLookedAt, v)
+	return u
+}
+
+// UpdateLookedAt sets the "looked_at" field to the value that was provided on create.
+func (u *MachineUpsert) UpdateLookedAt() *MachineUpsert {
+	u.SetExcluded(machine.FieldLookedAt)
+	return u
+}
+
+// ClearLookedAt clears the value of the "looked_at" field.
+func (u *MachineUpsert) ClearLookedAt() *MachineUpsert {
+	u.SetNull(machine.FieldLookedAt)
 	return u
 }
 
@@ -912,6 +1152,90 @@ func (u *MachineUpsertOne) SetLastSeen(v time.Time) *MachineUpsertOne {
 func (u *MachineUpsertOne) UpdateLastSeen() *MachineUpsertOne {
 	return u.Update(func(s *MachineUpsert) {
 		s.UpdateLastSeen()
+	})
+}
+
+// SetDrift sets the "drift" field.
+func (u *MachineUpsertOne) SetDrift(v string) *MachineUpsertOne {
+	return u.Update(func(s *MachineUpsert) {
+		s.SetDrift(v)
+	})
+}
+
+// UpdateDrift sets the "drift" field to the value that was provided on create.
+func (u *MachineUpsertOne) UpdateDrift() *MachineUpsertOne {
+	return u.Update(func(s *MachineUpsert) {
+		s.UpdateDrift()
+	})
+}
+
+// ClearDrift clears the value of the "drift" field.
+func (u *MachineUpsertOne) ClearDrift() *MachineUpsertOne {
+	return u.Update(func(s *MachineUpsert) {
+		s.ClearDrift()
+	})
+}
+
+// SetDriftDigest sets the "drift_digest" field.
+func (u *MachineUpsertOne) SetDriftDigest(v string) *MachineUpsertOne {
+	return u.Update(func(s *MachineUpsert) {
+		s.SetDriftDigest(v)
+	})
+}
+
+// UpdateDriftDigest sets the "drift_digest" field to the value that was provided on create.
+func (u *MachineUpsertOne) UpdateDriftDigest() *MachineUpsertOne {
+	return u.Update(func(s *MachineUpsert) {
+		s.UpdateDriftDigest()
+	})
+}
+
+// ClearDriftDigest clears the value of the "drift_digest" field.
+func (u *MachineUpsertOne) ClearDriftDigest() *MachineUpsertOne {
+	return u.Update(func(s *MachineUpsert) {
+		s.ClearDriftDigest()
+	})
+}
+
+// SetDriftSince sets the "drift_since" field.
+func (u *MachineUpsertOne) SetDriftSince(v time.Time) *MachineUpsertOne {
+	return u.Update(func(s *MachineUpsert) {
+		s.SetDriftSince(v)
+	})
+}
+
+// UpdateDriftSince sets the "drift_since" field to the value that was provided on create.
+func (u *MachineUpsertOne) UpdateDriftSince() *MachineUpsertOne {
+	return u.Update(func(s *MachineUpsert) {
+		s.UpdateDriftSince()
+	})
+}
+
+// ClearDriftSince clears the value of the "drift_since" field.
+func (u *MachineUpsertOne) ClearDriftSince() *MachineUpsertOne {
+	return u.Update(func(s *MachineUpsert) {
+		s.ClearDriftSince()
+	})
+}
+
+// SetLookedAt sets the "looked_at" field.
+func (u *MachineUpsertOne) SetLookedAt(v time.Time) *MachineUpsertOne {
+	return u.Update(func(s *MachineUpsert) {
+		s.SetLookedAt(v)
+	})
+}
+
+// UpdateLookedAt sets the "looked_at" field to the value that was provided on create.
+func (u *MachineUpsertOne) UpdateLookedAt() *MachineUpsertOne {
+	return u.Update(func(s *MachineUpsert) {
+		s.UpdateLookedAt()
+	})
+}
+
+// ClearLookedAt clears the value of the "looked_at" field.
+func (u *MachineUpsertOne) ClearLookedAt() *MachineUpsertOne {
+	return u.Update(func(s *MachineUpsert) {
+		s.ClearLookedAt()
 	})
 }
 
@@ -1265,6 +1589,90 @@ func (u *MachineUpsertBulk) SetLastSeen(v time.Time) *MachineUpsertBulk {
 func (u *MachineUpsertBulk) UpdateLastSeen() *MachineUpsertBulk {
 	return u.Update(func(s *MachineUpsert) {
 		s.UpdateLastSeen()
+	})
+}
+
+// SetDrift sets the "drift" field.
+func (u *MachineUpsertBulk) SetDrift(v string) *MachineUpsertBulk {
+	return u.Update(func(s *MachineUpsert) {
+		s.SetDrift(v)
+	})
+}
+
+// UpdateDrift sets the "drift" field to the value that was provided on create.
+func (u *MachineUpsertBulk) UpdateDrift() *MachineUpsertBulk {
+	return u.Update(func(s *MachineUpsert) {
+		s.UpdateDrift()
+	})
+}
+
+// ClearDrift clears the value of the "drift" field.
+func (u *MachineUpsertBulk) ClearDrift() *MachineUpsertBulk {
+	return u.Update(func(s *MachineUpsert) {
+		s.ClearDrift()
+	})
+}
+
+// SetDriftDigest sets the "drift_digest" field.
+func (u *MachineUpsertBulk) SetDriftDigest(v string) *MachineUpsertBulk {
+	return u.Update(func(s *MachineUpsert) {
+		s.SetDriftDigest(v)
+	})
+}
+
+// UpdateDriftDigest sets the "drift_digest" field to the value that was provided on create.
+func (u *MachineUpsertBulk) UpdateDriftDigest() *MachineUpsertBulk {
+	return u.Update(func(s *MachineUpsert) {
+		s.UpdateDriftDigest()
+	})
+}
+
+// ClearDriftDigest clears the value of the "drift_digest" field.
+func (u *MachineUpsertBulk) ClearDriftDigest() *MachineUpsertBulk {
+	return u.Update(func(s *MachineUpsert) {
+		s.ClearDriftDigest()
+	})
+}
+
+// SetDriftSince sets the "drift_since" field.
+func (u *MachineUpsertBulk) SetDriftSince(v time.Time) *MachineUpsertBulk {
+	return u.Update(func(s *MachineUpsert) {
+		s.SetDriftSince(v)
+	})
+}
+
+// UpdateDriftSince sets the "drift_since" field to the value that was provided on create.
+func (u *MachineUpsertBulk) UpdateDriftSince() *MachineUpsertBulk {
+	return u.Update(func(s *MachineUpsert) {
+		s.UpdateDriftSince()
+	})
+}
+
+// ClearDriftSince clears the value of the "drift_since" field.
+func (u *MachineUpsertBulk) ClearDriftSince() *MachineUpsertBulk {
+	return u.Update(func(s *MachineUpsert) {
+		s.ClearDriftSince()
+	})
+}
+
+// SetLookedAt sets the "looked_at" field.
+func (u *MachineUpsertBulk) SetLookedAt(v time.Time) *MachineUpsertBulk {
+	return u.Update(func(s *MachineUpsert) {
+		s.SetLookedAt(v)
+	})
+}
+
+// UpdateLookedAt sets the "looked_at" field to the value that was provided on create.
+func (u *MachineUpsertBulk) UpdateLookedAt() *MachineUpsertBulk {
+	return u.Update(func(s *MachineUpsert) {
+		s.UpdateLookedAt()
+	})
+}
+
+// ClearLookedAt clears the value of the "looked_at" field.
+func (u *MachineUpsertBulk) ClearLookedAt() *MachineUpsertBulk {
+	return u.Update(func(s *MachineUpsert) {
+		s.ClearLookedAt()
 	})
 }
 

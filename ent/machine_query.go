@@ -18,12 +18,15 @@ import (
 	"github.com/edge-provision/edge-provision/ent/mac"
 	"github.com/edge-provision/edge-provision/ent/machine"
 	"github.com/edge-provision/edge-provision/ent/machinefacts"
+	"github.com/edge-provision/edge-provision/ent/membership"
 	"github.com/edge-provision/edge-provision/ent/memorymodule"
 	"github.com/edge-provision/edge-provision/ent/nic"
 	"github.com/edge-provision/edge-provision/ent/observation"
 	"github.com/edge-provision/edge-provision/ent/pcifunction"
 	"github.com/edge-provision/edge-provision/ent/predicate"
+	"github.com/edge-provision/edge-provision/ent/reaction"
 	"github.com/edge-provision/edge-provision/ent/site"
+	"github.com/edge-provision/edge-provision/ent/snapshot"
 	"github.com/edge-provision/edge-provision/ent/tag"
 	"github.com/google/uuid"
 )
@@ -45,6 +48,9 @@ type MachineQuery struct {
 	withPciFunctions  *PCIFunctionQuery
 	withTags          *TagQuery
 	withFactChanges   *FactChangeQuery
+	withSnapshots     *SnapshotQuery
+	withMemberships   *MembershipQuery
+	withReactions     *ReactionQuery
 	modifiers         []func(*sql.Selector)
 	// intermediate query (i.e. traversal path).
 	sql  *sql.Selector
@@ -302,6 +308,72 @@ func (_q *MachineQuery) QueryFactChanges() *FactChangeQuery {
 	return query
 }
 
+// QuerySnapshots chains the current query on the "snapshots" edge.
+func (_q *MachineQuery) QuerySnapshots() *SnapshotQuery {
+	query := (&SnapshotClient{config: _q.config}).Query()
+	query.path = func(ctx context.Context) (fromU *sql.Selector, err error) {
+		if err := _q.prepareQuery(ctx); err != nil {
+			return nil, err
+		}
+		selector := _q.sqlQuery(ctx)
+		if err := selector.Err(); err != nil {
+			return nil, err
+		}
+		step := sqlgraph.NewStep(
+			sqlgraph.From(machine.Table, machine.FieldID, selector),
+			sqlgraph.To(snapshot.Table, snapshot.FieldID),
+			sqlgraph.Edge(sqlgraph.O2M, false, machine.SnapshotsTable, machine.SnapshotsColumn),
+		)
+		fromU = sqlgraph.SetNeighbors(_q.driver.Dialect(), step)
+		return fromU, nil
+	}
+	return query
+}
+
+// QueryMemberships chains the current query on the "memberships" edge.
+func (_q *MachineQuery) QueryMemberships() *MembershipQuery {
+	query := (&MembershipClient{config: _q.config}).Query()
+	query.path = func(ctx context.Context) (fromU *sql.Selector, err error) {
+		if err := _q.prepareQuery(ctx); err != nil {
+			return nil, err
+		}
+		selector := _q.sqlQuery(ctx)
+		if err := selector.Err(); err != nil {
+			return nil, err
+		}
+		step := sqlgraph.NewStep(
+			sqlgraph.From(machine.Table, machine.FieldID, selector),
+			sqlgraph.To(membership.Table, membership.FieldID),
+			sqlgraph.Edge(sqlgraph.O2M, false, machine.MembershipsTable, machine.MembershipsColumn),
+		)
+		fromU = sqlgraph.SetNeighbors(_q.driver.Dialect(), step)
+		return fromU, nil
+	}
+	return query
+}
+
+// QueryReactions chains the current query on the "reactions" edge.
+func (_q *MachineQuery) QueryReactions() *ReactionQuery {
+	query := (&ReactionClient{config: _q.config}).Query()
+	query.path = func(ctx context.Context) (fromU *sql.Selector, err error) {
+		if err := _q.prepareQuery(ctx); err != nil {
+			return nil, err
+		}
+		selector := _q.sqlQuery(ctx)
+		if err := selector.Err(); err != nil {
+			return nil, err
+		}
+		step := sqlgraph.NewStep(
+			sqlgraph.From(machine.Table, machine.FieldID, selector),
+			sqlgraph.To(reaction.Table, reaction.FieldID),
+			sqlgraph.Edge(sqlgraph.O2M, false, machine.ReactionsTable, machine.ReactionsColumn),
+		)
+		fromU = sqlgraph.SetNeighbors(_q.driver.Dialect(), step)
+		return fromU, nil
+	}
+	return query
+}
+
 // First returns the first Machine entity from the query.
 // Returns a *NotFoundError when no Machine was found.
 func (_q *MachineQuery) First(ctx context.Context) (*Machine, error) {
@@ -504,6 +576,9 @@ func (_q *MachineQuery) Clone() *MachineQuery {
 		withPciFunctions:  _q.withPciFunctions.Clone(),
 		withTags:          _q.withTags.Clone(),
 		withFactChanges:   _q.withFactChanges.Clone(),
+		withSnapshots:     _q.withSnapshots.Clone(),
+		withMemberships:   _q.withMemberships.Clone(),
+		withReactions:     _q.withReactions.Clone(),
 		// clone intermediate query.
 		sql:  _q.sql.Clone(),
 		path: _q.path,
@@ -620,6 +695,39 @@ func (_q *MachineQuery) WithFactChanges(opts ...func(*FactChangeQuery)) *Machine
 	return _q
 }
 
+// WithSnapshots tells the query-builder to eager-load the nodes that are connected to
+// the "snapshots" edge. The optional arguments are used to configure the query builder of the edge.
+func (_q *MachineQuery) WithSnapshots(opts ...func(*SnapshotQuery)) *MachineQuery {
+	query := (&SnapshotClient{config: _q.config}).Query()
+	for _, opt := range opts {
+		opt(query)
+	}
+	_q.withSnapshots = query
+	return _q
+}
+
+// WithMemberships tells the query-builder to eager-load the nodes that are connected to
+// the "memberships" edge. The optional arguments are used to configure the query builder of the edge.
+func (_q *MachineQuery) WithMemberships(opts ...func(*MembershipQuery)) *MachineQuery {
+	query := (&MembershipClient{config: _q.config}).Query()
+	for _, opt := range opts {
+		opt(query)
+	}
+	_q.withMemberships = query
+	return _q
+}
+
+// WithReactions tells the query-builder to eager-load the nodes that are connected to
+// the "reactions" edge. The optional arguments are used to configure the query builder of the edge.
+func (_q *MachineQuery) WithReactions(opts ...func(*ReactionQuery)) *MachineQuery {
+	query := (&ReactionClient{config: _q.config}).Query()
+	for _, opt := range opts {
+		opt(query)
+	}
+	_q.withReactions = query
+	return _q
+}
+
 // GroupBy is used to group vertices by one or more fields/columns.
 // It is often used with aggregate functions, like: count, max, mean, min, sum.
 //
@@ -698,7 +806,7 @@ func (_q *MachineQuery) sqlAll(ctx context.Context, hooks ...queryHook) ([]*Mach
 	var (
 		nodes       = []*Machine{}
 		_spec       = _q.querySpec()
-		loadedTypes = [10]bool{
+		loadedTypes = [13]bool{
 			_q.withHome != nil,
 			_q.withMacs != nil,
 			_q.withObservations != nil,
@@ -709,6 +817,9 @@ func (_q *MachineQuery) sqlAll(ctx context.Context, hooks ...queryHook) ([]*Mach
 			_q.withPciFunctions != nil,
 			_q.withTags != nil,
 			_q.withFactChanges != nil,
+			_q.withSnapshots != nil,
+			_q.withMemberships != nil,
+			_q.withReactions != nil,
 		}
 	)
 	_spec.ScanValues = func(columns []string) ([]any, error) {
@@ -797,6 +908,27 @@ func (_q *MachineQuery) sqlAll(ctx context.Context, hooks ...queryHook) ([]*Mach
 		if err := _q.loadFactChanges(ctx, query, nodes,
 			func(n *Machine) { n.Edges.FactChanges = []*FactChange{} },
 			func(n *Machine, e *FactChange) { n.Edges.FactChanges = append(n.Edges.FactChanges, e) }); err != nil {
+			return nil, err
+		}
+	}
+	if query := _q.withSnapshots; query != nil {
+		if err := _q.loadSnapshots(ctx, query, nodes,
+			func(n *Machine) { n.Edges.Snapshots = []*Snapshot{} },
+			func(n *Machine, e *Snapshot) { n.Edges.Snapshots = append(n.Edges.Snapshots, e) }); err != nil {
+			return nil, err
+		}
+	}
+	if query := _q.withMemberships; query != nil {
+		if err := _q.loadMemberships(ctx, query, nodes,
+			func(n *Machine) { n.Edges.Memberships = []*Membership{} },
+			func(n *Machine, e *Membership) { n.Edges.Memberships = append(n.Edges.Memberships, e) }); err != nil {
+			return nil, err
+		}
+	}
+	if query := _q.withReactions; query != nil {
+		if err := _q.loadReactions(ctx, query, nodes,
+			func(n *Machine) { n.Edges.Reactions = []*Reaction{} },
+			func(n *Machine, e *Reaction) { n.Edges.Reactions = append(n.Edges.Reactions, e) }); err != nil {
 			return nil, err
 		}
 	}
@@ -1084,6 +1216,96 @@ func (_q *MachineQuery) loadFactChanges(ctx context.Context, query *FactChangeQu
 	}
 	query.Where(predicate.FactChange(func(s *sql.Selector) {
 		s.Where(sql.InValues(s.C(machine.FactChangesColumn), fks...))
+	}))
+	neighbors, err := query.All(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range neighbors {
+		fk := n.MachineID
+		node, ok := nodeids[fk]
+		if !ok {
+			return fmt.Errorf(`unexpected referenced foreign-key "machine_id" returned %v for node %v`, fk, n.ID)
+		}
+		assign(node, n)
+	}
+	return nil
+}
+func (_q *MachineQuery) loadSnapshots(ctx context.Context, query *SnapshotQuery, nodes []*Machine, init func(*Machine), assign func(*Machine, *Snapshot)) error {
+	fks := make([]driver.Value, 0, len(nodes))
+	nodeids := make(map[uuid.UUID]*Machine)
+	for i := range nodes {
+		fks = append(fks, nodes[i].ID)
+		nodeids[nodes[i].ID] = nodes[i]
+		if init != nil {
+			init(nodes[i])
+		}
+	}
+	if len(query.ctx.Fields) > 0 {
+		query.ctx.AppendFieldOnce(snapshot.FieldMachineID)
+	}
+	query.Where(predicate.Snapshot(func(s *sql.Selector) {
+		s.Where(sql.InValues(s.C(machine.SnapshotsColumn), fks...))
+	}))
+	neighbors, err := query.All(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range neighbors {
+		fk := n.MachineID
+		node, ok := nodeids[fk]
+		if !ok {
+			return fmt.Errorf(`unexpected referenced foreign-key "machine_id" returned %v for node %v`, fk, n.ID)
+		}
+		assign(node, n)
+	}
+	return nil
+}
+func (_q *MachineQuery) loadMemberships(ctx context.Context, query *MembershipQuery, nodes []*Machine, init func(*Machine), assign func(*Machine, *Membership)) error {
+	fks := make([]driver.Value, 0, len(nodes))
+	nodeids := make(map[uuid.UUID]*Machine)
+	for i := range nodes {
+		fks = append(fks, nodes[i].ID)
+		nodeids[nodes[i].ID] = nodes[i]
+		if init != nil {
+			init(nodes[i])
+		}
+	}
+	if len(query.ctx.Fields) > 0 {
+		query.ctx.AppendFieldOnce(membership.FieldMachineID)
+	}
+	query.Where(predicate.Membership(func(s *sql.Selector) {
+		s.Where(sql.InValues(s.C(machine.MembershipsColumn), fks...))
+	}))
+	neighbors, err := query.All(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range neighbors {
+		fk := n.MachineID
+		node, ok := nodeids[fk]
+		if !ok {
+			return fmt.Errorf(`unexpected referenced foreign-key "machine_id" returned %v for node %v`, fk, n.ID)
+		}
+		assign(node, n)
+	}
+	return nil
+}
+func (_q *MachineQuery) loadReactions(ctx context.Context, query *ReactionQuery, nodes []*Machine, init func(*Machine), assign func(*Machine, *Reaction)) error {
+	fks := make([]driver.Value, 0, len(nodes))
+	nodeids := make(map[uuid.UUID]*Machine)
+	for i := range nodes {
+		fks = append(fks, nodes[i].ID)
+		nodeids[nodes[i].ID] = nodes[i]
+		if init != nil {
+			init(nodes[i])
+		}
+	}
+	if len(query.ctx.Fields) > 0 {
+		query.ctx.AppendFieldOnce(reaction.FieldMachineID)
+	}
+	query.Where(predicate.Reaction(func(s *sql.Selector) {
+		s.Where(sql.InValues(s.C(machine.ReactionsColumn), fks...))
 	}))
 	neighbors, err := query.All(ctx)
 	if err != nil {

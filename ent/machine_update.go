@@ -16,11 +16,14 @@ import (
 	"github.com/edge-provision/edge-provision/ent/mac"
 	"github.com/edge-provision/edge-provision/ent/machine"
 	"github.com/edge-provision/edge-provision/ent/machinefacts"
+	"github.com/edge-provision/edge-provision/ent/membership"
 	"github.com/edge-provision/edge-provision/ent/memorymodule"
 	"github.com/edge-provision/edge-provision/ent/nic"
 	"github.com/edge-provision/edge-provision/ent/observation"
 	"github.com/edge-provision/edge-provision/ent/pcifunction"
 	"github.com/edge-provision/edge-provision/ent/predicate"
+	"github.com/edge-provision/edge-provision/ent/reaction"
+	"github.com/edge-provision/edge-provision/ent/snapshot"
 	"github.com/edge-provision/edge-provision/ent/tag"
 )
 
@@ -165,6 +168,86 @@ func (_u *MachineUpdate) SetNillableLastSeen(v *time.Time) *MachineUpdate {
 	return _u
 }
 
+// SetDrift sets the "drift" field.
+func (_u *MachineUpdate) SetDrift(v string) *MachineUpdate {
+	_u.mutation.SetDrift(v)
+	return _u
+}
+
+// SetNillableDrift sets the "drift" field if the given value is not nil.
+func (_u *MachineUpdate) SetNillableDrift(v *string) *MachineUpdate {
+	if v != nil {
+		_u.SetDrift(*v)
+	}
+	return _u
+}
+
+// ClearDrift clears the value of the "drift" field.
+func (_u *MachineUpdate) ClearDrift() *MachineUpdate {
+	_u.mutation.ClearDrift()
+	return _u
+}
+
+// SetDriftDigest sets the "drift_digest" field.
+func (_u *MachineUpdate) SetDriftDigest(v string) *MachineUpdate {
+	_u.mutation.SetDriftDigest(v)
+	return _u
+}
+
+// SetNillableDriftDigest sets the "drift_digest" field if the given value is not nil.
+func (_u *MachineUpdate) SetNillableDriftDigest(v *string) *MachineUpdate {
+	if v != nil {
+		_u.SetDriftDigest(*v)
+	}
+	return _u
+}
+
+// ClearDriftDigest clears the value of the "drift_digest" field.
+func (_u *MachineUpdate) ClearDriftDigest() *MachineUpdate {
+	_u.mutation.ClearDriftDigest()
+	return _u
+}
+
+// SetDriftSince sets the "drift_since" field.
+func (_u *MachineUpdate) SetDriftSince(v time.Time) *MachineUpdate {
+	_u.mutation.SetDriftSince(v)
+	return _u
+}
+
+// SetNillableDriftSince sets the "drift_since" field if the given value is not nil.
+func (_u *MachineUpdate) SetNillableDriftSince(v *time.Time) *MachineUpdate {
+	if v != nil {
+		_u.SetDriftSince(*v)
+	}
+	return _u
+}
+
+// ClearDriftSince clears the value of the "drift_since" field.
+func (_u *MachineUpdate) ClearDriftSince() *MachineUpdate {
+	_u.mutation.ClearDriftSince()
+	return _u
+}
+
+// SetLookedAt sets the "looked_at" field.
+func (_u *MachineUpdate) SetLookedAt(v time.Time) *MachineUpdate {
+	_u.mutation.SetLookedAt(v)
+	return _u
+}
+
+// SetNillableLookedAt sets the "looked_at" field if the given value is not nil.
+func (_u *MachineUpdate) SetNillableLookedAt(v *time.Time) *MachineUpdate {
+	if v != nil {
+		_u.SetLookedAt(*v)
+	}
+	return _u
+}
+
+// ClearLookedAt clears the value of the "looked_at" field.
+func (_u *MachineUpdate) ClearLookedAt() *MachineUpdate {
+	_u.mutation.ClearLookedAt()
+	return _u
+}
+
 // AddMACIDs adds the "macs" edge to the MAC entity by IDs.
 func (_u *MachineUpdate) AddMACIDs(ids ...int) *MachineUpdate {
 	_u.mutation.AddMACIDs(ids...)
@@ -302,6 +385,51 @@ func (_u *MachineUpdate) AddFactChanges(v ...*FactChange) *MachineUpdate {
 		ids[i] = v[i].ID
 	}
 	return _u.AddFactChangeIDs(ids...)
+}
+
+// AddSnapshotIDs adds the "snapshots" edge to the Snapshot entity by IDs.
+func (_u *MachineUpdate) AddSnapshotIDs(ids ...int) *MachineUpdate {
+	_u.mutation.AddSnapshotIDs(ids...)
+	return _u
+}
+
+// AddSnapshots adds the "snapshots" edges to the Snapshot entity.
+func (_u *MachineUpdate) AddSnapshots(v ...*Snapshot) *MachineUpdate {
+	ids := make([]int, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _u.AddSnapshotIDs(ids...)
+}
+
+// AddMembershipIDs adds the "memberships" edge to the Membership entity by IDs.
+func (_u *MachineUpdate) AddMembershipIDs(ids ...int) *MachineUpdate {
+	_u.mutation.AddMembershipIDs(ids...)
+	return _u
+}
+
+// AddMemberships adds the "memberships" edges to the Membership entity.
+func (_u *MachineUpdate) AddMemberships(v ...*Membership) *MachineUpdate {
+	ids := make([]int, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _u.AddMembershipIDs(ids...)
+}
+
+// AddReactionIDs adds the "reactions" edge to the Reaction entity by IDs.
+func (_u *MachineUpdate) AddReactionIDs(ids ...int64) *MachineUpdate {
+	_u.mutation.AddReactionIDs(ids...)
+	return _u
+}
+
+// AddReactions adds the "reactions" edges to the Reaction entity.
+func (_u *MachineUpdate) AddReactions(v ...*Reaction) *MachineUpdate {
+	ids := make([]int64, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _u.AddReactionIDs(ids...)
 }
 
 // Mutation returns the MachineMutation object of the builder.
@@ -483,6 +611,69 @@ func (_u *MachineUpdate) RemoveFactChanges(v ...*FactChange) *MachineUpdate {
 	return _u.RemoveFactChangeIDs(ids...)
 }
 
+// ClearSnapshots clears all "snapshots" edges to the Snapshot entity.
+func (_u *MachineUpdate) ClearSnapshots() *MachineUpdate {
+	_u.mutation.ClearSnapshots()
+	return _u
+}
+
+// RemoveSnapshotIDs removes the "snapshots" edge to Snapshot entities by IDs.
+func (_u *MachineUpdate) RemoveSnapshotIDs(ids ...int) *MachineUpdate {
+	_u.mutation.RemoveSnapshotIDs(ids...)
+	return _u
+}
+
+// RemoveSnapshots removes "snapshots" edges to Snapshot entities.
+func (_u *MachineUpdate) RemoveSnapshots(v ...*Snapshot) *MachineUpdate {
+	ids := make([]int, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _u.RemoveSnapshotIDs(ids...)
+}
+
+// ClearMemberships clears all "memberships" edges to the Membership entity.
+func (_u *MachineUpdate) ClearMemberships() *MachineUpdate {
+	_u.mutation.ClearMemberships()
+	return _u
+}
+
+// RemoveMembershipIDs removes the "memberships" edge to Membership entities by IDs.
+func (_u *MachineUpdate) RemoveMembershipIDs(ids ...int) *MachineUpdate {
+	_u.mutation.RemoveMembershipIDs(ids...)
+	return _u
+}
+
+// RemoveMemberships removes "memberships" edges to Membership entities.
+func (_u *MachineUpdate) RemoveMemberships(v ...*Membership) *MachineUpdate {
+	ids := make([]int, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _u.RemoveMembershipIDs(ids...)
+}
+
+// ClearReactions clears all "reactions" edges to the Reaction entity.
+func (_u *MachineUpdate) ClearReactions() *MachineUpdate {
+	_u.mutation.ClearReactions()
+	return _u
+}
+
+// RemoveReactionIDs removes the "reactions" edge to Reaction entities by IDs.
+func (_u *MachineUpdate) RemoveReactionIDs(ids ...int64) *MachineUpdate {
+	_u.mutation.RemoveReactionIDs(ids...)
+	return _u
+}
+
+// RemoveReactions removes "reactions" edges to Reaction entities.
+func (_u *MachineUpdate) RemoveReactions(v ...*Reaction) *MachineUpdate {
+	ids := make([]int64, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _u.RemoveReactionIDs(ids...)
+}
+
 // Save executes the query and returns the number of nodes affected by the update operation.
 func (_u *MachineUpdate) Save(ctx context.Context) (int, error) {
 	return withHooks(ctx, _u.sqlSave, _u.mutation, _u.hooks)
@@ -565,6 +756,30 @@ func (_u *MachineUpdate) sqlSave(ctx context.Context) (_node int, err error) {
 	}
 	if value, ok := _u.mutation.LastSeen(); ok {
 		_spec.SetField(machine.FieldLastSeen, field.TypeTime, value)
+	}
+	if value, ok := _u.mutation.Drift(); ok {
+		_spec.SetField(machine.FieldDrift, field.TypeString, value)
+	}
+	if _u.mutation.DriftCleared() {
+		_spec.ClearField(machine.FieldDrift, field.TypeString)
+	}
+	if value, ok := _u.mutation.DriftDigest(); ok {
+		_spec.SetField(machine.FieldDriftDigest, field.TypeString, value)
+	}
+	if _u.mutation.DriftDigestCleared() {
+		_spec.ClearField(machine.FieldDriftDigest, field.TypeString)
+	}
+	if value, ok := _u.mutation.DriftSince(); ok {
+		_spec.SetField(machine.FieldDriftSince, field.TypeTime, value)
+	}
+	if _u.mutation.DriftSinceCleared() {
+		_spec.ClearField(machine.FieldDriftSince, field.TypeTime)
+	}
+	if value, ok := _u.mutation.LookedAt(); ok {
+		_spec.SetField(machine.FieldLookedAt, field.TypeTime, value)
+	}
+	if _u.mutation.LookedAtCleared() {
+		_spec.ClearField(machine.FieldLookedAt, field.TypeTime)
 	}
 	if _u.mutation.MacsCleared() {
 		edge := &sqlgraph.EdgeSpec{
@@ -955,6 +1170,141 @@ func (_u *MachineUpdate) sqlSave(ctx context.Context) (_node int, err error) {
 		}
 		_spec.Edges.Add = append(_spec.Edges.Add, edge)
 	}
+	if _u.mutation.SnapshotsCleared() {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.SnapshotsTable,
+			Columns: []string{machine.SnapshotsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(snapshot.FieldID, field.TypeInt),
+			},
+		}
+		_spec.Edges.Clear = append(_spec.Edges.Clear, edge)
+	}
+	if nodes := _u.mutation.RemovedSnapshotsIDs(); len(nodes) > 0 && !_u.mutation.SnapshotsCleared() {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.SnapshotsTable,
+			Columns: []string{machine.SnapshotsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(snapshot.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges.Clear = append(_spec.Edges.Clear, edge)
+	}
+	if nodes := _u.mutation.SnapshotsIDs(); len(nodes) > 0 {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.SnapshotsTable,
+			Columns: []string{machine.SnapshotsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(snapshot.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges.Add = append(_spec.Edges.Add, edge)
+	}
+	if _u.mutation.MembershipsCleared() {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.MembershipsTable,
+			Columns: []string{machine.MembershipsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(membership.FieldID, field.TypeInt),
+			},
+		}
+		_spec.Edges.Clear = append(_spec.Edges.Clear, edge)
+	}
+	if nodes := _u.mutation.RemovedMembershipsIDs(); len(nodes) > 0 && !_u.mutation.MembershipsCleared() {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.MembershipsTable,
+			Columns: []string{machine.MembershipsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(membership.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges.Clear = append(_spec.Edges.Clear, edge)
+	}
+	if nodes := _u.mutation.MembershipsIDs(); len(nodes) > 0 {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.MembershipsTable,
+			Columns: []string{machine.MembershipsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(membership.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges.Add = append(_spec.Edges.Add, edge)
+	}
+	if _u.mutation.ReactionsCleared() {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.ReactionsTable,
+			Columns: []string{machine.ReactionsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(reaction.FieldID, field.TypeInt64),
+			},
+		}
+		_spec.Edges.Clear = append(_spec.Edges.Clear, edge)
+	}
+	if nodes := _u.mutation.RemovedReactionsIDs(); len(nodes) > 0 && !_u.mutation.ReactionsCleared() {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.ReactionsTable,
+			Columns: []string{machine.ReactionsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(reaction.FieldID, field.TypeInt64),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges.Clear = append(_spec.Edges.Clear, edge)
+	}
+	if nodes := _u.mutation.ReactionsIDs(); len(nodes) > 0 {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.ReactionsTable,
+			Columns: []string{machine.ReactionsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(reaction.FieldID, field.TypeInt64),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges.Add = append(_spec.Edges.Add, edge)
+	}
 	if _node, err = sqlgraph.UpdateNodes(ctx, _u.driver, _spec); err != nil {
 		if _, ok := err.(*sqlgraph.NotFoundError); ok {
 			err = &NotFoundError{machine.Label}
@@ -1103,6 +1453,86 @@ func (_u *MachineUpdateOne) SetNillableLastSeen(v *time.Time) *MachineUpdateOne 
 	return _u
 }
 
+// SetDrift sets the "drift" field.
+func (_u *MachineUpdateOne) SetDrift(v string) *MachineUpdateOne {
+	_u.mutation.SetDrift(v)
+	return _u
+}
+
+// SetNillableDrift sets the "drift" field if the given value is not nil.
+func (_u *MachineUpdateOne) SetNillableDrift(v *string) *MachineUpdateOne {
+	if v != nil {
+		_u.SetDrift(*v)
+	}
+	return _u
+}
+
+// ClearDrift clears the value of the "drift" field.
+func (_u *MachineUpdateOne) ClearDrift() *MachineUpdateOne {
+	_u.mutation.ClearDrift()
+	return _u
+}
+
+// SetDriftDigest sets the "drift_digest" field.
+func (_u *MachineUpdateOne) SetDriftDigest(v string) *MachineUpdateOne {
+	_u.mutation.SetDriftDigest(v)
+	return _u
+}
+
+// SetNillableDriftDigest sets the "drift_digest" field if the given value is not nil.
+func (_u *MachineUpdateOne) SetNillableDriftDigest(v *string) *MachineUpdateOne {
+	if v != nil {
+		_u.SetDriftDigest(*v)
+	}
+	return _u
+}
+
+// ClearDriftDigest clears the value of the "drift_digest" field.
+func (_u *MachineUpdateOne) ClearDriftDigest() *MachineUpdateOne {
+	_u.mutation.ClearDriftDigest()
+	return _u
+}
+
+// SetDriftSince sets the "drift_since" field.
+func (_u *MachineUpdateOne) SetDriftSince(v time.Time) *MachineUpdateOne {
+	_u.mutation.SetDriftSince(v)
+	return _u
+}
+
+// SetNillableDriftSince sets the "drift_since" field if the given value is not nil.
+func (_u *MachineUpdateOne) SetNillableDriftSince(v *time.Time) *MachineUpdateOne {
+	if v != nil {
+		_u.SetDriftSince(*v)
+	}
+	return _u
+}
+
+// ClearDriftSince clears the value of the "drift_since" field.
+func (_u *MachineUpdateOne) ClearDriftSince() *MachineUpdateOne {
+	_u.mutation.ClearDriftSince()
+	return _u
+}
+
+// SetLookedAt sets the "looked_at" field.
+func (_u *MachineUpdateOne) SetLookedAt(v time.Time) *MachineUpdateOne {
+	_u.mutation.SetLookedAt(v)
+	return _u
+}
+
+// SetNillableLookedAt sets the "looked_at" field if the given value is not nil.
+func (_u *MachineUpdateOne) SetNillableLookedAt(v *time.Time) *MachineUpdateOne {
+	if v != nil {
+		_u.SetLookedAt(*v)
+	}
+	return _u
+}
+
+// ClearLookedAt clears the value of the "looked_at" field.
+func (_u *MachineUpdateOne) ClearLookedAt() *MachineUpdateOne {
+	_u.mutation.ClearLookedAt()
+	return _u
+}
+
 // AddMACIDs adds the "macs" edge to the MAC entity by IDs.
 func (_u *MachineUpdateOne) AddMACIDs(ids ...int) *MachineUpdateOne {
 	_u.mutation.AddMACIDs(ids...)
@@ -1240,6 +1670,51 @@ func (_u *MachineUpdateOne) AddFactChanges(v ...*FactChange) *MachineUpdateOne {
 		ids[i] = v[i].ID
 	}
 	return _u.AddFactChangeIDs(ids...)
+}
+
+// AddSnapshotIDs adds the "snapshots" edge to the Snapshot entity by IDs.
+func (_u *MachineUpdateOne) AddSnapshotIDs(ids ...int) *MachineUpdateOne {
+	_u.mutation.AddSnapshotIDs(ids...)
+	return _u
+}
+
+// AddSnapshots adds the "snapshots" edges to the Snapshot entity.
+func (_u *MachineUpdateOne) AddSnapshots(v ...*Snapshot) *MachineUpdateOne {
+	ids := make([]int, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _u.AddSnapshotIDs(ids...)
+}
+
+// AddMembershipIDs adds the "memberships" edge to the Membership entity by IDs.
+func (_u *MachineUpdateOne) AddMembershipIDs(ids ...int) *MachineUpdateOne {
+	_u.mutation.AddMembershipIDs(ids...)
+	return _u
+}
+
+// AddMemberships adds the "memberships" edges to the Membership entity.
+func (_u *MachineUpdateOne) AddMemberships(v ...*Membership) *MachineUpdateOne {
+	ids := make([]int, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _u.AddMembershipIDs(ids...)
+}
+
+// AddReactionIDs adds the "reactions" edge to the Reaction entity by IDs.
+func (_u *MachineUpdateOne) AddReactionIDs(ids ...int64) *MachineUpdateOne {
+	_u.mutation.AddReactionIDs(ids...)
+	return _u
+}
+
+// AddReactions adds the "reactions" edges to the Reaction entity.
+func (_u *MachineUpdateOne) AddReactions(v ...*Reaction) *MachineUpdateOne {
+	ids := make([]int64, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _u.AddReactionIDs(ids...)
 }
 
 // Mutation returns the MachineMutation object of the builder.
@@ -1421,6 +1896,69 @@ func (_u *MachineUpdateOne) RemoveFactChanges(v ...*FactChange) *MachineUpdateOn
 	return _u.RemoveFactChangeIDs(ids...)
 }
 
+// ClearSnapshots clears all "snapshots" edges to the Snapshot entity.
+func (_u *MachineUpdateOne) ClearSnapshots() *MachineUpdateOne {
+	_u.mutation.ClearSnapshots()
+	return _u
+}
+
+// RemoveSnapshotIDs removes the "snapshots" edge to Snapshot entities by IDs.
+func (_u *MachineUpdateOne) RemoveSnapshotIDs(ids ...int) *MachineUpdateOne {
+	_u.mutation.RemoveSnapshotIDs(ids...)
+	return _u
+}
+
+// RemoveSnapshots removes "snapshots" edges to Snapshot entities.
+func (_u *MachineUpdateOne) RemoveSnapshots(v ...*Snapshot) *MachineUpdateOne {
+	ids := make([]int, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _u.RemoveSnapshotIDs(ids...)
+}
+
+// ClearMemberships clears all "memberships" edges to the Membership entity.
+func (_u *MachineUpdateOne) ClearMemberships() *MachineUpdateOne {
+	_u.mutation.ClearMemberships()
+	return _u
+}
+
+// RemoveMembershipIDs removes the "memberships" edge to Membership entities by IDs.
+func (_u *MachineUpdateOne) RemoveMembershipIDs(ids ...int) *MachineUpdateOne {
+	_u.mutation.RemoveMembershipIDs(ids...)
+	return _u
+}
+
+// RemoveMemberships removes "memberships" edges to Membership entities.
+func (_u *MachineUpdateOne) RemoveMemberships(v ...*Membership) *MachineUpdateOne {
+	ids := make([]int, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _u.RemoveMembershipIDs(ids...)
+}
+
+// ClearReactions clears all "reactions" edges to the Reaction entity.
+func (_u *MachineUpdateOne) ClearReactions() *MachineUpdateOne {
+	_u.mutation.ClearReactions()
+	return _u
+}
+
+// RemoveReactionIDs removes the "reactions" edge to Reaction entities by IDs.
+func (_u *MachineUpdateOne) RemoveReactionIDs(ids ...int64) *MachineUpdateOne {
+	_u.mutation.RemoveReactionIDs(ids...)
+	return _u
+}
+
+// RemoveReactions removes "reactions" edges to Reaction entities.
+func (_u *MachineUpdateOne) RemoveReactions(v ...*Reaction) *MachineUpdateOne {
+	ids := make([]int64, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _u.RemoveReactionIDs(ids...)
+}
+
 // Where appends a list predicates to the MachineUpdate builder.
 func (_u *MachineUpdateOne) Where(ps ...predicate.Machine) *MachineUpdateOne {
 	_u.mutation.Where(ps...)
@@ -1533,6 +2071,30 @@ func (_u *MachineUpdateOne) sqlSave(ctx context.Context) (_node *Machine, err er
 	}
 	if value, ok := _u.mutation.LastSeen(); ok {
 		_spec.SetField(machine.FieldLastSeen, field.TypeTime, value)
+	}
+	if value, ok := _u.mutation.Drift(); ok {
+		_spec.SetField(machine.FieldDrift, field.TypeString, value)
+	}
+	if _u.mutation.DriftCleared() {
+		_spec.ClearField(machine.FieldDrift, field.TypeString)
+	}
+	if value, ok := _u.mutation.DriftDigest(); ok {
+		_spec.SetField(machine.FieldDriftDigest, field.TypeString, value)
+	}
+	if _u.mutation.DriftDigestCleared() {
+		_spec.ClearField(machine.FieldDriftDigest, field.TypeString)
+	}
+	if value, ok := _u.mutation.DriftSince(); ok {
+		_spec.SetField(machine.FieldDriftSince, field.TypeTime, value)
+	}
+	if _u.mutation.DriftSinceCleared() {
+		_spec.ClearField(machine.FieldDriftSince, field.TypeTime)
+	}
+	if value, ok := _u.mutation.LookedAt(); ok {
+		_spec.SetField(machine.FieldLookedAt, field.TypeTime, value)
+	}
+	if _u.mutation.LookedAtCleared() {
+		_spec.ClearField(machine.FieldLookedAt, field.TypeTime)
 	}
 	if _u.mutation.MacsCleared() {
 		edge := &sqlgraph.EdgeSpec{
@@ -1916,6 +2478,141 @@ func (_u *MachineUpdateOne) sqlSave(ctx context.Context) (_node *Machine, err er
 			Bidi:    false,
 			Target: &sqlgraph.EdgeTarget{
 				IDSpec: sqlgraph.NewFieldSpec(factchange.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges.Add = append(_spec.Edges.Add, edge)
+	}
+	if _u.mutation.SnapshotsCleared() {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.SnapshotsTable,
+			Columns: []string{machine.SnapshotsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(snapshot.FieldID, field.TypeInt),
+			},
+		}
+		_spec.Edges.Clear = append(_spec.Edges.Clear, edge)
+	}
+	if nodes := _u.mutation.RemovedSnapshotsIDs(); len(nodes) > 0 && !_u.mutation.SnapshotsCleared() {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.SnapshotsTable,
+			Columns: []string{machine.SnapshotsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(snapshot.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges.Clear = append(_spec.Edges.Clear, edge)
+	}
+	if nodes := _u.mutation.SnapshotsIDs(); len(nodes) > 0 {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.SnapshotsTable,
+			Columns: []string{machine.SnapshotsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(snapshot.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges.Add = append(_spec.Edges.Add, edge)
+	}
+	if _u.mutation.MembershipsCleared() {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.MembershipsTable,
+			Columns: []string{machine.MembershipsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(membership.FieldID, field.TypeInt),
+			},
+		}
+		_spec.Edges.Clear = append(_spec.Edges.Clear, edge)
+	}
+	if nodes := _u.mutation.RemovedMembershipsIDs(); len(nodes) > 0 && !_u.mutation.MembershipsCleared() {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.MembershipsTable,
+			Columns: []string{machine.MembershipsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(membership.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges.Clear = append(_spec.Edges.Clear, edge)
+	}
+	if nodes := _u.mutation.MembershipsIDs(); len(nodes) > 0 {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.MembershipsTable,
+			Columns: []string{machine.MembershipsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(membership.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges.Add = append(_spec.Edges.Add, edge)
+	}
+	if _u.mutation.ReactionsCleared() {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.ReactionsTable,
+			Columns: []string{machine.ReactionsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(reaction.FieldID, field.TypeInt64),
+			},
+		}
+		_spec.Edges.Clear = append(_spec.Edges.Clear, edge)
+	}
+	if nodes := _u.mutation.RemovedReactionsIDs(); len(nodes) > 0 && !_u.mutation.ReactionsCleared() {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.ReactionsTable,
+			Columns: []string{machine.ReactionsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(reaction.FieldID, field.TypeInt64),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges.Clear = append(_spec.Edges.Clear, edge)
+	}
+	if nodes := _u.mutation.ReactionsIDs(); len(nodes) > 0 {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.ReactionsTable,
+			Columns: []string{machine.ReactionsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(reaction.FieldID, field.TypeInt64),
 			},
 		}
 		for _, k := range nodes {

@@ -5,6 +5,7 @@ package ent
 import (
 	"time"
 
+	"github.com/edge-provision/edge-provision/ent/reaction"
 	"github.com/edge-provision/edge-provision/ent/schema"
 	"github.com/edge-provision/edge-provision/ent/site"
 	"github.com/edge-provision/edge-provision/ent/webhook"
@@ -14,6 +15,12 @@ import (
 // (default values, validators, hooks and policies) and stitches it
 // to their package variables.
 func init() {
+	reactionFields := schema.Reaction{}.Fields()
+	_ = reactionFields
+	// reactionDescAttempts is the schema descriptor for attempts field.
+	reactionDescAttempts := reactionFields[7].Descriptor()
+	// reaction.DefaultAttempts holds the default value on creation for the attempts field.
+	reaction.DefaultAttempts = reactionDescAttempts.Default.(int)
 	siteFields := schema.Site{}.Fields()
 	_ = siteFields
 	// siteDescCreatedAt is the schema descriptor for created_at field.

@@ -38,6 +38,8 @@ type Tx struct {
 	Machine *MachineClient
 	// MachineFacts is the client for interacting with the MachineFacts builders.
 	MachineFacts *MachineFactsClient
+	// Membership is the client for interacting with the Membership builders.
+	Membership *MembershipClient
 	// MemoryModule is the client for interacting with the MemoryModule builders.
 	MemoryModule *MemoryModuleClient
 	// NIC is the client for interacting with the NIC builders.
@@ -50,6 +52,8 @@ type Tx struct {
 	Operation *OperationClient
 	// PCIFunction is the client for interacting with the PCIFunction builders.
 	PCIFunction *PCIFunctionClient
+	// Reaction is the client for interacting with the Reaction builders.
+	Reaction *ReactionClient
 	// Refusal is the client for interacting with the Refusal builders.
 	Refusal *RefusalClient
 	// Run is the client for interacting with the Run builders.
@@ -58,6 +62,8 @@ type Tx struct {
 	Setting *SettingClient
 	// Site is the client for interacting with the Site builders.
 	Site *SiteClient
+	// Snapshot is the client for interacting with the Snapshot builders.
+	Snapshot *SnapshotClient
 	// Step is the client for interacting with the Step builders.
 	Step *StepClient
 	// Tag is the client for interacting with the Tag builders.
@@ -209,16 +215,19 @@ func (tx *Tx) init() {
 	tx.MAC = NewMACClient(tx.config)
 	tx.Machine = NewMachineClient(tx.config)
 	tx.MachineFacts = NewMachineFactsClient(tx.config)
+	tx.Membership = NewMembershipClient(tx.config)
 	tx.MemoryModule = NewMemoryModuleClient(tx.config)
 	tx.NIC = NewNICClient(tx.config)
 	tx.Note = NewNoteClient(tx.config)
 	tx.Observation = NewObservationClient(tx.config)
 	tx.Operation = NewOperationClient(tx.config)
 	tx.PCIFunction = NewPCIFunctionClient(tx.config)
+	tx.Reaction = NewReactionClient(tx.config)
 	tx.Refusal = NewRefusalClient(tx.config)
 	tx.Run = NewRunClient(tx.config)
 	tx.Setting = NewSettingClient(tx.config)
 	tx.Site = NewSiteClient(tx.config)
+	tx.Snapshot = NewSnapshotClient(tx.config)
 	tx.Step = NewStepClient(tx.config)
 	tx.Tag = NewTagClient(tx.config)
 	tx.Token = NewTokenClient(tx.config)

@@ -114,6 +114,20 @@ const (
 	// EventMachineTags: set.KEY is the new value of each tag that was set;
 	// removed is the list of the keys that were removed, "a, b".
 	EventMachineTags EventKind = "machine.tags"
+	// EventMachineClass: the machine entered a class, or left it; class, change
+	// (entered|left). Written like EventMachineChanged.
+	EventMachineClass EventKind = "machine.class"
+	// EventMachineReaction: what a class starts for the machine; class, state
+	// (a ReactionState), address (in site.hcl), reason. Written like
+	// EventMachineChanged.
+	EventMachineReaction EventKind = "machine.reaction"
+	// EventMachineDrift: the hardware differs from the machine's snapshot, and did
+	// not before, or not so; state (a DriftState), count, changes (the first of
+	// them, "a; b"), digest (of the difference). EventMachineDriftEnd: it does not
+	// differ any more; how (repaired|accepted), by. Both are written like
+	// EventMachineChanged.
+	EventMachineDrift    EventKind = "machine.drift"
+	EventMachineDriftEnd EventKind = "machine.drift.end"
 	// EventIdentityConflict: what was seen points at two machines; a, b,
 	// by (mac|serial|uuid).
 	EventIdentityConflict EventKind = "identity.conflict"

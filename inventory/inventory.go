@@ -41,10 +41,33 @@ type Machine struct {
 	HostKey string `json:"host_key,omitempty"`
 	// Tags are what people wrote on the machine, by key; nil when nothing.
 	Tags map[string]string `json:"tags,omitempty"`
+	// Classes are the names of the site's classes that the machine was last
+	// found to be in, sorted; nil when it is in none.
+	Classes []string `json:"classes,omitempty"`
 	// FirstSeen and LastSeen bound all observations of the machine.
 	FirstSeen time.Time `json:"first_seen"`
 	LastSeen  time.Time `json:"last_seen"`
+	// Drift says how the hardware stands against its snapshot, as of LookedAt;
+	// empty while there is no snapshot.
+	Drift DriftState `json:"drift,omitempty"`
+	// DriftDigest names the present difference; empty without one.
+	DriftDigest string `json:"drift_digest,omitempty"`
+	// DriftSince is when the present difference was first told; zero without one.
+	DriftSince time.Time `json:"drift_since,omitzero"`
+	// LookedAt is when a program last looked at the hardware; zero: never. A
+	// machine that was not looked at for long is not one without drift.
+	LookedAt time.Time `json:"looked_at,omitzero"`
 }
+
+// DriftState is how a machine's hardware stands against its snapshot.
+type DriftState string
+
+// States of drift.
+const (
+	DriftNone    DriftState = "none"    // as in the snapshot
+	DriftChanged DriftState = "changed" // something that counts is different
+	DriftForged  DriftState = "forged"  // the snapshot is not one that this catalog signed
+)
 
 // State is where a machine stands. The allowed transitions are one table in
 // workflows/state.go.

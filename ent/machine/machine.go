@@ -30,6 +30,14 @@ const (
 	FieldFirstSeen = "first_seen"
 	// FieldLastSeen holds the string denoting the last_seen field in the database.
 	FieldLastSeen = "last_seen"
+	// FieldDrift holds the string denoting the drift field in the database.
+	FieldDrift = "drift"
+	// FieldDriftDigest holds the string denoting the drift_digest field in the database.
+	FieldDriftDigest = "drift_digest"
+	// FieldDriftSince holds the string denoting the drift_since field in the database.
+	FieldDriftSince = "drift_since"
+	// FieldLookedAt holds the string denoting the looked_at field in the database.
+	FieldLookedAt = "looked_at"
 	// EdgeHome holds the string denoting the home edge name in mutations.
 	EdgeHome = "home"
 	// EdgeMacs holds the string denoting the macs edge name in mutations.
@@ -50,6 +58,12 @@ const (
 	EdgeTags = "tags"
 	// EdgeFactChanges holds the string denoting the fact_changes edge name in mutations.
 	EdgeFactChanges = "fact_changes"
+	// EdgeSnapshots holds the string denoting the snapshots edge name in mutations.
+	EdgeSnapshots = "snapshots"
+	// EdgeMemberships holds the string denoting the memberships edge name in mutations.
+	EdgeMemberships = "memberships"
+	// EdgeReactions holds the string denoting the reactions edge name in mutations.
+	EdgeReactions = "reactions"
 	// Table holds the table name of the machine in the database.
 	Table = "machines"
 	// HomeTable is the table that holds the home relation/edge.
@@ -122,6 +136,27 @@ const (
 	FactChangesInverseTable = "fact_changes"
 	// FactChangesColumn is the table column denoting the fact_changes relation/edge.
 	FactChangesColumn = "machine_id"
+	// SnapshotsTable is the table that holds the snapshots relation/edge.
+	SnapshotsTable = "snapshots"
+	// SnapshotsInverseTable is the table name for the Snapshot entity.
+	// It exists in this package in order to avoid circular dependency with the "snapshot" package.
+	SnapshotsInverseTable = "snapshots"
+	// SnapshotsColumn is the table column denoting the snapshots relation/edge.
+	SnapshotsColumn = "machine_id"
+	// MembershipsTable is the table that holds the memberships relation/edge.
+	MembershipsTable = "memberships"
+	// MembershipsInverseTable is the table name for the Membership entity.
+	// It exists in this package in order to avoid circular dependency with the "membership" package.
+	MembershipsInverseTable = "memberships"
+	// MembershipsColumn is the table column denoting the memberships relation/edge.
+	MembershipsColumn = "machine_id"
+	// ReactionsTable is the table that holds the reactions relation/edge.
+	ReactionsTable = "reactions"
+	// ReactionsInverseTable is the table name for the Reaction entity.
+	// It exists in this package in order to avoid circular dependency with the "reaction" package.
+	ReactionsInverseTable = "reactions"
+	// ReactionsColumn is the table column denoting the reactions relation/edge.
+	ReactionsColumn = "machine_id"
 )
 
 // Columns holds all SQL columns for machine fields.
@@ -136,6 +171,10 @@ var Columns = []string{
 	FieldHostKey,
 	FieldFirstSeen,
 	FieldLastSeen,
+	FieldDrift,
+	FieldDriftDigest,
+	FieldDriftSince,
+	FieldLookedAt,
 }
 
 // ValidColumn reports if the column name is valid (part of the table columns).
@@ -199,6 +238,26 @@ func ByFirstSeen(opts ...sql.OrderTermOption) OrderOption {
 // ByLastSeen orders the results by the last_seen field.
 func ByLastSeen(opts ...sql.OrderTermOption) OrderOption {
 	return sql.OrderByField(FieldLastSeen, opts...).ToFunc()
+}
+
+// ByDrift orders the results by the drift field.
+func ByDrift(opts ...sql.OrderTermOption) OrderOption {
+	return sql.OrderByField(FieldDrift, opts...).ToFunc()
+}
+
+// ByDriftDigest orders the results by the drift_digest field.
+func ByDriftDigest(opts ...sql.OrderTermOption) OrderOption {
+	return sql.OrderByField(FieldDriftDigest, opts...).ToFunc()
+}
+
+// ByDriftSince orders the results by the drift_since field.
+func ByDriftSince(opts ...sql.OrderTermOption) OrderOption {
+	return sql.OrderByField(FieldDriftSince, opts...).ToFunc()
+}
+
+// ByLookedAt orders the results by the looked_at field.
+func ByLookedAt(opts ...sql.OrderTermOption) OrderOption {
+	return sql.OrderByField(FieldLookedAt, opts...).ToFunc()
 }
 
 // ByHomeField orders the results by home field.
@@ -326,6 +385,48 @@ func ByFactChanges(term sql.OrderTerm, terms ...sql.OrderTerm) OrderOption {
 		sqlgraph.OrderByNeighborTerms(s, newFactChangesStep(), append([]sql.OrderTerm{term}, terms...)...)
 	}
 }
+
+// BySnapshotsCount orders the results by snapshots count.
+func BySnapshotsCount(opts ...sql.OrderTermOption) OrderOption {
+	return func(s *sql.Selector) {
+		sqlgraph.OrderByNeighborsCount(s, newSnapshotsStep(), opts...)
+	}
+}
+
+// BySnapshots orders the results by snapshots terms.
+func BySnapshots(term sql.OrderTerm, terms ...sql.OrderTerm) OrderOption {
+	return func(s *sql.Selector) {
+		sqlgraph.OrderByNeighborTerms(s, newSnapshotsStep(), append([]sql.OrderTerm{term}, terms...)...)
+	}
+}
+
+// ByMembershipsCount orders the results by memberships count.
+func ByMembershipsCount(opts ...sql.OrderTermOption) OrderOption {
+	return func(s *sql.Selector) {
+		sqlgraph.OrderByNeighborsCount(s, newMembershipsStep(), opts...)
+	}
+}
+
+// ByMemberships orders the results by memberships terms.
+func ByMemberships(term sql.OrderTerm, terms ...sql.OrderTerm) OrderOption {
+	return func(s *sql.Selector) {
+		sqlgraph.OrderByNeighborTerms(s, newMembershipsStep(), append([]sql.OrderTerm{term}, terms...)...)
+	}
+}
+
+// ByReactionsCount orders the results by reactions count.
+func ByReactionsCount(opts ...sql.OrderTermOption) OrderOption {
+	return func(s *sql.Selector) {
+		sqlgraph.OrderByNeighborsCount(s, newReactionsStep(), opts...)
+	}
+}
+
+// ByReactions orders the results by reactions terms.
+func ByReactions(term sql.OrderTerm, terms ...sql.OrderTerm) OrderOption {
+	return func(s *sql.Selector) {
+		sqlgraph.OrderByNeighborTerms(s, newReactionsStep(), append([]sql.OrderTerm{term}, terms...)...)
+	}
+}
 func newHomeStep() *sqlgraph.Step {
 	return sqlgraph.NewStep(
 		sqlgraph.From(Table, FieldID),
@@ -394,5 +495,26 @@ func newFactChangesStep() *sqlgraph.Step {
 		sqlgraph.From(Table, FieldID),
 		sqlgraph.To(FactChangesInverseTable, FieldID),
 		sqlgraph.Edge(sqlgraph.O2M, false, FactChangesTable, FactChangesColumn),
+	)
+}
+func newSnapshotsStep() *sqlgraph.Step {
+	return sqlgraph.NewStep(
+		sqlgraph.From(Table, FieldID),
+		sqlgraph.To(SnapshotsInverseTable, FieldID),
+		sqlgraph.Edge(sqlgraph.O2M, false, SnapshotsTable, SnapshotsColumn),
+	)
+}
+func newMembershipsStep() *sqlgraph.Step {
+	return sqlgraph.NewStep(
+		sqlgraph.From(Table, FieldID),
+		sqlgraph.To(MembershipsInverseTable, FieldID),
+		sqlgraph.Edge(sqlgraph.O2M, false, MembershipsTable, MembershipsColumn),
+	)
+}
+func newReactionsStep() *sqlgraph.Step {
+	return sqlgraph.NewStep(
+		sqlgraph.From(Table, FieldID),
+		sqlgraph.To(ReactionsInverseTable, FieldID),
+		sqlgraph.Edge(sqlgraph.O2M, false, ReactionsTable, ReactionsColumn),
 	)
 }

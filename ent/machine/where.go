@@ -101,6 +101,26 @@ func LastSeen(v time.Time) predicate.Machine {
 	return predicate.Machine(sql.FieldEQ(FieldLastSeen, v))
 }
 
+// Drift applies equality check predicate on the "drift" field. It's identical to DriftEQ.
+func Drift(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldEQ(FieldDrift, v))
+}
+
+// DriftDigest applies equality check predicate on the "drift_digest" field. It's identical to DriftDigestEQ.
+func DriftDigest(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldEQ(FieldDriftDigest, v))
+}
+
+// DriftSince applies equality check predicate on the "drift_since" field. It's identical to DriftSinceEQ.
+func DriftSince(v time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldEQ(FieldDriftSince, v))
+}
+
+// LookedAt applies equality check predicate on the "looked_at" field. It's identical to LookedAtEQ.
+func LookedAt(v time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldEQ(FieldLookedAt, v))
+}
+
 // SiteEQ applies the EQ predicate on the "site" field.
 func SiteEQ(v string) predicate.Machine {
 	return predicate.Machine(sql.FieldEQ(FieldSite, v))
@@ -686,6 +706,256 @@ func LastSeenLTE(v time.Time) predicate.Machine {
 	return predicate.Machine(sql.FieldLTE(FieldLastSeen, v))
 }
 
+// DriftEQ applies the EQ predicate on the "drift" field.
+func DriftEQ(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldEQ(FieldDrift, v))
+}
+
+// DriftNEQ applies the NEQ predicate on the "drift" field.
+func DriftNEQ(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldNEQ(FieldDrift, v))
+}
+
+// DriftIn applies the In predicate on the "drift" field.
+func DriftIn(vs ...string) predicate.Machine {
+	return predicate.Machine(sql.FieldIn(FieldDrift, vs...))
+}
+
+// DriftNotIn applies the NotIn predicate on the "drift" field.
+func DriftNotIn(vs ...string) predicate.Machine {
+	return predicate.Machine(sql.FieldNotIn(FieldDrift, vs...))
+}
+
+// DriftGT applies the GT predicate on the "drift" field.
+func DriftGT(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldGT(FieldDrift, v))
+}
+
+// DriftGTE applies the GTE predicate on the "drift" field.
+func DriftGTE(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldGTE(FieldDrift, v))
+}
+
+// DriftLT applies the LT predicate on the "drift" field.
+func DriftLT(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldLT(FieldDrift, v))
+}
+
+// DriftLTE applies the LTE predicate on the "drift" field.
+func DriftLTE(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldLTE(FieldDrift, v))
+}
+
+// DriftContains applies the Contains predicate on the "drift" field.
+func DriftContains(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldContains(FieldDrift, v))
+}
+
+// DriftHasPrefix applies the HasPrefix predicate on the "drift" field.
+func DriftHasPrefix(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldHasPrefix(FieldDrift, v))
+}
+
+// DriftHasSuffix applies the HasSuffix predicate on the "drift" field.
+func DriftHasSuffix(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldHasSuffix(FieldDrift, v))
+}
+
+// DriftIsNil applies the IsNil predicate on the "drift" field.
+func DriftIsNil() predicate.Machine {
+	return predicate.Machine(sql.FieldIsNull(FieldDrift))
+}
+
+// DriftNotNil applies the NotNil predicate on the "drift" field.
+func DriftNotNil() predicate.Machine {
+	return predicate.Machine(sql.FieldNotNull(FieldDrift))
+}
+
+// DriftEqualFold applies the EqualFold predicate on the "drift" field.
+func DriftEqualFold(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldEqualFold(FieldDrift, v))
+}
+
+// DriftContainsFold applies the ContainsFold predicate on the "drift" field.
+func DriftContainsFold(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldContainsFold(FieldDrift, v))
+}
+
+// DriftDigestEQ applies the EQ predicate on the "drift_digest" field.
+func DriftDigestEQ(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldEQ(FieldDriftDigest, v))
+}
+
+// DriftDigestNEQ applies the NEQ predicate on the "drift_digest" field.
+func DriftDigestNEQ(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldNEQ(FieldDriftDigest, v))
+}
+
+// DriftDigestIn applies the In predicate on the "drift_digest" field.
+func DriftDigestIn(vs ...string) predicate.Machine {
+	return predicate.Machine(sql.FieldIn(FieldDriftDigest, vs...))
+}
+
+// DriftDigestNotIn applies the NotIn predicate on the "drift_digest" field.
+func DriftDigestNotIn(vs ...string) predicate.Machine {
+	return predicate.Machine(sql.FieldNotIn(FieldDriftDigest, vs...))
+}
+
+// DriftDigestGT applies the GT predicate on the "drift_digest" field.
+func DriftDigestGT(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldGT(FieldDriftDigest, v))
+}
+
+// DriftDigestGTE applies the GTE predicate on the "drift_digest" field.
+func DriftDigestGTE(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldGTE(FieldDriftDigest, v))
+}
+
+// DriftDigestLT applies the LT predicate on the "drift_digest" field.
+func DriftDigestLT(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldLT(FieldDriftDigest, v))
+}
+
+// DriftDigestLTE applies the LTE predicate on the "drift_digest" field.
+func DriftDigestLTE(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldLTE(FieldDriftDigest, v))
+}
+
+// DriftDigestContains applies the Contains predicate on the "drift_digest" field.
+func DriftDigestContains(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldContains(FieldDriftDigest, v))
+}
+
+// DriftDigestHasPrefix applies the HasPrefix predicate on the "drift_digest" field.
+func DriftDigestHasPrefix(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldHasPrefix(FieldDriftDigest, v))
+}
+
+// DriftDigestHasSuffix applies the HasSuffix predicate on the "drift_digest" field.
+func DriftDigestHasSuffix(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldHasSuffix(FieldDriftDigest, v))
+}
+
+// DriftDigestIsNil applies the IsNil predicate on the "drift_digest" field.
+func DriftDigestIsNil() predicate.Machine {
+	return predicate.Machine(sql.FieldIsNull(FieldDriftDigest))
+}
+
+// DriftDigestNotNil applies the NotNil predicate on the "drift_digest" field.
+func DriftDigestNotNil() predicate.Machine {
+	return predicate.Machine(sql.FieldNotNull(FieldDriftDigest))
+}
+
+// DriftDigestEqualFold applies the EqualFold predicate on the "drift_digest" field.
+func DriftDigestEqualFold(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldEqualFold(FieldDriftDigest, v))
+}
+
+// DriftDigestContainsFold applies the ContainsFold predicate on the "drift_digest" field.
+func DriftDigestContainsFold(v string) predicate.Machine {
+	return predicate.Machine(sql.FieldContainsFold(FieldDriftDigest, v))
+}
+
+// DriftSinceEQ applies the EQ predicate on the "drift_since" field.
+func DriftSinceEQ(v time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldEQ(FieldDriftSince, v))
+}
+
+// DriftSinceNEQ applies the NEQ predicate on the "drift_since" field.
+func DriftSinceNEQ(v time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldNEQ(FieldDriftSince, v))
+}
+
+// DriftSinceIn applies the In predicate on the "drift_since" field.
+func DriftSinceIn(vs ...time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldIn(FieldDriftSince, vs...))
+}
+
+// DriftSinceNotIn applies the NotIn predicate on the "drift_since" field.
+func DriftSinceNotIn(vs ...time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldNotIn(FieldDriftSince, vs...))
+}
+
+// DriftSinceGT applies the GT predicate on the "drift_since" field.
+func DriftSinceGT(v time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldGT(FieldDriftSince, v))
+}
+
+// DriftSinceGTE applies the GTE predicate on the "drift_since" field.
+func DriftSinceGTE(v time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldGTE(FieldDriftSince, v))
+}
+
+// DriftSinceLT applies the LT predicate on the "drift_since" field.
+func DriftSinceLT(v time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldLT(FieldDriftSince, v))
+}
+
+// DriftSinceLTE applies the LTE predicate on the "drift_since" field.
+func DriftSinceLTE(v time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldLTE(FieldDriftSince, v))
+}
+
+// DriftSinceIsNil applies the IsNil predicate on the "drift_since" field.
+func DriftSinceIsNil() predicate.Machine {
+	return predicate.Machine(sql.FieldIsNull(FieldDriftSince))
+}
+
+// DriftSinceNotNil applies the NotNil predicate on the "drift_since" field.
+func DriftSinceNotNil() predicate.Machine {
+	return predicate.Machine(sql.FieldNotNull(FieldDriftSince))
+}
+
+// LookedAtEQ applies the EQ predicate on the "looked_at" field.
+func LookedAtEQ(v time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldEQ(FieldLookedAt, v))
+}
+
+// LookedAtNEQ applies the NEQ predicate on the "looked_at" field.
+func LookedAtNEQ(v time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldNEQ(FieldLookedAt, v))
+}
+
+// LookedAtIn applies the In predicate on the "looked_at" field.
+func LookedAtIn(vs ...time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldIn(FieldLookedAt, vs...))
+}
+
+// LookedAtNotIn applies the NotIn predicate on the "looked_at" field.
+func LookedAtNotIn(vs ...time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldNotIn(FieldLookedAt, vs...))
+}
+
+// LookedAtGT applies the GT predicate on the "looked_at" field.
+func LookedAtGT(v time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldGT(FieldLookedAt, v))
+}
+
+// LookedAtGTE applies the GTE predicate on the "looked_at" field.
+func LookedAtGTE(v time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldGTE(FieldLookedAt, v))
+}
+
+// LookedAtLT applies the LT predicate on the "looked_at" field.
+func LookedAtLT(v time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldLT(FieldLookedAt, v))
+}
+
+// LookedAtLTE applies the LTE predicate on the "looked_at" field.
+func LookedAtLTE(v time.Time) predicate.Machine {
+	return predicate.Machine(sql.FieldLTE(FieldLookedAt, v))
+}
+
+// LookedAtIsNil applies the IsNil predicate on the "looked_at" field.
+func LookedAtIsNil() predicate.Machine {
+	return predicate.Machine(sql.FieldIsNull(FieldLookedAt))
+}
+
+// LookedAtNotNil applies the NotNil predicate on the "looked_at" field.
+func LookedAtNotNil() predicate.Machine {
+	return predicate.Machine(sql.FieldNotNull(FieldLookedAt))
+}
+
 // HasHome applies the HasEdge predicate on the "home" edge.
 func HasHome() predicate.Machine {
 	return predicate.Machine(func(s *sql.Selector) {
@@ -908,6 +1178,75 @@ func HasFactChanges() predicate.Machine {
 func HasFactChangesWith(preds ...predicate.FactChange) predicate.Machine {
 	return predicate.Machine(func(s *sql.Selector) {
 		step := newFactChangesStep()
+		sqlgraph.HasNeighborsWith(s, step, func(s *sql.Selector) {
+			for _, p := range preds {
+				p(s)
+			}
+		})
+	})
+}
+
+// HasSnapshots applies the HasEdge predicate on the "snapshots" edge.
+func HasSnapshots() predicate.Machine {
+	return predicate.Machine(func(s *sql.Selector) {
+		step := sqlgraph.NewStep(
+			sqlgraph.From(Table, FieldID),
+			sqlgraph.Edge(sqlgraph.O2M, false, SnapshotsTable, SnapshotsColumn),
+		)
+		sqlgraph.HasNeighbors(s, step)
+	})
+}
+
+// HasSnapshotsWith applies the HasEdge predicate on the "snapshots" edge with a given conditions (other predicates).
+func HasSnapshotsWith(preds ...predicate.Snapshot) predicate.Machine {
+	return predicate.Machine(func(s *sql.Selector) {
+		step := newSnapshotsStep()
+		sqlgraph.HasNeighborsWith(s, step, func(s *sql.Selector) {
+			for _, p := range preds {
+				p(s)
+			}
+		})
+	})
+}
+
+// HasMemberships applies the HasEdge predicate on the "memberships" edge.
+func HasMemberships() predicate.Machine {
+	return predicate.Machine(func(s *sql.Selector) {
+		step := sqlgraph.NewStep(
+			sqlgraph.From(Table, FieldID),
+			sqlgraph.Edge(sqlgraph.O2M, false, MembershipsTable, MembershipsColumn),
+		)
+		sqlgraph.HasNeighbors(s, step)
+	})
+}
+
+// HasMembershipsWith applies the HasEdge predicate on the "memberships" edge with a given conditions (other predicates).
+func HasMembershipsWith(preds ...predicate.Membership) predicate.Machine {
+	return predicate.Machine(func(s *sql.Selector) {
+		step := newMembershipsStep()
+		sqlgraph.HasNeighborsWith(s, step, func(s *sql.Selector) {
+			for _, p := range preds {
+				p(s)
+			}
+		})
+	})
+}
+
+// HasReactions applies the HasEdge predicate on the "reactions" edge.
+func HasReactions() predicate.Machine {
+	return predicate.Machine(func(s *sql.Selector) {
+		step := sqlgraph.NewStep(
+			sqlgraph.From(Table, FieldID),
+			sqlgraph.Edge(sqlgraph.O2M, false, ReactionsTable, ReactionsColumn),
+		)
+		sqlgraph.HasNeighbors(s, step)
+	})
+}
+
+// HasReactionsWith applies the HasEdge predicate on the "reactions" edge with a given conditions (other predicates).
+func HasReactionsWith(preds ...predicate.Reaction) predicate.Machine {
+	return predicate.Machine(func(s *sql.Selector) {
+		step := newReactionsStep()
 		sqlgraph.HasNeighborsWith(s, step, func(s *sql.Selector) {
 			for _, p := range preds {
 				p(s)

@@ -367,6 +367,10 @@ var (
 		{Name: "host_key", Type: field.TypeString, Nullable: true},
 		{Name: "first_seen", Type: field.TypeTime},
 		{Name: "last_seen", Type: field.TypeTime},
+		{Name: "drift", Type: field.TypeString, Nullable: true},
+		{Name: "drift_digest", Type: field.TypeString, Nullable: true},
+		{Name: "drift_since", Type: field.TypeTime, Nullable: true},
+		{Name: "looked_at", Type: field.TypeTime, Nullable: true},
 		{Name: "site", Type: field.TypeString},
 	}
 	// MachinesTable holds the schema information for the "machines" table.
@@ -377,7 +381,7 @@ var (
 		ForeignKeys: []*schema.ForeignKey{
 			{
 				Symbol:     "machines_sites_machines",
-				Columns:    []*schema.Column{MachinesColumns[9]},
+				Columns:    []*schema.Column{MachinesColumns[13]},
 				RefColumns: []*schema.Column{SitesColumns[0]},
 				OnDelete:   schema.NoAction,
 			},
@@ -386,7 +390,7 @@ var (
 			{
 				Name:    "machine_site_address",
 				Unique:  true,
-				Columns: []*schema.Column{MachinesColumns[9], MachinesColumns[1]},
+				Columns: []*schema.Column{MachinesColumns[13], MachinesColumns[1]},
 			},
 			{
 				Name:    "machine_smbios_uuid",
@@ -412,6 +416,11 @@ var (
 				Name:    "machine_last_seen_id",
 				Unique:  false,
 				Columns: []*schema.Column{MachinesColumns[8], MachinesColumns[0]},
+			},
+			{
+				Name:    "machine_drift_id",
+				Unique:  false,
+				Columns: []*schema.Column{MachinesColumns[9], MachinesColumns[0]},
 			},
 		},
 	}
@@ -490,6 +499,44 @@ var (
 				Name:    "machinefacts_bios_version_machine_id",
 				Unique:  false,
 				Columns: []*schema.Column{MachineFactsColumns[13], MachineFactsColumns[20]},
+			},
+		},
+	}
+	// MembershipsColumns holds the columns for the "memberships" table.
+	MembershipsColumns = []*schema.Column{
+		{Name: "id", Type: field.TypeInt, Increment: true},
+		{Name: "class", Type: field.TypeString},
+		{Name: "entered_at", Type: field.TypeTime},
+		{Name: "machine_id", Type: field.TypeUUID},
+	}
+	// MembershipsTable holds the schema information for the "memberships" table.
+	MembershipsTable = &schema.Table{
+		Name:       "memberships",
+		Columns:    MembershipsColumns,
+		PrimaryKey: []*schema.Column{MembershipsColumns[0]},
+		ForeignKeys: []*schema.ForeignKey{
+			{
+				Symbol:     "memberships_machines_memberships",
+				Columns:    []*schema.Column{MembershipsColumns[3]},
+				RefColumns: []*schema.Column{MachinesColumns[0]},
+				OnDelete:   schema.Cascade,
+			},
+		},
+		Indexes: []*schema.Index{
+			{
+				Name:    "membership_machine_id",
+				Unique:  false,
+				Columns: []*schema.Column{MembershipsColumns[3]},
+			},
+			{
+				Name:    "membership_machine_id_class",
+				Unique:  true,
+				Columns: []*schema.Column{MembershipsColumns[3], MembershipsColumns[1]},
+			},
+			{
+				Name:    "membership_class_machine_id",
+				Unique:  false,
+				Columns: []*schema.Column{MembershipsColumns[1], MembershipsColumns[3]},
 			},
 		},
 	}
@@ -751,6 +798,52 @@ var (
 			},
 		},
 	}
+	// ReactionsColumns holds the columns for the "reactions" table.
+	ReactionsColumns = []*schema.Column{
+		{Name: "id", Type: field.TypeInt64, Increment: true},
+		{Name: "site", Type: field.TypeString},
+		{Name: "class", Type: field.TypeString},
+		{Name: "digest", Type: field.TypeString},
+		{Name: "state", Type: field.TypeString},
+		{Name: "address", Type: field.TypeString, Nullable: true},
+		{Name: "reason", Type: field.TypeString, Nullable: true},
+		{Name: "attempts", Type: field.TypeInt, Default: 0},
+		{Name: "queued_at", Type: field.TypeTime},
+		{Name: "started_at", Type: field.TypeTime, Nullable: true},
+		{Name: "finished_at", Type: field.TypeTime, Nullable: true},
+		{Name: "machine_id", Type: field.TypeUUID},
+	}
+	// ReactionsTable holds the schema information for the "reactions" table.
+	ReactionsTable = &schema.Table{
+		Name:       "reactions",
+		Columns:    ReactionsColumns,
+		PrimaryKey: []*schema.Column{ReactionsColumns[0]},
+		ForeignKeys: []*schema.ForeignKey{
+			{
+				Symbol:     "reactions_machines_reactions",
+				Columns:    []*schema.Column{ReactionsColumns[11]},
+				RefColumns: []*schema.Column{MachinesColumns[0]},
+				OnDelete:   schema.Cascade,
+			},
+		},
+		Indexes: []*schema.Index{
+			{
+				Name:    "reaction_machine_id",
+				Unique:  false,
+				Columns: []*schema.Column{ReactionsColumns[11]},
+			},
+			{
+				Name:    "reaction_machine_id_class_digest",
+				Unique:  true,
+				Columns: []*schema.Column{ReactionsColumns[11], ReactionsColumns[2], ReactionsColumns[3]},
+			},
+			{
+				Name:    "reaction_site_id",
+				Unique:  false,
+				Columns: []*schema.Column{ReactionsColumns[1], ReactionsColumns[0]},
+			},
+		},
+	}
 	// RefusalsColumns holds the columns for the "refusals" table.
 	RefusalsColumns = []*schema.Column{
 		{Name: "id", Type: field.TypeString},
@@ -816,6 +909,44 @@ var (
 		Name:       "sites",
 		Columns:    SitesColumns,
 		PrimaryKey: []*schema.Column{SitesColumns[0]},
+	}
+	// SnapshotsColumns holds the columns for the "snapshots" table.
+	SnapshotsColumns = []*schema.Column{
+		{Name: "id", Type: field.TypeInt, Increment: true},
+		{Name: "number", Type: field.TypeInt},
+		{Name: "digest", Type: field.TypeString},
+		{Name: "content", Type: field.TypeBytes},
+		{Name: "taken_at", Type: field.TypeTime},
+		{Name: "run", Type: field.TypeString, Nullable: true},
+		{Name: "accepted_by", Type: field.TypeString, Nullable: true},
+		{Name: "signature", Type: field.TypeBytes},
+		{Name: "machine_id", Type: field.TypeUUID},
+	}
+	// SnapshotsTable holds the schema information for the "snapshots" table.
+	SnapshotsTable = &schema.Table{
+		Name:       "snapshots",
+		Columns:    SnapshotsColumns,
+		PrimaryKey: []*schema.Column{SnapshotsColumns[0]},
+		ForeignKeys: []*schema.ForeignKey{
+			{
+				Symbol:     "snapshots_machines_snapshots",
+				Columns:    []*schema.Column{SnapshotsColumns[8]},
+				RefColumns: []*schema.Column{MachinesColumns[0]},
+				OnDelete:   schema.Cascade,
+			},
+		},
+		Indexes: []*schema.Index{
+			{
+				Name:    "snapshot_machine_id",
+				Unique:  false,
+				Columns: []*schema.Column{SnapshotsColumns[8]},
+			},
+			{
+				Name:    "snapshot_machine_id_number",
+				Unique:  true,
+				Columns: []*schema.Column{SnapshotsColumns[8], SnapshotsColumns[1]},
+			},
+		},
 	}
 	// StepsColumns holds the columns for the "steps" table.
 	StepsColumns = []*schema.Column{
@@ -941,16 +1072,19 @@ var (
 		MacsTable,
 		MachinesTable,
 		MachineFactsTable,
+		MembershipsTable,
 		MemoryModulesTable,
 		NicsTable,
 		NotesTable,
 		ObservationsTable,
 		OperationsTable,
 		PciFunctionsTable,
+		ReactionsTable,
 		RefusalsTable,
 		RunsTable,
 		SettingsTable,
 		SitesTable,
+		SnapshotsTable,
 		StepsTable,
 		TagsTable,
 		APITokensTable,
@@ -979,6 +1113,7 @@ func init() {
 	MachineFactsTable.Annotation = &entsql.Annotation{
 		Table: "machine_facts",
 	}
+	MembershipsTable.ForeignKeys[0].RefTable = MachinesTable
 	MemoryModulesTable.ForeignKeys[0].RefTable = MachinesTable
 	NicsTable.ForeignKeys[0].RefTable = MachinesTable
 	NicsTable.Annotation = &entsql.Annotation{
@@ -991,6 +1126,8 @@ func init() {
 	PciFunctionsTable.Annotation = &entsql.Annotation{
 		Table: "pci_functions",
 	}
+	ReactionsTable.ForeignKeys[0].RefTable = MachinesTable
+	SnapshotsTable.ForeignKeys[0].RefTable = MachinesTable
 	StepsTable.ForeignKeys[0].RefTable = RunsTable
 	TagsTable.ForeignKeys[0].RefTable = MachinesTable
 	APITokensTable.Annotation = &entsql.Annotation{

@@ -42,6 +42,9 @@ type Machine func(*sql.Selector)
 // MachineFacts is the predicate function for machinefacts builders.
 type MachineFacts func(*sql.Selector)
 
+// Membership is the predicate function for membership builders.
+type Membership func(*sql.Selector)
+
 // MemoryModule is the predicate function for memorymodule builders.
 type MemoryModule func(*sql.Selector)
 
@@ -60,6 +63,9 @@ type Operation func(*sql.Selector)
 // PCIFunction is the predicate function for pcifunction builders.
 type PCIFunction func(*sql.Selector)
 
+// Reaction is the predicate function for reaction builders.
+type Reaction func(*sql.Selector)
+
 // Refusal is the predicate function for refusal builders.
 type Refusal func(*sql.Selector)
 
@@ -71,6 +77,9 @@ type Setting func(*sql.Selector)
 
 // Site is the predicate function for site builders.
 type Site func(*sql.Selector)
+
+// Snapshot is the predicate function for snapshot builders.
+type Snapshot func(*sql.Selector)
 
 // Step is the predicate function for step builders.
 type Step func(*sql.Selector)

@@ -25,6 +25,10 @@ func (Machine) Fields() []ent.Field {
 		field.String("host_key").Optional().Nillable().Comment("SSH host key in authorized_keys form, reported by the agent"),
 		field.Time("first_seen").Immutable(),
 		field.Time("last_seen"),
+		field.String("drift").Optional().Nillable().Comment("none, changed or forged against the newest snapshot; NULL without one"),
+		field.String("drift_digest").Optional().Nillable().Comment("of the difference that was told last"),
+		field.Time("drift_since").Optional().Nillable(),
+		field.Time("looked_at").Optional().Nillable().Comment("when a program last looked at the hardware"),
 	}
 }
 
@@ -42,6 +46,9 @@ func (Machine) Edges() []ent.Edge {
 		edge.To("pci_functions", PCIFunction.Type).Annotations(cascade),
 		edge.To("tags", Tag.Type).Annotations(cascade),
 		edge.To("fact_changes", FactChange.Type).Annotations(cascade),
+		edge.To("snapshots", Snapshot.Type).Annotations(cascade),
+		edge.To("memberships", Membership.Type).Annotations(cascade),
+		edge.To("reactions", Reaction.Type).Annotations(cascade),
 	}
 }
 
@@ -54,5 +61,6 @@ func (Machine) Indexes() []ent.Index {
 		index.Fields("state", "id"),
 		index.Fields("address", "id"),
 		index.Fields("last_seen", "id"),
+		index.Fields("drift", "id"),
 	}
 }

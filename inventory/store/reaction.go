@@ -1,0 +1,170 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/ent"
+	"github.com/edge-provision/edge-provision/ent/machine"
+	"github.com/edge-provision/edge-provision/ent/predicate"
+	"github.com/edge-provision/edge-provision/ent/reaction"
+	"github.com/edge-provision/edge-provision/inventory"
+)
+
+// ReactionFilter selects reactions; zero fields select everything.
+type ReactionFilter struct {
+	Site    string
+	Machine uuid.UUID
+}
+
+// Reactions returns the reactions that f selects, in the order of arrival.
+func (s *Store) Reactions(ctx context.Context, f ReactionFilter) ([]inventory.Reaction, error) {
+	var where []predicate.Reaction
+	if f.Site != "" {
+		where = append(where, reaction.Site(f.Site))
+	}
+	if f.Machine != uuid.Nil {
+		where = append(where, reaction.MachineID(f.Machine))
+	}
+	rows, err := s.main.client.Reaction.Query().Where(where...).Order(ent.Asc(reaction.FieldID)).All(ctx)
+	if err != nil {
+		return nil, s.explain("reading reactions", err)
+	}
+	out := make([]inventory.Reaction, len(rows))
+	for i, r := range rows {
+		out[i] = reactionOf(r)
+	}
+	return out, nil
+}
+
+// QueueReaction keeps that a machine in a class is due for what the class
+// starts. A second time for the same machine, class and digest changes nothing,
+// and queued is false. r's State is queued, or a final one when there is nothing
+// to start.
+func (s *Store) QueueReaction(ctx context.Context, r inventory.Reaction) (queued bool, err error) {
+	err = s.write(ctx, fmt.Sprintf("queuing class %s for machine %s", r.Class, r.Machine), func(tx *ent.Tx) error {
+		// The machine is locked, so that two programs queue one after the other.
+		if _, err := s.locked(ctx, tx, r.Machine); err != nil {
+			return err
+		}
+		known, err := tx.Reaction.Query().
+			Where(reaction.MachineID(r.Machine), reaction.Class(r.Class), reaction.Digest(r.Digest)).Exist(ctx)
+		if queued = !known && err == nil; !queued {
+			return err
+		}
+		row := tx.Reaction.Create().SetMachineID(r.Machine).SetSite(r.Site).SetClass(r.Class).SetDigest(r.Digest).
+			SetState(string(r.State)).SetAddress(r.Address).SetReason(clean(r.Reason)).SetQueuedAt(s.now())
+		if r.State.Final() {
+			row.SetFinishedAt(s.now())
+		}
+		if err := row.Exec(ctx); err != nil {
+			return err
+		}
+		return s.reacted(ctx, tx, r)
+	})
+	return queued, err
+}
+
+// ErrReactionMoved says that a reaction is not in the state that a change of it
+// starts from: another program was there first.
+var ErrReactionMoved = errors.New("the reaction has moved on")
+
+// StartReaction keeps, before its work starts, that a reaction is under way for
+// the machine as address. It may be queued, or started when it was cut off; else
+// the error is ErrReactionMoved.
+func (s *Store) StartReaction(ctx context.Context, id int64, address string) (inventory.Reaction, error) {
+	return s.moveReaction(ctx, id, []inventory.ReactionState{inventory.ReactionQueued, inventory.ReactionStarted}, func(up *ent.ReactionUpdateOne) {
+		up.SetState(string(inventory.ReactionStarted)).SetAddress(address).SetReason("").AddAttempts(1).SetStartedAt(s.now())
+	})
+}
+
+// HoldReaction keeps why a queued reaction cannot start yet; ErrReactionMoved
+// when it is not queued any more. The same reason again changes nothing.
+func (s *Store) HoldReaction(ctx context.Context, id int64, reason string) (inventory.Reaction, error) {
+	return s.moveReaction(ctx, id, []inventory.ReactionState{inventory.ReactionQueued}, func(up *ent.ReactionUpdateOne) {
+		up.SetReason(clean(reason))
+	})
+}
+
+// FinishReaction keeps how a reaction ended; ErrReactionMoved when it had ended
+// before.
+func (s *Store) FinishReaction(ctx context.Context, id int64, state inventory.ReactionState, reason string) (inventory.Reaction, error) {
+	if !state.Final() {
+		return inventory.Reaction{}, fmt.Errorf("finishing reaction %d: %q is no end", id, state)
+	}
+	return s.moveReaction(ctx, id, []inventory.ReactionState{inventory.ReactionQueued, inventory.ReactionStarted}, func(up *ent.ReactionUpdateOne) {
+		up.SetState(string(state)).SetReason(clean(reason)).SetFinishedAt(s.now())
+	})
+}
+
+func (s *Store) moveReaction(ctx context.Context, id int64, from []inventory.ReactionState, change func(*ent.ReactionUpdateOne)) (inventory.Reaction, error) {
+	var out inventory.Reaction
+	err := s.write(ctx, fmt.Sprintf("keeping reaction %d", id), func(tx *ent.Tx) error {
+		before, err := tx.Reaction.Get(ctx, id)
+		if err != nil {
+			return err
+		}
+		if _, err := s.locked(ctx, tx, before.MachineID); err != nil {
+			return err
+		}
+		// Read again: whoever held the machine may have changed it.
+		if before, err = tx.Reaction.Get(ctx, id); err != nil {
+			return err
+		}
+		if !slices.Contains(from, inventory.ReactionState(before.State)) {
+			return ErrReactionMoved
+		}
+		up := tx.Reaction.UpdateOneID(id)
+		change(up)
+		row, err := up.Save(ctx)
+		if err != nil {
+			return err
+		}
+		was := reactionOf(before)
+		if out = reactionOf(row); out == was {
+			return nil
+		}
+		return s.reacted(ctx, tx, out)
+	})
+	return out, err
+}
+
+// reacted tells a reaction's new state, in the transaction that makes it.
+func (s *Store) reacted(ctx context.Context, tx *ent.Tx, r inventory.Reaction) error {
+	m, err := tx.Machine.Query().Where(machine.ID(r.Machine)).WithMacs().Only(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.orderEvents(ctx, tx); err != nil {
+		return err
+	}
+	attrs := map[string]string{"class": r.Class, "state": string(r.State)}
+	for name, value := range map[string]string{"address": r.Address, "reason": clean(r.Reason)} {
+		if value != "" {
+			attrs[name] = value
+		}
+	}
+	row := tx.Event.Create().SetTime(s.now()).SetKind(string(inventory.EventMachineReaction)).SetSite(m.Site).SetMachineID(m.ID).SetAttrs(attrs)
+	if len(m.Edges.Macs) > 0 {
+		row.SetMAC(m.Edges.Macs[0].MAC)
+	}
+	return row.Exec(ctx)
+}
+
+func reactionOf(r *ent.Reaction) inventory.Reaction {
+	out := inventory.Reaction{
+		ID: r.ID, Site: r.Site, Machine: r.MachineID, Class: r.Class, Digest: r.Digest, State: inventory.ReactionState(r.State),
+		Address: r.Address, Reason: r.Reason, Attempts: r.Attempts, QueuedAt: r.QueuedAt.UTC(),
+	}
+	if r.StartedAt != nil {
+		out.StartedAt = r.StartedAt.UTC()
+	}
+	if r.FinishedAt != nil {
+		out.FinishedAt = r.FinishedAt.UTC()
+	}
+	return out
+}
