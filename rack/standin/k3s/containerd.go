@@ -5,12 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -97,11 +97,9 @@ func (a *agent) startContainerd(ctx context.Context) error {
 const debianCtr = "/usr/bin/ctr"
 
 // ctr runs Debian's ctr in Kubernetes's namespace of this containerd.
-func ctr(ctx context.Context, stdin *os.File, args ...string) ([]byte, error) {
+func ctr(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, debianCtr, append([]string{"--address", containerdSocket, "--namespace", "k8s.io"}, args...)...)
-	if stdin != nil {
-		cmd.Stdin = stdin
-	}
+	cmd.Stdin = stdin
 	var out, failed bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &failed
 	if err := cmd.Run(); err != nil {
@@ -186,8 +184,6 @@ type images struct {
 	seen map[string]string // size and time of each imported file, by name
 }
 
-var archiveSuffixes = []string{".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz", ".tar.lz4"}
-
 // watchInterval is how often the directory is looked at while running, which
 // K3s does since v1.32.
 const watchInterval = 2 * time.Second
@@ -213,7 +209,7 @@ func (m *images) importAll(ctx context.Context) {
 	}
 	for _, entry := range entries {
 		name := entry.Name()
-		if !slices.ContainsFunc(archiveSuffixes, func(suffix string) bool { return strings.HasSuffix(name, suffix) }) {
+		if archiveKind(name) == "" {
 			continue
 		}
 		path := filepath.Join(m.dir, name)
@@ -244,8 +240,12 @@ func importArchive(ctx context.Context, path string) ([]string, error) {
 		return nil, err
 	}
 	defer f.Close()
-	// ctr detects gzip and zstd by itself.
-	out, err := ctr(ctx, f, "images", "import", "--digests=true", "-")
+	unpacked, err := unpack(path, f)
+	if err != nil {
+		return nil, err
+	}
+	defer unpacked.Close()
+	out, err := ctr(ctx, unpacked, "images", "import", "--digests=true", "-")
 	if err != nil {
 		return nil, err
 	}
