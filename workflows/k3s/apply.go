@@ -45,22 +45,17 @@ func (c *Cluster) Inspect(ctx context.Context) (Report, error) {
 	}
 	if len(clients) == 0 && !r.Absent && len(r.Changes) == 0 {
 		// Everything is in place and running, and nobody answers.
-		r.Unreachable = "the servers run K3s, and no API server answers: " + c.silence(ctx, s)
+		r.Unreachable = "the servers run K3s, and no API server answers: " + s.silence()
 	}
 	return r, nil
 }
 
-// silence says why the servers' APIs do not answer.
-func (c *Cluster) silence(ctx context.Context, s scene) string {
-	var errs []error
-	for _, o := range s.seen[:len(c.Servers)] {
-		_, err := c.client(ctx, o)
-		errs = append(errs, err)
-	}
-	if err := errors.Join(errs...); err != nil {
+// silence says why servers' APIs did not answer.
+func (s scene) silence() string {
+	if err := errors.Join(s.silent...); err != nil {
 		return err.Error()
 	}
-	return "they have begun to, meanwhile"
+	return "none of them runs it"
 }
 
 // unreachable are the reasons of machines that could not be asked.
@@ -82,17 +77,19 @@ func (c *Cluster) survey(ctx context.Context) (scene, []*live, error) {
 		return s, nil, context.Cause(ctx)
 	}
 	found := make([]*live, len(c.Servers))
+	s.silent = make([]error, len(c.Servers))
 	var wg sync.WaitGroup
 	for i, o := range s.seen[:len(c.Servers)] {
 		if o.err != nil || !o.joined || !o.units[server.unit()].running() {
 			continue
 		}
 		wg.Go(func() {
-			// Whether a server answers is all that is asked here; why not is
-			// for whoever waits for it.
-			if cl, err := c.client(ctx, o); err == nil {
-				found[i] = &live{client: cl, machine: o.node.Machine, node: o.node}
+			cl, err := c.client(ctx, o)
+			if err != nil {
+				s.silent[i] = err
+				return
 			}
+			found[i] = &live{client: cl, machine: o.node.Machine, node: o.node}
 		})
 	}
 	wg.Wait()
@@ -120,7 +117,9 @@ type live struct {
 	node    Node
 }
 
-// client makes a client of one server and asks it whether it is ready.
+// client makes a client of one server and asks it whether it is ready. That it
+// gives no answer is known after requestTimeout, however many questions that
+// takes: a plan asks each server of a cluster that may be silent.
 func (c *Cluster) client(ctx context.Context, o *observation) (*client, error) {
 	h, err := c.host(ctx, o.node.Machine)
 	if err != nil {
@@ -140,6 +139,8 @@ func (c *Cluster) client(ctx context.Context, o *observation) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
 	return cl, cl.ready(ctx)
 }
 
@@ -233,7 +234,7 @@ func (c *Cluster) surveyPatiently(ctx context.Context) (s scene, clients []*live
 	case err == nil && last != nil && len(s.unreachable()) == 0:
 		// They have been silent for long: what they say is shown, and what is
 		// due may still mend it.
-		c.say("no API server answers: %s", c.silence(ctx, s))
+		c.say("no API server answers: %s", s.silence())
 	}
 	return s, clients, err
 }
@@ -344,7 +345,7 @@ func (w *work) api(machine string) (*client, error) {
 // outputs are taken from a cluster that is as declared.
 func (c *Cluster) outputs(ctx context.Context, s scene, clients []*live, d *decision) (Outputs, error) {
 	if len(clients) == 0 {
-		return Outputs{}, fmt.Errorf("no API server answers: %s", c.silence(ctx, s))
+		return Outputs{}, fmt.Errorf("no API server answers: %s", s.silence())
 	}
 	first := clients[0]
 	h, err := c.host(ctx, first.machine)
@@ -376,9 +377,31 @@ func (c *Cluster) outputs(ctx context.Context, s scene, clients []*live, d *deci
 	return out, nil
 }
 
+// verifyFor is how long a cluster that was just ready may say otherwise. A server
+// answers 500 or 503 for some seconds while etcd makes another member a voter,
+// or while the API server ends what it does after its start.
+const verifyFor = time.Minute
+
 // Verify asks the cluster from outside: every node is in it, with the declared
-// version, and every server answers.
+// version, and every server answers. It asks again for as long as verifyFor.
 func (c *Cluster) Verify(ctx context.Context) error {
+	until := c.Clock.Now().Add(verifyFor)
+	for {
+		err := c.verify(ctx)
+		var refused *RefusedError
+		if err == nil || errors.As(err, &refused) || !c.Clock.Now().Before(until) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: last seen: %w", context.Cause(ctx), err)
+		case <-c.Clock.After(2 * time.Second):
+		}
+	}
+}
+
+// verify asks once.
+func (c *Cluster) verify(ctx context.Context) error {
 	s, clients, err := c.survey(ctx)
 	if err != nil {
 		return err
@@ -387,7 +410,7 @@ func (c *Cluster) Verify(ctx context.Context) error {
 		return errors.Join(errs...)
 	}
 	if len(clients) != len(c.Servers) {
-		return fmt.Errorf("%d of %d servers answer: %s", len(clients), len(c.Servers), c.silence(ctx, s))
+		return fmt.Errorf("%d of %d servers answer: %s", len(clients), len(c.Servers), s.silence())
 	}
 	var errs []error
 	for _, n := range c.all() {

@@ -21,6 +21,9 @@ type scene struct {
 	members map[string]member
 	// live are the machines whose API server answered.
 	live []string
+	// silent says of each declared server why its API did not answer; nil when it
+	// did, or was not asked because it does not run.
+	silent []error
 }
 
 // need is what has to be done to a node, in the order in which needs outweigh

@@ -234,7 +234,7 @@ func endpoint(ip netip.Addr) string {
 func imagePath(ref artifact.Ref) string {
 	base := path.Base(strings.ReplaceAll(ref.Source, "\\", "/"))
 	extension := ""
-	for _, e := range []string{".tar.zst", ".tar.gz", ".tar.bz2", ".tar.lz4", ".tgz", ".tar"} {
+	for _, e := range []string{".tar.zst", ".tar.gz", ".tar.bz2", ".tar.lz4", ".tgz", ".tzst", ".tbz", ".tar"} {
 		if strings.HasSuffix(base, e) {
 			extension = e
 			break

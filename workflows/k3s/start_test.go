@@ -3,7 +3,9 @@ package k3s
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -71,5 +73,66 @@ func TestAPIServersThatAnswerWithErrorsHaveNothingDone(t *testing.T) {
 		if log := w.took(); !cmp.Equal(log, []string{""}) {
 			t.Errorf("%s: Apply() did %q; want nothing", name, log)
 		}
+	}
+}
+
+// TestServerThatIsBusyRightAfterItsStartIsAskedAgain lets the API answer a
+// verification first with errors and then as a cluster that is whole does.
+func TestServerThatIsBusyRightAfterItsStartIsAskedAgain(t *testing.T) {
+	w, c := ha(t)
+	cluster, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers := []error{apierrors.NewInternalError(errors.New("etcdserver: leader changed")), apierrors.NewServiceUnavailable("starting")}
+	asked := 0
+	w.kube.PrependReactor("list", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) {
+		asked++
+		if asked <= 3*len(answers) { // each of three servers is asked until one answers
+			return true, nil, answers[(asked-1)/3]
+		}
+		return false, nil, nil
+	})
+	if err := cluster.Verify(t.Context()); err != nil || asked != 3*len(answers)+1 {
+		t.Errorf("Verify() = %v after %d questions; want success at the third look", err, asked)
+	}
+
+	// What stays so is an error, within the bound.
+	began := w.Now()
+	w.kube.PrependReactor("list", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, answers[0] })
+	if err := cluster.Verify(t.Context()); err == nil || !strings.Contains(err.Error(), "leader changed") {
+		t.Errorf("Verify() of a cluster in trouble = %v; want what it answers", err)
+	}
+	if took := w.Now().Sub(began); took < verifyFor || took > 2*verifyFor {
+		t.Errorf("Verify() gave up after %s; want %s", took, verifyFor)
+	}
+}
+
+// TestSilentServersCostAPlanOneWait has three API servers take connections and
+// answer nothing: all are asked at the same time, and once.
+func TestSilentServersCostAPlanOneWait(t *testing.T) {
+	_, c := ha(t)
+	connect := c.connect
+	var asked atomic.Int64
+	c.connect = func(ctx context.Context, a access) (*client, error) {
+		cl, err := connect(ctx, a)
+		if err == nil {
+			cl.readyz = func(ctx context.Context) ([]byte, error) {
+				asked.Add(1)
+				deadline, ok := ctx.Deadline()
+				if left := time.Until(deadline); !ok || left > requestTimeout {
+					return nil, fmt.Errorf("asked with %s of patience; want %s at most", left, requestTimeout)
+				}
+				return nil, context.DeadlineExceeded
+			}
+		}
+		return cl, err
+	}
+	report, err := inspect(t, c)
+	if err != nil || len(report.Changes) > 0 || !strings.Contains(report.Unreachable, "no API server answers") || !strings.Contains(report.Unreachable, "deadline exceeded") {
+		t.Errorf("Inspect() = %+v, %v; want nobody to answer, and why", report, err)
+	}
+	if asked.Load() != 3 {
+		t.Errorf("the servers were asked %d times; want once each", asked.Load())
 	}
 }

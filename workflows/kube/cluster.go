@@ -55,6 +55,9 @@ func Open(config Config) (*Cluster, error) {
 	if config.RetryFor == 0 {
 		config.RetryFor = 45 * time.Second
 	}
+	if config.ReachTimeout == 0 {
+		config.ReachTimeout = reachLimit
+	}
 	if config.PollInterval == 0 {
 		config.PollInterval = time.Second
 	}
@@ -196,6 +199,29 @@ func (c *Cluster) raw(ctx context.Context, path string, query url.Values) ([]byt
 		err = &apierrors.StatusError{ErrStatus: status}
 	}
 	return body, c.asked(ctx, "asking for "+path, err)
+}
+
+// reachLimit bounds Reach. A server that is busy answers for one object in a
+// second; one that takes longer than this would take minutes over a plan.
+const reachLimit = 15 * time.Second
+
+// Reach asks for one object, which the API server must ask its database for, so
+// that a plan need not wait for every object of a cluster that is silent. The
+// error is an UnreachableError when there was no answer in time; any other answer
+// is one, also that it may not be read.
+func (c *Cluster) Reach(ctx context.Context) error {
+	limit := c.config.ReachTimeout
+	bounded, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer in %s", limit))
+	defer cancel()
+	_, err := c.raw(bounded, "/api/v1/namespaces/default", nil)
+	if bounded.Err() != nil && ctx.Err() == nil {
+		return &UnreachableError{Server: c.server.Host, Operation: "asking whether it is there", Err: context.Cause(bounded)}
+	}
+	var gone *UnreachableError
+	if ctx.Err() != nil || errors.As(err, &gone) {
+		return err
+	}
+	return nil
 }
 
 // Version is the server's version, such as v1.34.4+k3s1.

@@ -177,6 +177,50 @@ func TestSilenceIsNotAbsence(t *testing.T) {
 	}
 }
 
+// TestReachIsBoundedAndTakesAnyAnswer asks servers whether they are there: one
+// that stays silent costs a plan the bound and no more, whatever it would be
+// asked after that.
+func TestReachIsBoundedAndTakesAnyAnswer(t *testing.T) {
+	const bound = 300 * time.Millisecond
+	for name, c := range map[string]struct {
+		fault func(n int64, w http.ResponseWriter, r *http.Request) bool
+		there bool
+	}{
+		"silent": {fault: func(_ int64, _ http.ResponseWriter, r *http.Request) bool { <-r.Context().Done(); return true }},
+		"busy for ever": {fault: func(_ int64, w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("Retry-After", "600")
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return true
+		}},
+		"cut for ever": {fault: func(_ int64, w http.ResponseWriter, _ *http.Request) bool { cut(w); return true }},
+		"busy once": {there: true, fault: func(n int64, w http.ResponseWriter, _ *http.Request) bool {
+			if n == 1 {
+				w.WriteHeader(http.StatusInternalServerError)
+			}
+			return n == 1
+		}},
+		"forbidden": {there: true, fault: func(_ int64, w http.ResponseWriter, _ *http.Request) bool {
+			w.WriteHeader(http.StatusForbidden)
+			return true
+		}},
+		"without that object": {there: true, fault: func(int64, http.ResponseWriter, *http.Request) bool { return false }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cluster := behind(t, kube.Config{ReachTimeout: bound}, http.NotFoundHandler(), c.fault)
+			began := time.Now()
+			err := cluster.Reach(t.Context())
+			var unreachable *kube.UnreachableError
+			if c.there != (err == nil) || err != nil && !errors.As(err, &unreachable) {
+				t.Errorf("Reach = %v; want it reached: %t, else an UnreachableError", err, c.there)
+			}
+			if took := time.Since(began); took > bound+5*time.Second {
+				t.Errorf("Reach took %s; want %s at most, and what a busy machine adds", took, bound)
+			}
+		})
+	}
+}
+
 func endless(w http.ResponseWriter, r *http.Request) bool {
 	chunk := make([]byte, 1<<20)
 	for r.Context().Err() == nil {

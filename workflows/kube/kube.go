@@ -267,6 +267,8 @@ type Config struct {
 	Kubeconfig []byte
 	// RequestTimeout bounds one attempt of one request; 30 s when zero.
 	RequestTimeout time.Duration
+	// ReachTimeout bounds Reach with all its attempts; 15 s when zero.
+	ReachTimeout time.Duration
 	// Attempts bounds how often a request is sent, and RetryFor for how long;
 	// 6 and 45 s when zero. Between attempts lie growing, jittered pauses, or
 	// what Retry-After says.

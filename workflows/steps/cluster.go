@@ -73,12 +73,16 @@ func newClusterStep(inputs cty.Value, env Env) (*clusterStep, error) {
 
 // Inspect implements Step.
 func (s *clusterStep) Inspect(ctx context.Context) (Finding, error) {
+	if err := s.reach(ctx); err != nil {
+		return notAnswering(err)
+	}
 	set, err := s.resolve(ctx)
 	if err != nil {
 		return notAnswering(err)
 	}
 	diff, err := s.cluster.Diff(ctx, set, s.opts)
 	if err != nil {
+		s.silent(err)
 		return notAnswering(err)
 	}
 	if err := diff.Conflicts(); err != nil {
@@ -91,10 +95,31 @@ func (s *clusterStep) Inspect(ctx context.Context) (Finding, error) {
 	return f, nil
 }
 
+// reach asks whether the API server answers, once for all steps of its cluster
+// while a site is observed. A step that does its work asks with the patience that
+// each request has.
+func (s *clusterStep) reach(ctx context.Context) error {
+	if s.env.Declared == nil {
+		return nil
+	}
+	return s.env.Declared.reach(ctx, s.cluster)
+}
+
+// silent notes that the API server gave no answer: the other steps of its cluster
+// need not wait for the same.
+func (s *clusterStep) silent(err error) {
+	if s.env.Declared != nil && noAnswer(err) {
+		s.env.Declared.heard(s.cluster.Server(), err)
+	}
+}
+
 // announce implements announcer.
 func (s *clusterStep) announce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
+	if err := s.reach(ctx); err != nil {
+		return err
+	}
 	_, err := s.resolve(ctx)
 	return err
 }
@@ -103,10 +128,12 @@ func (s *clusterStep) announce(ctx context.Context) error {
 func (s *clusterStep) resolve(ctx context.Context) (kube.Set, error) {
 	set, err := s.set(ctx)
 	if err != nil {
+		s.silent(err)
 		return set, err
 	}
 	// Which object it is can depend on the namespace that it is given.
 	if set, err = s.cluster.Resolve(ctx, set, s.opts); err != nil {
+		s.silent(err)
 		return set, err
 	}
 	if s.env.Declared != nil {
@@ -164,6 +191,9 @@ func (s *clusterStep) Verify(ctx context.Context) error {
 
 // Loss implements Remover.
 func (s *clusterStep) Loss(ctx context.Context) ([]string, error) {
+	if err := s.reach(ctx); err != nil {
+		return nil, err
+	}
 	return s.cluster.Loss(ctx, s.last(ctx), s.opts)
 }
 

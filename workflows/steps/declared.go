@@ -18,6 +18,48 @@ import (
 type Declared struct {
 	mu sync.Mutex
 	by map[string]map[kube.ID]string // by server, then object: the step's address
+	// answers are those of API servers while a site is observed: nil, or why
+	// there was none. It is nil otherwise, because a server may come back while
+	// a run works.
+	answers map[string]error
+}
+
+// observe begins a time in which each API server is asked once whether it
+// answers. end ends it.
+func (d *Declared) observe() (end func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.answers = map[string]error{}
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.answers = nil
+	}
+}
+
+// reach asks the API server, unless the answer is known or nothing is observed.
+func (d *Declared) reach(ctx context.Context, c *kube.Cluster) error {
+	d.mu.Lock()
+	err, asked := d.answers[c.Server()]
+	observing := d.answers != nil
+	d.mu.Unlock()
+	if asked || !observing {
+		return err
+	}
+	err = c.Reach(ctx)
+	if err == nil || noAnswer(err) {
+		d.heard(c.Server(), err)
+	}
+	return err
+}
+
+// heard notes that a server answers, or why it does not.
+func (d *Declared) heard(server string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.answers != nil {
+		d.answers[server] = err
+	}
 }
 
 // declare notes the objects of a step in place of what it declared before. The

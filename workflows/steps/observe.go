@@ -276,6 +276,7 @@ func (o *Observer) power(ctx context.Context, m *site.Machine, v *workflows.Mach
 
 // steps has each step inspect itself, as far as its inputs are known.
 func (o *Observer) steps(ctx context.Context, seen *workflows.Observation) error {
+	defer o.Runner.declared.observe()()
 	if err := o.Runner.announce(ctx, o.Runner.known(seen.Machines)); err != nil {
 		return err
 	}

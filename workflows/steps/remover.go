@@ -77,6 +77,7 @@ func (d *Destroyer) Find(ctx context.Context, addresses []string) (map[string]wo
 		out  = map[string]workflows.Action{}
 		errs []error
 	)
+	defer d.Runner.declared.observe()()
 	slots := make(chan struct{}, 16)
 	for _, address := range addresses {
 		slots <- struct{}{}
