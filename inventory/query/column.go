@@ -43,6 +43,7 @@ var columns = map[string]column{
 	"machine.serial":      {name: "machines.serial", index: byValueAndMachine},
 	"machine.smbios_uuid": {name: "machines.smbios_uuid", index: byValue},
 	"machine.image":       {name: "machines.image"},
+	"machine.drift":       {name: "machines.drift", index: byValueAndMachine},
 
 	"facts.memory.bytes":         {name: "machine_facts.memory_bytes", index: byValueAndMachine},
 	"facts.cpu.model":            {name: "machine_facts.cpu_model"},
@@ -79,7 +80,8 @@ type table struct {
 
 // tables maps the path of a list to its table.
 var tables = map[string]table{
-	"machine.macs": {name: "macs", columns: map[string]column{"": {name: "mac", index: byValue}}},
+	"machine.macs":    {name: "macs", columns: map[string]column{"": {name: "mac", index: byValue}}},
+	"machine.classes": {name: "memberships", columns: map[string]column{"": {name: "class", index: byValueAndMachine}}},
 	"machine.leases": {name: "leases", ofMAC: true, lasting: true, columns: map[string]column{
 		"network": {name: "network"}, "mac": {name: "mac", index: byValue}, "address": {name: "address", index: byValue},
 		"client_id": {name: "client_id", maybeEmpty: true}, "hostname": {name: "hostname", maybeEmpty: true},

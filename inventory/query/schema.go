@@ -56,7 +56,7 @@ type field struct {
 }
 
 // unlisted are JSON names that are no facts about the machine.
-var unlisted = []string{"schema_version", "host_key"}
+var unlisted = []string{"schema_version", "host_key", "drift_digest"}
 
 // rootTypes are the types of the root variables, reflected once.
 var rootTypes = sync.OnceValue(func() map[string]*dataType {

@@ -47,6 +47,9 @@ func (s *Store) putFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, source i
 	if err != nil {
 		return none, false, err
 	}
+	if err := looked(ctx, tx, id, source, at); err != nil {
+		return none, false, err
+	}
 	last, err := latest(ctx, tx.Client(), id, source, time.Time{})
 	if err != nil {
 		return none, false, err
@@ -99,6 +102,9 @@ func (s *Store) putFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, source i
 	}
 	if err != nil {
 		return none, false, fmt.Errorf("projecting the facts: %w", err)
+	}
+	if _, err := s.judge(ctx, tx, id, docs); err != nil {
+		return none, false, fmt.Errorf("comparing with the snapshot: %w", err)
 	}
 	return documentOf(row, f), true, nil
 }

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -11,7 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/edge-provision/edge-provision/ent"
-	"github.com/edge-provision/edge-provision/ent/lease"
 	"github.com/edge-provision/edge-provision/ent/mac"
 	"github.com/edge-provision/edge-provision/ent/machine"
 	"github.com/edge-provision/edge-provision/ent/predicate"
@@ -38,14 +36,20 @@ func (s *Store) Machines(ctx context.Context, f MachineFilter) ([]inventory.Mach
 }
 
 func (s *Store) machines(ctx context.Context, op string, where ...predicate.Machine) ([]inventory.Machine, error) {
-	rows, err := s.main.client.Machine.Query().Where(where...).WithMacs().WithTags().Order(ent.Asc(machine.FieldID)).All(ctx)
+	rows, err := s.main.client.Machine.Query().Where(where...).WithMacs().WithTags().WithMemberships().Order(ent.Asc(machine.FieldID)).All(ctx)
 	if err != nil {
 		return nil, s.explain(op, err)
 	}
+	out, err := readMachines(rows)
+	return out, s.explain(op, err)
+}
+
+func readMachines(rows []*ent.Machine) ([]inventory.Machine, error) {
 	out := make([]inventory.Machine, len(rows))
 	for i, r := range rows {
+		var err error
 		if out[i], err = machineOf(r); err != nil {
-			return nil, s.explain(op, err)
+			return nil, err
 		}
 	}
 	return out, nil
@@ -68,81 +72,12 @@ func (s *Store) MachineByAddress(ctx context.Context, site, address string) (inv
 }
 
 func (s *Store) one(ctx context.Context, op string, where ...predicate.Machine) (inventory.Machine, error) {
-	r, err := s.main.client.Machine.Query().Where(where...).WithMacs().WithTags().Only(ctx)
+	r, err := s.main.client.Machine.Query().Where(where...).WithMacs().WithTags().WithMemberships().Only(ctx)
 	if err != nil {
 		return inventory.Machine{}, s.explain(op, err)
 	}
 	m, err := machineOf(r)
 	return m, s.explain(op, err)
-}
-
-// Find returns the machine that a person names: by its id or at least eight
-// characters of its beginning, its address in site.hcl, a MAC, an IP address it
-// leases, its serial number, or the name or key at the end of its address.
-// It returns ErrNotFound when nothing fits and *AmbiguousError when several do.
-// An empty site looks in all of them.
-func (s *Store) Find(ctx context.Context, site, name string) (inventory.Machine, error) {
-	op := fmt.Sprintf("looking for machine %q", name)
-	if len(name) > 512 || name == "" {
-		return inventory.Machine{}, s.explain(op, ErrNotFound)
-	}
-	all, err := s.Machines(ctx, MachineFilter{Site: site})
-	if err != nil {
-		return inventory.Machine{}, s.explain(op, err)
-	}
-	leased := map[string]bool{}
-	holders, err := s.main.client.Lease.Query().
-		Where(lease.Address(name), lease.State(string(inventory.LeaseActive))).Select(lease.FieldMAC).Strings(ctx)
-	if err != nil {
-		return inventory.Machine{}, s.explain(op, err)
-	}
-	for _, h := range holders {
-		leased[h] = true
-	}
-	// The exact ways come first: a key "a" must not compete with a serial "a".
-	for _, fits := range ways(name, leased) {
-		var found []inventory.Machine
-		for _, m := range all {
-			if fits(m) {
-				found = append(found, m)
-			}
-		}
-		switch len(found) {
-		case 0:
-		case 1:
-			return found[0], nil
-		default:
-			return inventory.Machine{}, &AmbiguousError{Name: name, Candidates: found}
-		}
-	}
-	return inventory.Machine{}, s.explain(op, ErrNotFound)
-}
-
-// addressKey takes the name and the key from the end of an address such as
-// module.m.machine.node["a"].
-var addressKey = regexp.MustCompile(`([^.\[\]"]+)(?:\[(?:"([^"]*)"|(\d+))\])?$`)
-
-// ways lists what a name may mean, the surest first.
-func ways(name string, leased map[string]bool) []func(inventory.Machine) bool {
-	byMAC := func(inventory.Machine) bool { return false }
-	if m, err := inventory.ParseMAC(name); err == nil {
-		byMAC = func(c inventory.Machine) bool { return slices.Contains(c.MACs, m) }
-	}
-	return []func(inventory.Machine) bool{
-		func(m inventory.Machine) bool { return m.ID.String() == strings.ToLower(name) || m.Address == name },
-		byMAC,
-		func(m inventory.Machine) bool {
-			return slices.ContainsFunc(m.MACs, func(x inventory.MAC) bool { return leased[x.String()] })
-		},
-		func(m inventory.Machine) bool { return m.Serial != "" && strings.EqualFold(m.Serial, name) },
-		func(m inventory.Machine) bool {
-			k := addressKey.FindStringSubmatch(m.Address)
-			return k != nil && m.Address != "" && (k[1] == name || k[2] == name || k[3] == name || k[0] == name)
-		},
-		func(m inventory.Machine) bool {
-			return len(name) >= 8 && strings.HasPrefix(m.ID.String(), strings.ToLower(name))
-		},
-	}
 }
 
 // SetState moves a machine to another state and records the event; workflows
@@ -326,7 +261,7 @@ func (s *Store) locked(ctx context.Context, tx *ent.Tx, id uuid.UUID) (inventory
 			return inventory.Machine{}, err
 		}
 	}
-	row, err := tx.Machine.Query().Where(machine.ID(id)).WithMacs().WithTags().Only(ctx)
+	row, err := tx.Machine.Query().Where(machine.ID(id)).WithMacs().WithTags().WithMemberships().Only(ctx)
 	if err != nil {
 		return inventory.Machine{}, err
 	}
@@ -352,12 +287,21 @@ func machineOf(r *ent.Machine) (inventory.Machine, error) {
 	setString(&m.Serial, r.Serial)
 	setString(&m.Image, r.Image)
 	setString(&m.HostKey, r.HostKey)
+	if r.Drift != nil {
+		m.Drift = inventory.DriftState(*r.Drift)
+	}
+	setString(&m.DriftDigest, r.DriftDigest)
+	m.DriftSince, m.LookedAt = timeOf(r.DriftSince), timeOf(r.LookedAt)
 	for _, t := range r.Edges.Tags {
 		if m.Tags == nil {
 			m.Tags = make(map[string]string, len(r.Edges.Tags))
 		}
 		m.Tags[t.Key] = t.Value
 	}
+	for _, c := range r.Edges.Memberships {
+		m.Classes = append(m.Classes, c.Class)
+	}
+	slices.Sort(m.Classes)
 	var err error
 	for i, row := range r.Edges.Macs {
 		if m.MACs[i], err = inventory.ParseMAC(row.MAC); err != nil {

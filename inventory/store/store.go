@@ -9,12 +9,14 @@ package store
 
 import (
 	"context"
+	"crypto/ed25519"
 	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"entgo.io/ent/dialect"
@@ -75,7 +77,9 @@ type Store struct {
 	few     int
 	events  *recorder
 	catalog uuid.UUID
-	close   sync.Once
+	// snapshots is the key of UseSnapshotKey; nil without one.
+	snapshots atomic.Pointer[ed25519.PrivateKey]
+	close     sync.Once
 	closed  error
 }
 

@@ -6,12 +6,15 @@
 // catalog alone gives nothing away. Each sealed value carries its name, so that
 // one cannot be passed off as another. Digests over sensitive values are keyed
 // (HMAC-SHA-256, RFC 2104) with a key derived from the same file: a digest in a
-// plan or journal then cannot be searched for short secrets.
+// plan or journal then cannot be searched for short secrets. The key that signs
+// snapshots of hardware is derived from it too: nobody who writes into the
+// database can put another in its place.
 package keyring
 
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -54,6 +57,7 @@ type Keyring struct {
 	values   Values
 	identity *age.X25519Identity
 	hmacKey  []byte
+	snapshot ed25519.PrivateKey
 	create   sync.Mutex // one maker of a value that is made on first use
 }
 
@@ -93,7 +97,13 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("deriving the digest key: %w", err)
 	}
-	k := &Keyring{file: cfg.KeyFile, values: cfg.Values, identity: identity, hmacKey: hmacKey}
+	seed, err := hkdf.Key(sha256.New, []byte(text), nil, "edge-provision hardware snapshot key v1", ed25519.SeedSize)
+	if err != nil {
+		return nil, fmt.Errorf("deriving the key of snapshots: %w", err)
+	}
+	k := &Keyring{
+		file: cfg.KeyFile, values: cfg.Values, identity: identity, hmacKey: hmacKey, snapshot: ed25519.NewKeyFromSeed(seed),
+	}
 	if check == nil {
 		return k, k.Put(ctx, checkName, []byte("ok"))
 	}
@@ -185,6 +195,11 @@ func (k *Keyring) Digest(name string, value []byte) string {
 	mac.Write(value)
 	return "hmac-sha256:" + hex.EncodeToString(mac.Sum(nil))
 }
+
+// SnapshotKey is the Ed25519 key (RFC 8032) with which the catalog signs the
+// snapshots that hardware is compared with. It is the same for the life of the key
+// file.
+func (k *Keyring) SnapshotKey() ed25519.PrivateKey { return k.snapshot }
 
 // readKeyFile reads the key file through one descriptor, so that what was
 // checked is what is read.
