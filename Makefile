@@ -86,14 +86,14 @@ bin/golangci-lint: tools/go.mod tools/go.sum
 	cd tools && CGO_ENABLED=0 $(GO) build -o ../bin/ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 .PHONY: generate
-generate: ## Regenerate ent's client from its schema
-	$(GO) generate ./ent
+generate: ## Regenerate ent's client from its schema, and the JSON Schema of facts from their Go types
+	$(GO) generate ./ent ./inventory/schema
 
 .PHONY: check-generated
 check-generated: generate ## Fail when generated code or go.mod is not current
 	$(GO) mod tidy -diff
-	@if [ -n "$$(git status --porcelain ent go.mod go.sum)" ]; then \
-	  echo "generated code is not current; run 'make generate' and commit:"; git status --porcelain ent go.mod go.sum; exit 1; fi
+	@if [ -n "$$(git status --porcelain ent inventory/schema docs/facts.schema.json go.mod go.sum)" ]; then \
+	  echo "generated code is not current; run 'make generate' and commit:"; git status --porcelain ent inventory/schema docs/facts.schema.json go.mod go.sum; exit 1; fi
 
 .PHONY: ci
 ci: lint check-generated kubernetes workload ## Everything CI checks, in its order

@@ -18,8 +18,8 @@ import (
 // beyond them is an error or an attack.
 const (
 	MaxDocumentBytes = 1 << 20
-	maxListLen       = 4096
-	maxTextBytes     = 4096
+	MaxListLen       = 4096 // members of a list
+	MaxTextBytes     = 4096 // of a string
 	maxDepth         = 16
 )
 
@@ -113,8 +113,8 @@ func (f Facts) Validate() error {
 	for what, n := range map[string]int{
 		"disks": len(f.Disks), "nics": len(f.NICs), "pci": len(f.PCI), "memory modules": f.moduleCount(),
 	} {
-		if n > maxListLen {
-			return fmt.Errorf("%d %s are more than the %d that are accepted", n, what, maxListLen)
+		if n > MaxListLen {
+			return fmt.Errorf("%d %s are more than the %d that are accepted", n, what, MaxListLen)
 		}
 	}
 	for _, n := range f.NICs {
@@ -177,8 +177,8 @@ func checkValues(path string, v any) error {
 			}
 		}
 	case []any:
-		if len(v) > maxListLen {
-			return fmt.Errorf("%s has %d members; at most %d are accepted", path, len(v), maxListLen)
+		if len(v) > MaxListLen {
+			return fmt.Errorf("%s has %d members; at most %d are accepted", path, len(v), MaxListLen)
 		}
 		for _, e := range v {
 			if err := checkValues(path+"[]", e); err != nil {
@@ -190,8 +190,8 @@ func checkValues(path string, v any) error {
 			return fmt.Errorf("%s is negative", path)
 		}
 	case string:
-		if len(v) > maxTextBytes {
-			return fmt.Errorf("%s has %d bytes; at most %d are accepted", path, len(v), maxTextBytes)
+		if len(v) > MaxTextBytes {
+			return fmt.Errorf("%s has %d bytes; at most %d are accepted", path, len(v), MaxTextBytes)
 		}
 	}
 	return nil
@@ -240,63 +240,4 @@ func sorted[T any](list []T, key func(T) string) []T {
 	out := slices.Clone(list)
 	slices.SortStableFunc(out, func(a, b T) int { return strings.Compare(key(a), key(b)) })
 	return out
-}
-
-// precedence is the order in which sources are believed where they disagree:
-// who stands on the machine knows best.
-var precedence = []Source{SourceAgent, SourceRedfish, SourceIPMI, SourceLLDP, SourceCluster}
-
-// Merge is the one view of a machine over what each source saw last. Within a
-// section (system, cpu, …) every field comes from the first source, in the order
-// agent, redfish, ipmi, lldp, cluster, that observed it; a list comes whole from
-// the first source that has one. Other sources come last, by name.
-func Merge(bySource map[Source]Facts) Facts {
-	order := slices.Clone(precedence)
-	var others []Source
-	for s := range bySource {
-		if !slices.Contains(order, s) {
-			others = append(others, s)
-		}
-	}
-	slices.Sort(others)
-	merged := Facts{SchemaVersion: SchemaVersion}
-	var view map[string]any
-	for _, s := range append(order, others...) {
-		f, ok := bySource[s]
-		if !ok {
-			continue
-		}
-		t, _ := tree(f).(map[string]any)
-		if view == nil {
-			view = map[string]any{}
-		}
-		fill(view, t)
-	}
-	if view == nil {
-		return merged
-	}
-	raw, err := json.Marshal(view)
-	if err == nil {
-		err = json.Unmarshal(raw, &merged)
-	}
-	if err != nil { // the tree came from Facts, so it fits them
-		return Facts{SchemaVersion: SchemaVersion}
-	}
-	return merged
-}
-
-// fill copies into view what it lacks of from.
-func fill(view, from map[string]any) {
-	for k, v := range from {
-		have, ok := view[k]
-		if !ok {
-			view[k] = v
-			continue
-		}
-		section, isSection := have.(map[string]any)
-		other, too := v.(map[string]any)
-		if isSection && too {
-			fill(section, other)
-		}
-	}
 }

@@ -12,6 +12,8 @@ const (
 	SourceIPMI    Source = "ipmi"
 	SourceLLDP    Source = "lldp"
 	SourceCluster Source = "cluster"
+	// SourceManual is what a person wrote.
+	SourceManual Source = "manual"
 )
 
 // SchemaVersion is the version of the Facts document. A reader refuses a
@@ -24,20 +26,34 @@ const SchemaVersion = 1
 // do not belong here, because an identical report must have an identical
 // digest.
 type Facts struct {
-	SchemaVersion int       `json:"schema_version"`
-	System        *System   `json:"system,omitempty"`
-	Baseboard     *Board    `json:"baseboard,omitempty"`
-	Chassis       *Chassis  `json:"chassis,omitempty"`
-	BIOS          *BIOS     `json:"bios,omitempty"`
-	Firmware      *Firmware `json:"firmware,omitempty"`
-	CPU           *CPU      `json:"cpu,omitempty"`
-	Memory        *Memory   `json:"memory,omitempty"`
-	Disks         []Disk    `json:"disks,omitempty"`
-	NICs          []NIC     `json:"nics,omitempty"`
-	PCI           []PCI     `json:"pci,omitempty"`
-	BMC           *BMCFacts `json:"bmc,omitempty"`
-	TPM           *TPM      `json:"tpm,omitempty"`
-	Kernel        *Kernel   `json:"kernel,omitempty"`
+	// SchemaVersion is the version of this form; 1.
+	SchemaVersion int `json:"schema_version"`
+	// System is the computer as its maker names it.
+	System *System `json:"system,omitempty"`
+	// Baseboard is the main board.
+	Baseboard *Board `json:"baseboard,omitempty"`
+	// Chassis is the enclosure.
+	Chassis *Chassis `json:"chassis,omitempty"`
+	// BIOS is the platform firmware, also where it is UEFI.
+	BIOS *BIOS `json:"bios,omitempty"`
+	// Firmware says how the machine booted.
+	Firmware *Firmware `json:"firmware,omitempty"`
+	// CPU describes all processors together.
+	CPU *CPU `json:"cpu,omitempty"`
+	// Memory is the installed memory.
+	Memory *Memory `json:"memory,omitempty"`
+	// Disks are the block devices that could hold an image.
+	Disks []Disk `json:"disks,omitempty"`
+	// NICs are the physical Ethernet ports.
+	NICs []NIC `json:"nics,omitempty"`
+	// PCI are the PCI functions.
+	PCI []PCI `json:"pci,omitempty"`
+	// BMC is the baseboard management controller; absent when none was found.
+	BMC *BMCFacts `json:"bmc,omitempty"`
+	// TPM is the trusted platform module; absent when none was found.
+	TPM *TPM `json:"tpm,omitempty"`
+	// Kernel is the kernel that made the observation.
+	Kernel *Kernel `json:"kernel,omitempty"`
 }
 
 // Document is a Facts document together with who saw it and when.
@@ -51,91 +67,91 @@ type Document struct {
 
 // System is SMBIOS type 1 (DSP0134 section 7.2).
 type System struct {
-	Manufacturer string `json:"manufacturer,omitempty"`
-	Product      string `json:"product,omitempty"`
-	Version      string `json:"version,omitempty"`
-	Serial       string `json:"serial,omitempty"`
-	UUID         string `json:"uuid,omitempty"` // RFC 9562 text order, lower case
-	SKU          string `json:"sku,omitempty"`
-	Family       string `json:"family,omitempty"`
+	Manufacturer string `json:"manufacturer,omitempty"` // as SMBIOS has it
+	Product      string `json:"product,omitempty"`      // product name
+	Version      string `json:"version,omitempty"`      // as SMBIOS has it
+	Serial       string `json:"serial,omitempty"`       // serial number, junk such as "To Be Filled By O.E.M." included
+	UUID         string `json:"uuid,omitempty"`         // RFC 9562 text order, lower case
+	SKU          string `json:"sku,omitempty"`          // stock keeping unit
+	Family       string `json:"family,omitempty"`       // product family
 }
 
-// Board is SMBIOS type 2.
+// Board is SMBIOS type 2 (DSP0134 section 7.3).
 type Board struct {
-	Manufacturer string `json:"manufacturer,omitempty"`
-	Product      string `json:"product,omitempty"`
-	Version      string `json:"version,omitempty"`
-	Serial       string `json:"serial,omitempty"`
+	Manufacturer string `json:"manufacturer,omitempty"` // as SMBIOS has it
+	Product      string `json:"product,omitempty"`      // product name
+	Version      string `json:"version,omitempty"`      // as SMBIOS has it
+	Serial       string `json:"serial,omitempty"`       // serial number
 }
 
-// Chassis is SMBIOS type 3.
+// Chassis is SMBIOS type 3 (DSP0134 section 7.4).
 type Chassis struct {
-	Manufacturer string `json:"manufacturer,omitempty"`
-	Type         string `json:"type,omitempty"`
-	Serial       string `json:"serial,omitempty"`
-	AssetTag     string `json:"asset_tag,omitempty"`
+	Manufacturer string `json:"manufacturer,omitempty"` // as SMBIOS has it
+	Type         string `json:"type,omitempty"`         // name of the type, such as "Rack Mount Chassis"
+	Serial       string `json:"serial,omitempty"`       // serial number
+	AssetTag     string `json:"asset_tag,omitempty"`    // the owner's number of it
 }
 
-// BIOS is SMBIOS type 0.
+// BIOS is SMBIOS type 0 (DSP0134 section 7.1).
 type BIOS struct {
-	Vendor  string `json:"vendor,omitempty"`
-	Version string `json:"version,omitempty"`
-	Date    string `json:"date,omitempty"` // as the firmware writes it, usually MM/DD/YYYY
+	Vendor  string `json:"vendor,omitempty"`  // who wrote it
+	Version string `json:"version,omitempty"` // as its vendor counts
+	Date    string `json:"date,omitempty"`    // of its release, as the firmware writes it, usually MM/DD/YYYY
 }
 
 // Firmware says how the machine booted.
 type Firmware struct {
-	Mode       string `json:"mode"`                  // "uefi" or "bios"
-	SecureBoot *bool  `json:"secure_boot,omitempty"` // absent under bios
+	Mode       string `json:"mode,omitempty"`        // "uefi" or "bios"
+	SecureBoot *bool  `json:"secure_boot,omitempty"` // whether Secure Boot was enforced; absent under bios
 }
 
 // CPU describes all processors of the machine together.
 type CPU struct {
-	Architecture string `json:"architecture,omitempty"` // GOARCH form: amd64, arm64
-	Vendor       string `json:"vendor,omitempty"`
-	Model        string `json:"model,omitempty"`
-	Sockets      int    `json:"sockets,omitempty"`
-	Cores        int    `json:"cores,omitempty"`
-	Threads      int    `json:"threads,omitempty"`
-	MaxSpeedMHz  int    `json:"max_speed_mhz,omitempty"`
-	// Flags are the processor feature flags, sorted.
+	Architecture string `json:"architecture,omitempty"`  // as Go names it: amd64, arm64
+	Vendor       string `json:"vendor,omitempty"`        // as the processor names it, such as GenuineIntel
+	Model        string `json:"model,omitempty"`         // as the processor names it
+	Sockets      int    `json:"sockets,omitempty"`       // number of processors
+	Cores        int    `json:"cores,omitempty"`         // number of cores in all of them
+	Threads      int    `json:"threads,omitempty"`       // number of hardware threads in all of them
+	MaxSpeedMHz  int    `json:"max_speed_mhz,omitempty"` // greatest clock rate, in MHz
+	// Flags are the processor feature flags as Linux names them, sorted.
 	Flags []string `json:"flags,omitempty"`
 }
 
 // Memory is the installed memory and its modules.
 type Memory struct {
-	Bytes   int64          `json:"bytes,omitempty"` // sum of the modules; what the kernel sees when there are none
-	Modules []MemoryModule `json:"modules,omitempty"`
+	Bytes   int64          `json:"bytes,omitempty"`   // in bytes: sum of the modules; what the kernel sees when there are none
+	Modules []MemoryModule `json:"modules,omitempty"` // those that are populated
 }
 
-// MemoryModule is one populated SMBIOS type 17.
+// MemoryModule is one populated SMBIOS type 17 (DSP0134 section 7.18).
 type MemoryModule struct {
-	Locator      string `json:"locator,omitempty"`
-	Bytes        int64  `json:"bytes,omitempty"`
-	Type         string `json:"type,omitempty"` // DDR4, DDR5, …
-	SpeedMTs     int    `json:"speed_mts,omitempty"`
-	Manufacturer string `json:"manufacturer,omitempty"`
-	Part         string `json:"part,omitempty"`
-	Serial       string `json:"serial,omitempty"`
-	ECC          *bool  `json:"ecc,omitempty"`
+	Locator      string `json:"locator,omitempty"`      // name of its slot
+	Bytes        int64  `json:"bytes,omitempty"`        // size, in bytes
+	Type         string `json:"type,omitempty"`         // DDR4, DDR5, …
+	SpeedMTs     int    `json:"speed_mts,omitempty"`    // configured speed, or else the greatest, in megatransfers per second
+	Manufacturer string `json:"manufacturer,omitempty"` // as SMBIOS has it
+	Part         string `json:"part,omitempty"`         // part number
+	Serial       string `json:"serial,omitempty"`       // serial number
+	ECC          *bool  `json:"ecc,omitempty"`          // whether it corrects errors
 }
 
 // Disk is one block device that could hold an image. Removable media and
 // devices of zero size are left out.
 type Disk struct {
-	Name          string `json:"name"`            // kernel name at observation, such as "sda"; not stable
-	ByID          string `json:"by_id,omitempty"` // stable name as /dev/disk/by-id has it
-	WWN           string `json:"wwn,omitempty"`   // "naa.…", "eui.…" or "nvme.…"
-	Serial        string `json:"serial,omitempty"`
-	Vendor        string `json:"vendor,omitempty"`
-	Model         string `json:"model,omitempty"`
-	FirmwareRev   string `json:"firmware_rev,omitempty"`
-	Bytes         int64  `json:"bytes"`
-	LogicalBlock  int    `json:"logical_block_bytes,omitempty"`
-	PhysicalBlock int    `json:"physical_block_bytes,omitempty"`
-	Rotational    *bool  `json:"rotational,omitempty"`
-	Bus           string `json:"bus,omitempty"` // nvme, sata, sas, scsi, virtio, usb, mmc, loop (in containers)
-	Path          string `json:"path,omitempty"`
+	Name          string `json:"name"`                           // kernel name at observation, such as "sda"; not stable
+	ByID          string `json:"by_id,omitempty"`                // stable name as /dev/disk/by-id has it
+	WWN           string `json:"wwn,omitempty"`                  // world wide name: "naa.…", "eui.…" or "nvme.…"
+	Serial        string `json:"serial,omitempty"`               // serial number
+	Vendor        string `json:"vendor,omitempty"`               // as the disk names it
+	Model         string `json:"model,omitempty"`                // as the disk names it
+	FirmwareRev   string `json:"firmware_rev,omitempty"`         // revision of its firmware
+	Bytes         int64  `json:"bytes"`                          // size, in bytes
+	LogicalBlock  int    `json:"logical_block_bytes,omitempty"`  // smallest unit that can be addressed, in bytes
+	PhysicalBlock int    `json:"physical_block_bytes,omitempty"` // smallest unit that is written at once, in bytes
+	Rotational    *bool  `json:"rotational,omitempty"`           // whether it turns
+	Bus           string `json:"bus,omitempty"`                  // nvme, sata, sas, scsi, virtio, usb, mmc, loop (in containers)
+	Path          string `json:"path,omitempty"`                 // where it is connected, as /dev/disk/by-path has it
 	// Signatures are the filesystems, partition tables and volume members
 	// found on the disk, such as "gpt", "ext4", "LVM2_member". Empty means
 	// that the disk was read and none was found.
@@ -149,47 +165,47 @@ type Disk struct {
 
 // Owner is who installed the system on a disk.
 type Owner struct {
-	Catalog string `json:"catalog"` // id of the catalog
-	Site    string `json:"site,omitempty"`
+	Catalog string `json:"catalog"`           // id of the catalog
+	Site    string `json:"site,omitempty"`    // name of the site
 	Address string `json:"address,omitempty"` // in that site's site.hcl
-	Image   string `json:"image,omitempty"`   // digest
+	Image   string `json:"image,omitempty"`   // digest of the image
 }
 
 // NIC is one physical Ethernet port.
 type NIC struct {
-	Name     string `json:"name"` // kernel name at observation; not stable
-	MAC      MAC    `json:"mac,omitzero"`
-	Driver   string `json:"driver,omitempty"`
-	PCI      string `json:"pci,omitempty"` // domain:bus:device.function
-	Vendor   string `json:"vendor,omitempty"`
-	Device   string `json:"device,omitempty"`
-	SpeedMbs int    `json:"speed_mbps,omitempty"` // greatest supported, megabits per second
+	Name     string `json:"name"`                 // kernel name at observation; not stable
+	MAC      MAC    `json:"mac,omitzero"`         // permanent Ethernet address
+	Driver   string `json:"driver,omitempty"`     // kernel module that drives it
+	PCI      string `json:"pci,omitempty"`        // its PCI function, domain:bus:device.function
+	Vendor   string `json:"vendor,omitempty"`     // PCI vendor, four hexadecimal digits
+	Device   string `json:"device,omitempty"`     // PCI device, four hexadecimal digits
+	SpeedMbs int    `json:"speed_mbps,omitempty"` // greatest supported, in megabits per second
 	Boot     bool   `json:"boot,omitempty"`       // the machine netbooted through this port
 }
 
 // PCI is one PCI function.
 type PCI struct {
-	Address string `json:"address"` // domain:bus:device.function
-	Class   string `json:"class"`   // six hexadecimal digits
-	Vendor  string `json:"vendor"`  // four hexadecimal digits
-	Device  string `json:"device"`  // four hexadecimal digits
-	Driver  string `json:"driver,omitempty"`
+	Address string `json:"address"`          // domain:bus:device.function
+	Class   string `json:"class"`            // class code, six hexadecimal digits
+	Vendor  string `json:"vendor"`           // four hexadecimal digits
+	Device  string `json:"device"`           // four hexadecimal digits
+	Driver  string `json:"driver,omitempty"` // kernel module that drives it
 }
 
-// BMCFacts is what the host can see of its own BMC.
+// BMCFacts is what is known of the machine's BMC.
 type BMCFacts struct {
-	Address  string `json:"address,omitempty"` // LAN address, dotted quad
-	MAC      string `json:"mac,omitempty"`
-	Firmware string `json:"firmware,omitempty"`
-	Vendor   string `json:"vendor,omitempty"`
+	Address  string `json:"address,omitempty"`  // LAN address, dotted quad
+	MAC      string `json:"mac,omitempty"`      // Ethernet address of its LAN
+	Firmware string `json:"firmware,omitempty"` // version of its firmware
+	Vendor   string `json:"vendor,omitempty"`   // who made it
 }
 
 // TPM is the machine's trusted platform module.
 type TPM struct {
-	Version string `json:"version"` // "1.2" or "2.0"
+	Version string `json:"version,omitempty"` // "1.2" or "2.0"
 }
 
 // Kernel is the kernel that made the observation.
 type Kernel struct {
-	Release string `json:"release,omitempty"`
+	Release string `json:"release,omitempty"` // as uname -r prints it
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/csv"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/query"
+	"github.com/edge-provision/edge-provision/inventory/resource"
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/workflows"
 	"github.com/edge-provision/edge-provision/workflows/steps"
@@ -69,16 +69,20 @@ missing(...) to ask for that.`,
 					return a.listRemote(cmd.Context(), f, args[0])
 				}
 				return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
-					machines, err := selectMachines(ctx, s, f.site, args[0], f.sort)
+					machines, examined, err := examineMachines(ctx, s, f.site, args[0], f.sort)
 					if err != nil {
 						return err
 					}
-					return a.printMachines(ctx, s, machines, f.format)
+					if err := a.printMachines(ctx, s, machines, f.format); err != nil {
+						return err
+					}
+					a.tellCost(f.format, len(machines), int64(examined))
+					return nil
 				})
 			},
 		},
-		a.inventoryShow(&f), a.inventoryHistory(&f), a.inventoryDiff(&f), a.inventoryForget(&f),
-		a.inventoryTag(&f), a.inventoryImport(&f), a.inventoryExport(&f),
+		a.inventoryShow(&f), a.inventoryHistory(&f), a.inventoryDiff(&f), a.inventoryForget(&f), a.inventoryAccept(&f),
+		a.inventoryTag(&f), a.inventorySet(&f), a.inventoryImport(&f), a.inventoryExport(&f),
 	)
 	return c
 }
@@ -95,37 +99,50 @@ func (a *app) withCatalog(ctx context.Context, do func(ctx context.Context, s *s
 // queryLimit bounds the answer of a query; a site has far fewer machines.
 const queryLimit = 100_000
 
+// tellCost says what a query looked at, where people read its answer.
+func (a *app) tellCost(format string, found int, examined int64) {
+	if format == "table" || format == "wide" {
+		fmt.Fprintf(a.stderr, "%s of %d that were looked at.\n", count(found, "machine"), examined)
+	}
+}
+
 // selectMachines runs an expression in the catalog's database. An empty one
 // selects all machines.
 func selectMachines(ctx context.Context, s *store.Store, site, expr, sort string) ([]inventory.Machine, error) {
+	machines, _, err := examineMachines(ctx, s, site, expr, sort)
+	return machines, err
+}
+
+// examineMachines is selectMachines, which also counts for how many machines the
+// expression was computed.
+func examineMachines(ctx context.Context, s *store.Store, site, expr, sort string) (out []inventory.Machine, examined int, err error) {
 	request := store.PageRequest{Site: site, Sort: sort, Limit: store.MaxPageLimit}
 	if expr != "" {
 		compiled, diags := query.Parse(expr, query.Machine)
 		if diags.HasErrors() {
-			return nil, errors.New("the expression cannot be used:\n" + query.Format(expr, diags))
+			return nil, 0, errors.New("the expression cannot be used:\n" + query.Format(expr, diags))
 		}
-		var err error
 		request.Filter, err = compiled.Filter(query.DialectOf(s.Dialect()), expr, time.Now())
 		if diags, ok := errors.AsType[hcl.Diagnostics](err); ok {
-			return nil, errors.New("the expression cannot be used:\n" + query.Format(expr, diags))
+			return nil, 0, errors.New("the expression cannot be used:\n" + query.Format(expr, diags))
 		}
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
-	var out []inventory.Machine
 	for len(out) < queryLimit {
 		page, err := s.Page(ctx, request)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		out = append(out, page.Machines...)
+		examined += page.Examined
 		if page.Next == "" {
 			break
 		}
 		request.Cursor = page.Next
 	}
-	return out, nil
+	return out, examined, nil
 }
 
 // printMachines writes machines of the catalog in the chosen form.
@@ -301,19 +318,24 @@ func (a *app) inventoryShow(f *inventoryFlags) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.showMachine(m, merged, documents)
+				hardware, err := a.driftOf(ctx, s, m.ID)
+				if err != nil {
+					return err
+				}
+				return a.showMachine(m, merged, documents, hardware)
 			})
 		},
 	}
 }
 
 // showMachine writes all that is known of a machine as JSON.
-func (a *app) showMachine(m inventory.Machine, merged inventory.Facts, documents map[inventory.Source]inventory.Document) error {
+func (a *app) showMachine(m inventory.Machine, merged inventory.Facts, documents map[inventory.Source]inventory.Document, hardware *resource.Drift) error {
 	return writeJSON(a.stdout, struct {
 		Machine inventory.Machine                       `json:"machine"`
+		Drift   *resource.Drift                         `json:"drift,omitempty"`
 		Facts   inventory.Facts                         `json:"facts"`
 		Source  map[inventory.Source]inventory.Document `json:"source"`
-	}{m, merged, documents})
+	}{m, hardware, merged, documents})
 }
 
 // findMachine finds a machine by any of its names; nothing found says what
@@ -384,20 +406,16 @@ func (a *app) inventoryHistory(f *inventoryFlags) *cobra.Command {
 
 func printChanges(out io.Writer, changes []inventory.Change) {
 	for _, c := range changes {
-		fmt.Fprintf(out, "    %s: %s → %s\n", c.Path, jsonText(c.Old), jsonText(c.New))
+		fmt.Fprintf(out, "    %s: %s → %s\n", printable(c.Path), orAbsent(c.Old), orAbsent(c.New))
 	}
 }
 
-// jsonText is a value of a fact on one line; absent when there is none.
-func jsonText(v any) string {
-	if v == nil {
+// orAbsent is a value of a fact in JSON, if there is one.
+func orAbsent(value string) string {
+	if value == "" {
 		return "(absent)"
 	}
-	b, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Sprint(v)
-	}
-	return string(b)
+	return printable(value)
 }
 
 func (a *app) inventoryDiff(f *inventoryFlags) *cobra.Command {

@@ -119,13 +119,18 @@ func TestImportsPointOneWay(t *testing.T) {
 			"a client of the API needs no catalog",
 			func(p string) bool { return within(p, "inventory/client", "inventory/resource", "inventory/ansible") },
 			func(_, p string) bool {
-				return ours(p) && !within(p, "inventory", "inventory/resource", "inventory/timeline", "inventory/client", "inventory/ansible")
+				return ours(p) && !within(p, "inventory", "inventory/drift", "inventory/resource", "inventory/timeline", "inventory/client", "inventory/ansible")
 			}, true,
 		},
 		{
 			"files of machines are read and written without a catalog",
 			func(p string) bool { return within(p, "inventory/exchange") },
 			func(_, p string) bool { return ours(p) && !within(p, "inventory", "inventory/exchange") }, true,
+		},
+		{
+			"facts are described, and written by hand, without a catalog",
+			func(p string) bool { return within(p, "inventory/manual", "inventory/schema") },
+			func(_, p string) bool { return ours(p) && !within(p, "inventory", "inventory/manual", "inventory/schema") }, true,
 		},
 		{
 			"the API shows what the catalog knows, and does nothing to machines itself",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 
@@ -56,20 +57,34 @@ func (a *app) listRemote(ctx context.Context, f inventoryFlags, expr string) err
 	if err != nil {
 		return err
 	}
-	list, err := client.Collect(c.Machines(ctx, client.MachineQuery{Filter: expr, Site: f.site, Sort: f.sort, Facts: true, Limit: 200}))
-	if err != nil {
-		return explainRemote(err)
-	}
-	machines := make([]inventory.Machine, len(list))
-	for i, m := range list {
-		machines[i] = m.Machine
-	}
-	return a.print(machines, f.format, func(i int) (inventory.Facts, error) {
-		if list[i].Facts == nil {
-			return inventory.Facts{}, nil
+	var machines []inventory.Machine
+	var facts []inventory.Facts
+	var examined int64
+	for cursor := ""; ; {
+		page, err := c.MachinePage(ctx, client.MachineQuery{Filter: expr, Site: f.site, Sort: f.sort, Facts: true, Limit: 200}, cursor)
+		if err != nil {
+			return explainRemote(err)
 		}
-		return *list[i].Facts, nil
-	})
+		examined += page.Examined
+		for _, m := range page.Items {
+			machines = append(machines, m.Machine)
+			var known inventory.Facts
+			if m.Facts != nil {
+				known = *m.Facts
+			}
+			facts = append(facts, known)
+		}
+		if cursor = page.Next; cursor == "" {
+			break
+		}
+	}
+	if err := a.print(machines, f.format, func(i int) (inventory.Facts, error) { return facts[i], nil }); err != nil {
+		return err
+	}
+	if expr != "" {
+		a.tellCost(f.format, len(machines), examined)
+	}
+	return nil
 }
 
 // explainRemote shows where an expression is wrong as the catalog's own query
@@ -99,5 +114,13 @@ func (a *app) showRemote(ctx context.Context, f *inventoryFlags, name string) er
 	if err != nil {
 		return err
 	}
-	return a.showMachine(m.Machine, facts.Facts, facts.Sources)
+	hardware, err := c.Drift(ctx, m.ID.String())
+	if problem, ok := errors.AsType[*resource.Problem](err); ok && (problem.Status == http.StatusNotFound || problem.Status == http.StatusConflict) {
+		// An older controller, or one without the catalog's key.
+		return a.showMachine(m.Machine, facts.Facts, facts.Sources, nil)
+	}
+	if err != nil {
+		return err
+	}
+	return a.showMachine(m.Machine, facts.Facts, facts.Sources, &hardware)
 }

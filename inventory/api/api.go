@@ -30,6 +30,7 @@ import (
 
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/resource"
+	"github.com/edge-provision/edge-provision/inventory/schema"
 	"github.com/edge-provision/edge-provision/inventory/store"
 )
 
@@ -74,6 +75,8 @@ type Config struct {
 	Site string
 	// Power changes the power of machines; nil: requests for that are refused.
 	Power Powerer
+	// Runner begins and cancels runs; nil: requests for that are refused.
+	Runner Runner
 	// Sealer keeps the secrets of webhooks; nil: there are no webhooks.
 	Sealer Sealer
 	// WebhookTimeout bounds one delivery to a webhook; 10 s when zero.
@@ -144,6 +147,8 @@ type Server struct {
 	mux     *http.ServeMux
 	routes  []route
 	openAPI []byte
+	// factsSchema is the JSON Schema of facts documents.
+	factsSchema []byte
 	metrics *metrics
 	hub     *hub
 	readers chan struct{}
@@ -165,6 +170,9 @@ func New(cfg Config) (*Server, error) {
 	s.metrics = newMetrics(cfg, s.hub)
 	s.routes = s.table()
 	var err error
+	if s.factsSchema, err = schema.Facts(); err != nil {
+		return nil, fmt.Errorf("describing facts: %w", err)
+	}
 	if s.openAPI, err = openAPI(s.routes, cfg.Version); err != nil {
 		return nil, fmt.Errorf("describing the API: %w", err)
 	}

@@ -1,11 +1,15 @@
 package api
 
 import (
+	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 
 	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/manual"
 	"github.com/edge-provision/edge-provision/inventory/resource"
+	"github.com/edge-provision/edge-provision/inventory/store"
 )
 
 func (s *Server) factRoutes() []route {
@@ -22,12 +26,25 @@ func (s *Server) factRoutes() []route {
 			reply:   inventory.Document{}, etag: true, problems: []string{"not-found", "ambiguous"}, serve: s.getSourceFacts,
 		},
 		{
+			method: http.MethodPatch, path: "/v1/machines/{machine}/facts/manual", id: "changeFacts", tag: "facts", need: resource.RoleOperator,
+			summary: "Write facts that no program observed, or take them away",
+			detail: "They are the source `manual`; docs/catalog.md says where it is believed before others. Facts that are not named stay. The answer has all that " +
+				"people wrote.",
+			params: []param{paramMachine}, body: resource.FactEdit{}, reply: inventory.Facts{},
+			problems: []string{"not-found", "ambiguous", "conflict", "invalid-body", "unsupported-media-type", "too-large"}, serve: s.changeFacts,
+		},
+		{
 			method: http.MethodGet, path: "/v1/machines/{machine}/history", id: "listHistory", tag: "facts", need: resource.RoleReader,
 			summary: "The reports of a machine, the newest first, with what changed",
 			params: []param{
 				paramMachine, {name: "source", summary: "only this source's", example: "agent"}, paramLimit, paramCursor,
 			},
 			reply: resource.Page[resource.Report]{}, problems: []string{"not-found", "ambiguous", "invalid-cursor"}, serve: s.listHistory,
+		},
+		{
+			method: http.MethodGet, path: "/v1/schemas/facts", id: "getFactsSchema", tag: "facts", need: resource.RolePublic,
+			summary: "The JSON Schema (2020-12) of a facts document", reply: resource.Document{}, media: "application/schema+json", etag: true,
+			serve: func(x *exchange) error { return x.sendRaw(s.factsSchema) },
 		},
 	}
 }
@@ -62,6 +79,49 @@ func (s *Server) getSourceFacts(x *exchange) error {
 		return problem("not-found", "Nothing was seen of machine %s by %q. %s", m.ID, clip(x.PathValue("source")), seenBy(documents))
 	}
 	return x.send(d)
+}
+
+func (s *Server) changeFacts(x *exchange) error {
+	var want resource.FactEdit
+	if err := x.read(&want); err != nil {
+		return err
+	}
+	m, err := x.machine()
+	if err != nil {
+		return err
+	}
+	written, _, err := s.cfg.Catalog.EditFacts(x.ctx(), m.ID, func(f *inventory.Facts) error { return edited(f, want) })
+	var refused *manual.Error
+	var conflict *store.ConflictError
+	switch {
+	case errors.As(err, &refused):
+		return problem("invalid-body", "%v.", refused)
+	case errors.As(err, &conflict):
+		return problem("conflict", "Machine %s of this site has the serial number %q.", conflict.B, clip(conflict.Seen))
+	case err != nil:
+		return err
+	}
+	return x.send(written)
+}
+
+// edited changes facts as the body of a request wants it: what is in both is set.
+func edited(f *inventory.Facts, want resource.FactEdit) error {
+	for _, path := range want.Remove {
+		if err := manual.Unset(f, path); err != nil {
+			return err
+		}
+	}
+	for _, path := range sortedKeys(want.Set) {
+		text := string(want.Set[path])
+		var s string
+		if json.Unmarshal(want.Set[path], &s) == nil {
+			text = s
+		}
+		if err := manual.Set(f, path, text); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func seenBy(documents map[inventory.Source]inventory.Document) string {

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/edge-provision/edge-provision/inventory/schema"
 )
 
 // selection says which fields of a resource are sent: a tree of JSON names, in
@@ -41,7 +43,7 @@ func (s selection) add(path string, t reflect.Type) error {
 	at := s
 	names := strings.Split(path, ".")
 	for i, name := range names {
-		t = element(t)
+		t = schema.Element(t)
 		if t.Kind() == reflect.Map {
 			t = t.Elem()
 		} else {
@@ -74,26 +76,18 @@ func (s selection) names(field string) bool {
 	return ok
 }
 
-// element is the type of a pointer's or list's element.
-func element(t reflect.Type) reflect.Type {
-	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Array && t.Elem().Kind() != reflect.Uint8 {
-		t = t.Elem()
-	}
-	return t
-}
-
 // jsonFields are the fields of a struct by their JSON names, those of embedded
 // structs among them.
 func jsonFields(t reflect.Type) map[string]reflect.Type {
 	out := map[string]reflect.Type{}
-	if t.Kind() != reflect.Struct || isText(t) {
+	if t.Kind() != reflect.Struct || schema.IsText(t) {
 		return out
 	}
 	for f := range t.Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		switch {
 		case f.Anonymous && name == "":
-			for n, below := range jsonFields(element(f.Type)) {
+			for n, below := range jsonFields(schema.Element(f.Type)) {
 				if _, own := out[n]; !own {
 					out[n] = below
 				}

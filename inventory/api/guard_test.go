@@ -16,16 +16,16 @@ import (
 // access is the role that each route needs, written down a second time: a route
 // that is added, or whose role changes, has to be thought of here too.
 var access = map[string]resource.Role{
-	"listMachines": "reader", "getMachine": "reader", "forgetMachine": "admin", "changeTags": "operator",
+	"listMachines": "reader", "getMachine": "reader", "forgetMachine": "admin", "changeTags": "operator", "changeFacts": "operator",
 	"setPower": "operator", "listOperations": "reader", "getOperation": "reader",
-	"getFacts": "reader", "getSourceFacts": "reader", "listHistory": "reader", "getTimeline": "reader",
+	"getFacts": "reader", "getSourceFacts": "reader", "listHistory": "reader", "getDrift": "reader", "acceptDrift": "operator", "getTimeline": "reader",
 	"listLeases": "reader", "listImages": "reader", "getImage": "reader",
 	"listRuns": "reader", "getRun": "reader", "listSteps": "reader", "listEvents": "reader",
 	"watchEvents": "reader", "watchMachines": "reader",
 	"getAnsibleInventory": "reader", "listTargets": "reader", "getMetrics": "reader",
 	"listTokens": "admin", "createToken": "admin", "revokeToken": "admin", "listAudit": "admin",
 	"listWebhooks": "admin", "createWebhook": "admin", "deleteWebhook": "admin",
-	"getSession": "", "signIn": "", "signOut": "", "getHealth": "", "getReadiness": "", "getProblem": "", "getOpenAPI": "",
+	"getSession": "", "signIn": "", "signOut": "", "getHealth": "", "getReadiness": "", "getProblem": "", "getOpenAPI": "", "getFactsSchema": "",
 }
 
 // TestEveryRouteIsClosedToEveryLesserRole walks all routes with no token, a bad

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net/http"
 	"reflect"
-	"strings"
 
 	"github.com/google/uuid"
 
@@ -125,14 +124,8 @@ func (x *exchange) machine() (inventory.Machine, error) {
 	return m, err
 }
 
-// find finds a machine by any of its names, by an index where one leads to it.
+// find finds a machine by any of its names, at whatever site.
 func (s *Server) find(ctx context.Context, name string) (inventory.Machine, error) {
-	if id, err := uuid.Parse(name); err == nil && strings.Contains(name, "-") {
-		return s.cfg.Catalog.Machine(ctx, id)
-	}
-	if mac, err := inventory.ParseMAC(name); err == nil {
-		return s.cfg.Catalog.MachineByMAC(ctx, mac)
-	}
 	return s.cfg.Catalog.Find(ctx, "", name)
 }
 

@@ -7,16 +7,31 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/resource"
+	"github.com/edge-provision/edge-provision/inventory/schema"
 )
+
+// object is a JSON object of the document.
+type object = schema.Object
+
+// formats are the schemas of types whose values are a few words.
+var formats = map[reflect.Type]object{
+	reflect.TypeFor[inventory.State](): {"type": "string", "enum": states},
+	reflect.TypeFor[inventory.LeaseState](): {"type": "string", "enum": []inventory.LeaseState{
+		inventory.LeaseActive, inventory.LeaseReleased, inventory.LeaseDeclined,
+	}},
+	reflect.TypeFor[resource.Role](): {"type": "string", "enum": resource.Roles()},
+}
+
 
 // openAPI describes the routes as OpenAPI 3.1 has it
 // (https://spec.openapis.org/oas/v3.1.1.html).
 func openAPI(routes []route, version string) ([]byte, error) {
-	s := &schemas{components: map[string]any{}, partial: map[reflect.Type]bool{}}
+	s := &schema.Set{Refs: "#/components/schemas/", Formats: formats}
 	for _, r := range routes {
 		if slices.ContainsFunc(r.params, func(p param) bool { return p.name == "fields" }) {
-			s.mayBePartial(reflect.TypeOf(r.reply))
+			s.MayBePartial(reflect.TypeOf(r.reply))
 		}
 	}
 	if version == "" {
@@ -27,11 +42,11 @@ func openAPI(routes []route, version string) ([]byte, error) {
 		if paths[r.path] == nil {
 			paths[r.path] = object{}
 		}
-		paths[r.path][strings.ToLower(r.method)] = s.operation(r)
+		paths[r.path][strings.ToLower(r.method)] = operation(s, r)
 	}
 	// The streams of the watches carry these beside what the reply names.
 	for _, v := range []any{resource.Removed{}, resource.Reset{}, resource.Synced{}} {
-		s.of(reflect.TypeOf(v))
+		s.Of(reflect.TypeOf(v))
 	}
 	return encode(object{
 		"openapi": "3.1.0",
@@ -43,14 +58,14 @@ func openAPI(routes []route, version string) ([]byte, error) {
 		"servers": []object{{"url": "/"}},
 		"paths":   paths,
 		"components": object{
-			"schemas":         s.components,
+			"schemas":         s.Components,
 			"securitySchemes": object{"token": object{"type": "http", "scheme": "bearer", "description": "made by `edge-provision token create`"}},
 		},
 	})
 }
 
-func (s *schemas) operation(r route) object {
-	op := object{"operationId": r.id, "summary": r.summary, "tags": []string{r.tag}, "responses": s.responses(r)}
+func operation(s *schema.Set, r route) object {
+	op := object{"operationId": r.id, "summary": r.summary, "tags": []string{r.tag}, "responses": responses(s, r)}
 	if r.detail != "" {
 		op["description"] = r.detail
 	}
@@ -71,7 +86,7 @@ func (s *schemas) operation(r route) object {
 		op["parameters"] = params
 	}
 	if r.body != nil {
-		op["requestBody"] = object{"required": true, "content": object{mediaJSON: object{"schema": s.of(reflect.TypeOf(r.body))}}}
+		op["requestBody"] = object{"required": true, "content": object{mediaJSON: object{"schema": s.Of(reflect.TypeOf(r.body))}}}
 	}
 	op["security"] = []object{}
 	if r.need != resource.RolePublic {
@@ -86,21 +101,21 @@ func header(name string, required bool, summary string) object {
 }
 
 func parameter(p param) object {
-	schema := object{"type": "string"}
+	value := object{"type": "string"}
 	switch p.kind {
 	case number:
-		schema = object{"type": "integer", "minimum": 0}
+		value = object{"type": "integer", "minimum": 0}
 	case moment:
-		schema["format"] = "date-time"
+		value["format"] = "date-time"
 	}
 	if len(p.enum) > 0 {
-		schema["enum"] = p.enum
+		value["enum"] = p.enum
 	}
 	in := p.in
 	if in == "" {
 		in = "query"
 	}
-	out := object{"name": p.name, "in": in, "required": in == "path", "description": p.summary, "schema": schema}
+	out := object{"name": p.name, "in": in, "required": in == "path", "description": p.summary, "schema": value}
 	if p.example != "" {
 		out["example"] = p.example
 		if p.kind == number {
@@ -118,7 +133,7 @@ var (
 	roleProblems   = []string{"no-token", "invalid-token", "forbidden", "busy", "full"}
 )
 
-func (s *schemas) responses(r route) object {
+func responses(s *schema.Set, r route) object {
 	status := r.status
 	if status == 0 {
 		status = http.StatusOK
@@ -129,13 +144,13 @@ func (s *schemas) responses(r route) object {
 		if media == "" {
 			media = mediaJSON
 		}
-		schema := s.of(reflect.TypeOf(r.reply))
+		body := s.Of(reflect.TypeOf(r.reply))
 		if r.watch {
 			success["description"] = "A stream of events whose data is, by their type, what the description names."
-			schema = object{"type": "string"}
-			s.of(reflect.TypeOf(r.reply))
+			body = object{"type": "string"}
+			s.Of(reflect.TypeOf(r.reply))
 		}
-		success["content"] = object{media: object{"schema": schema}}
+		success["content"] = object{media: object{"schema": body}}
 	}
 	if r.etag || r.tagged {
 		success["headers"] = object{"ETag": object{"description": "entity tag of this answer", "schema": object{"type": "string"}}}
@@ -157,7 +172,7 @@ func (s *schemas) responses(r route) object {
 	for status, titles := range byStatus {
 		out[strconv.Itoa(status)] = object{
 			"description": strings.Join(titles, "; "),
-			"content":     object{mediaProblem: object{"schema": s.of(reflect.TypeFor[resource.Problem]())}},
+			"content":     object{mediaProblem: object{"schema": s.Of(reflect.TypeFor[resource.Problem]())}},
 		}
 	}
 	return out

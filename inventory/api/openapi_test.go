@@ -72,7 +72,12 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 			continue
 		}
-		schema := op.Responses.Status(http.StatusOK).Value.Content.Get("application/json").Schema
+		content := op.Responses.Status(http.StatusOK).Value.Content.Get(r.header.Get("Content-Type"))
+		if content == nil {
+			t.Errorf("%s answers with %s, which is not described", path, r.header.Get("Content-Type"))
+			continue
+		}
+		schema := content.Schema
 		if err := doc.ValidateSchemaJSON(schema.Value, v); err != nil {
 			t.Errorf("%s: %v\n%s", path, err, r.body)
 		}

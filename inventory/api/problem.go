@@ -108,7 +108,11 @@ func explain(err error) *failure {
 	case errors.As(err, &f):
 		return f
 	case errors.As(err, &ambiguous):
-		p := problem("ambiguous", "%q names %d machines.", clip(ambiguous.Name), len(ambiguous.Candidates))
+		than := ""
+		if ambiguous.More {
+			than = "more than "
+		}
+		p := problem("ambiguous", "%q names %s%d machines.", clip(ambiguous.Name), than, len(ambiguous.Candidates))
 		for _, c := range ambiguous.Candidates {
 			if len(p.Candidates) == maxDiagnostics {
 				break

@@ -334,6 +334,14 @@ func (c *Client) Facts(ctx context.Context, machine string) (resource.MachineFac
 	return f, err
 }
 
+// ChangeFacts changes what people wrote of a machine's facts, and returns all of
+// it.
+func (c *Client) ChangeFacts(ctx context.Context, machine string, edit resource.FactEdit) (inventory.Facts, error) {
+	var f inventory.Facts
+	_, err := c.do(ctx, request{method: http.MethodPatch, path: []string{"v1", "machines", machine, "facts", "manual"}, body: edit}, &f)
+	return f, err
+}
+
 // History lists the reports of a machine, the newest first; of all sources when
 // source is empty.
 func (c *Client) History(ctx context.Context, machine string, source inventory.Source) iter.Seq2[resource.Report, error] {
@@ -434,6 +442,45 @@ func (c *Client) SetPower(ctx context.Context, machine, action, key string) (res
 	_, err := c.do(ctx, request{
 		method: http.MethodPost, path: []string{"v1", "machines", machine, "power"},
 		header: http.Header{"Idempotency-Key": {key}}, body: resource.PowerRequest{Action: action},
+	}, &o)
+	return o, err
+}
+
+// Drift tells how the hardware of a machine stands against its snapshot.
+func (c *Client) Drift(ctx context.Context, machine string) (resource.Drift, error) {
+	var d resource.Drift
+	_, err := c.do(ctx, get(nil, "v1", "machines", machine, "drift"), &d)
+	return d, err
+}
+
+// AcceptDrift begins to accept the hardware of a machine as it is, if digest, which
+// Drift gave, still names the difference. key is the Idempotency-Key.
+func (c *Client) AcceptDrift(ctx context.Context, machine, digest, key string) (resource.Operation, error) {
+	var o resource.Operation
+	_, err := c.do(ctx, request{
+		method: http.MethodPost, path: []string{"v1", "machines", machine, "actions", "accept-drift"},
+		header: http.Header{"Idempotency-Key": {key}}, body: resource.AcceptDrift{Digest: digest},
+	}, &o)
+	return o, err
+}
+
+// Reprovision begins to install a machine anew, which erases its disk; serial is
+// the machine's, as consent. key is the Idempotency-Key.
+func (c *Client) Reprovision(ctx context.Context, machine, serial, key string) (resource.Operation, error) {
+	var o resource.Operation
+	_, err := c.do(ctx, request{
+		method: http.MethodPost, path: []string{"v1", "machines", machine, "actions", "reprovision"},
+		header: http.Header{"Idempotency-Key": {key}}, body: resource.ReprovisionRequest{Serial: serial},
+	}, &o)
+	return o, err
+}
+
+// CancelRun begins to stop a run gracefully. key is the Idempotency-Key.
+func (c *Client) CancelRun(ctx context.Context, run uuid.UUID, key string) (resource.Operation, error) {
+	var o resource.Operation
+	_, err := c.do(ctx, request{
+		method: http.MethodPost, path: []string{"v1", "runs", run.String(), "actions", "cancel"},
+		header: http.Header{"Idempotency-Key": {key}},
 	}, &o)
 	return o, err
 }

@@ -43,6 +43,15 @@ type TagChange struct {
 	Remove []string          `json:"remove,omitempty"`
 }
 
+// FactEdit changes what people wrote of a machine's facts.
+type FactEdit struct {
+	// Set are the facts to write, by path, such as chassis.asset_tag: strings,
+	// numbers in the unit of the fact, conditions, or whole lists.
+	Set map[string]json.RawMessage `json:"set,omitempty"`
+	// Remove are the paths of facts to take away, with all below them.
+	Remove []string `json:"remove,omitempty"`
+}
+
 // MachineFacts are the current facts of a machine.
 type MachineFacts struct {
 	Machine uuid.UUID `json:"machine"`

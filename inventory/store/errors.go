@@ -46,14 +46,20 @@ func (e *ConflictError) Error() string {
 
 // AmbiguousError says that a name fits several machines.
 type AmbiguousError struct {
-	Name       string
+	Name string
+	// Candidates are the machines, the first ten by id when there are More.
 	Candidates []inventory.Machine
+	More       bool
 }
 
 // Error implements error.
 func (e *AmbiguousError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%q names %d machines; use one of their ids:", e.Name, len(e.Candidates))
+	than := ""
+	if e.More {
+		than = "more than "
+	}
+	fmt.Fprintf(&b, "%q names %s%d machines; use one of their ids:", e.Name, than, len(e.Candidates))
 	for _, m := range e.Candidates {
 		fmt.Fprintf(&b, " %s", m.ID)
 		if m.Address != "" {

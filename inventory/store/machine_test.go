@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -273,7 +274,11 @@ func TestStateImageAndHostKey(t *testing.T) {
 }
 
 func TestFind(t *testing.T) {
-	ctx, s := t.Context(), storetest.Open(t, storetest.SQLite(t))
+	storetest.Each(t, func(t *testing.T, cfg store.Config) { testFind(t, storetest.Open(t, cfg)) })
+}
+
+func testFind(t *testing.T, s *store.Store) {
+	ctx := t.Context()
 	do := must[inventory.Machine](t)
 	a, b := do(s.Declare(ctx, site, nodeA, mac(1))), do(s.Declare(ctx, site, nodeB, mac(2)))
 	gw := do(s.Declare(ctx, site, "module.m.machine.gateway", mac(3)))
@@ -283,7 +288,9 @@ func TestFind(t *testing.T) {
 	for name, want := range map[string]uuid.UUID{
 		a.ID.String(): a.ID, strings.ToUpper(a.ID.String()): a.ID, nodeA: a.ID, "a": a.ID, "b": b.ID,
 		"52-54-00-00-00-01": a.ID, "5254.0000.0002": b.ID, "7xk2q93": a.ID, "172.22.0.12": b.ID,
-		"gateway": gw.ID, "module.m.machine.gateway": gw.ID, `node["b"]`: b.ID,
+		"gateway": gw.ID, "module.m.machine.gateway": gw.ID, `node["b"]`: b.ID, "7XK2Q93": a.ID, "7Xk2q93": a.ID,
+		// Ids of one test begin alike, with the time.
+		b.ID.String()[:35]: b.ID, strings.ToUpper(gw.ID.String()[:34]): gw.ID,
 	} {
 		if m, err := s.Find(ctx, site, name); err != nil || m.ID != want {
 			t.Errorf("Find(%q) = %s, %v; want %s", name, m.ID, err, want)
@@ -293,13 +300,25 @@ func TestFind(t *testing.T) {
 	if _, err := s.Find(ctx, site, "node"); !errors.As(err, &many) || len(many.Candidates) != 2 || !strings.Contains(err.Error(), nodeB) {
 		t.Errorf("Find(node) = %v; want an *AmbiguousError with both nodes", err)
 	}
-	for _, name := range []string{"", "c", "machine", "0", "172.22.0.13", strings.Repeat("x", 1000)} {
+	for _, name := range []string{"", "c", "A", "machine", "0", "172.22.0.13", "%", "_", `["a"]`, "7XK2Q9_", "0000000-0", strings.Repeat("x", 1000)} {
 		if _, err := s.Find(ctx, site, name); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("Find(%.20q) = %v; want ErrNotFound", name, err)
 		}
 	}
 	if _, err := s.Find(ctx, "other", "a"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Find at another site = %v; want ErrNotFound", err)
+	}
+	for i := range 12 {
+		do(s.Declare(ctx, "other", fmt.Sprintf("machine.node[%d]", i), mac(40+i)))
+	}
+	if m, err := s.Find(ctx, "", "11"); err != nil || m.Address != "machine.node[11]" {
+		t.Errorf("Find(11) = %s, %v; want machine.node[11]", m.Address, err)
+	}
+	if _, err := s.Find(ctx, "other", "node"); !errors.As(err, &many) || len(many.Candidates) != 10 || !many.More || !strings.Contains(err.Error(), "more than 10 machines") {
+		t.Errorf("Find(node) among twelve = %v; want an *AmbiguousError that names ten and says that there are more", err)
+	}
+	if _, err := s.Find(ctx, site, "node"); !errors.As(err, &many) || len(many.Candidates) != 2 || many.More {
+		t.Errorf("Find(node) at a site with two = %v; want an *AmbiguousError with both", err)
 	}
 }
 

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/manual"
+	"github.com/edge-provision/edge-provision/inventory/store"
+)
+
+func (a *app) inventorySet(f *inventoryFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "set MACHINE [PATH=VALUE | PATH-]...", Short: "Write facts that no program observed, such as an asset tag; PATH- takes one away",
+		Long: `Facts that people write are a source of their own, "manual", with a history like any other. What
+stands on the machine is believed before them, but for the chassis and its asset tag, and
+placeholders such as "To Be Filled By O.E.M.".
+
+Numbers are in the unit that the fact has (memory.bytes in bytes), lists are JSON. Without
+facts to write, those of the machine are listed.`,
+		Example: "  edge-provision inventory set 52:54:00:04:21:11 chassis.asset_tag=0042 system.serial=7XK2Q93",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			edit, err := parseFacts(args[1:])
+			if err != nil {
+				return err
+			}
+			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
+				m, err := findMachine(ctx, s, f.site, args[0])
+				if err != nil {
+					return err
+				}
+				written, _, err := s.EditFacts(ctx, m.ID, edit)
+				if err != nil {
+					return err
+				}
+				if f.format == "json" {
+					return writeJSON(a.stdout, written)
+				}
+				for _, fact := range manual.List(written) {
+					fmt.Fprintf(a.stdout, "%s=%s\n", fact.Path, printable(fact.Value))
+				}
+				return nil
+			})
+		},
+	}
+}
+
+// parseFacts reads PATH=VALUE and PATH-, and returns what they do to the facts
+// that people wrote before.
+func parseFacts(args []string) (func(*inventory.Facts) error, error) {
+	var edits []func(*inventory.Facts) error
+	seen := map[string]bool{}
+	for _, arg := range args {
+		path, value, set := strings.Cut(arg, "=")
+		removed := false
+		if !set {
+			path, removed = strings.CutSuffix(arg, "-")
+		}
+		switch {
+		case !set && !removed:
+			return nil, usage("%q is no fact: write PATH=VALUE to set one, PATH- to take it away", arg)
+		case seen[path]:
+			return nil, usage("fact %s is given twice", path)
+		case set:
+			edits = append(edits, func(f *inventory.Facts) error { return manual.Set(f, path, value) })
+		default:
+			edits = append(edits, func(f *inventory.Facts) error { return manual.Unset(f, path) })
+		}
+		seen[path] = true
+	}
+	return func(f *inventory.Facts) error {
+		for _, edit := range edits {
+			if err := edit(f); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil
+}
