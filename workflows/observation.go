@@ -49,9 +49,14 @@ type MachineView struct {
 	// Facts is the merged view; nil before the first inspection.
 	Facts     *inventory.Facts
 	FactsSeen time.Time
-	// FactsNote says why the facts of an adopted machine are incomplete or old;
-	// empty when they are not.
+	// FactsNote says why the facts of a machine that runs are incomplete or old;
+	// empty when they are not, or when it was not looked at.
 	FactsNote string
+	// Looked says that the facts were gathered just now.
+	Looked bool
+	// Hardware is how the facts stand against the machine's snapshot; nil while
+	// there is none.
+	Hardware *Hardware
 	Power     Power
 	// PowerErr says why the BMC could not be asked; empty when it could.
 	PowerErr string

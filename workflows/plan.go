@@ -25,6 +25,21 @@ type Plan struct {
 	Site    string   `json:"site"`
 	Catalog string   `json:"catalog"`
 	Actions []Action `json:"actions"`
+	// Hardware is how the hardware of the machines stands against their
+	// snapshots, for those that have one. Nothing is done about it.
+	Hardware []Hardware `json:"hardware,omitempty"`
+	// Classes tell which machines are in which class. An apply does nothing of
+	// what they start, so that they are no part of what is approved.
+	Classes []ClassView `json:"classes,omitempty"`
+}
+
+// ClassView is what a plan tells of a class of the site.
+type ClassView struct {
+	Name     string `json:"name"`
+	Machines int    `json:"machines"`
+	// Reactions say, each in one clause, what the daemon starts for a machine of
+	// the class, or why it does not.
+	Reactions []string `json:"reactions,omitempty"`
 }
 
 // Action is what a plan does about one address.
@@ -229,12 +244,15 @@ func (p Plan) obstacle(a Action) string {
 
 // Digest names what the plan would do: two plans with one digest do the same.
 // The reasons are left out, because an error in them may differ from one asking
-// to the next (a port, a duration) while the plan stays the same.
+// to the next (a port, a duration) while the plan stays the same; so is the
+// hardware, which no action changes.
 func (p Plan) Digest() string {
+	p.Hardware = nil
 	p.Actions = slices.Clone(p.Actions)
 	for i := range p.Actions {
 		p.Actions[i].Reason = ""
 	}
+	p.Classes = nil
 	// A struct of strings, numbers and slices always marshals.
 	b, err := json.Marshal(p)
 	if err != nil {

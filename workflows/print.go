@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 )
 
 // PrintOptions say how a plan is written for a person.
@@ -11,6 +12,9 @@ type PrintOptions struct {
 	Color bool
 	// All shows also what is as declared.
 	All bool
+	// Now is what the age of the last look at hardware is counted to; zero shows
+	// no ages.
+	Now time.Time
 }
 
 // Print writes the plan for a person: what will be done, and what will be lost,
@@ -24,6 +28,9 @@ func (p Plan) Print(w io.Writer, o PrintOptions) error {
 		}
 		shown++
 		pr.action(a)
+	}
+	for _, c := range p.Classes {
+		pr.class(c)
 	}
 	switch {
 	case p.Settled():
@@ -117,6 +124,19 @@ func (pr *printer) detail(label, text string) {
 		}
 		pr.line("      ", fmt.Sprintf("%-8s %s", label, l))
 	}
+}
+
+// class writes who is in a class and what that starts.
+func (pr *printer) class(c ClassView) {
+	machines := fmt.Sprintf("%d machines", c.Machines)
+	if c.Machines == 1 {
+		machines = "1 machine"
+	}
+	pr.line("  ", "  "+pr.bold("class "+c.Name)+": "+machines)
+	for _, r := range c.Reactions {
+		pr.line("      ", r)
+	}
+	pr.line("", "")
 }
 
 var powerText = map[PowerChange]string{

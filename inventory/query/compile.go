@@ -326,6 +326,7 @@ func (c *compiler) attribute(r *ref, name string, rng hcl.Range) *ref {
 		return nil
 	}
 	c.asks.leases = c.asks.leases || f.index == leasesField
+	c.asks.classes = c.asks.classes || f == rootTypes()["machine"].fields["classes"]
 	return r.field(name, f, rng)
 }
 

@@ -329,7 +329,9 @@ func (g *generator) expression() string {
 // indexed is a condition that an index of the catalog answers.
 func (g *generator) indexed(depth int) string {
 	number := func() string { return pick(g, []string{" == ", " >= ", " < "}) + fmt.Sprint(pick(g, numbers)) }
-	switch g.IntN(12) {
+	switch g.IntN(13) {
+	case 12:
+		return "contains(machine.classes, " + strconv.Quote(pick(g, classNames)) + ")"
 	case 0:
 		return "facts.memory.bytes" + number()
 	case 1:

@@ -46,6 +46,8 @@ var numbers = []int64{1, 2, 3, 4, 8, 7, 100, 1 << 30, 1 << 33, 1<<53 - 1, 1 << 5
 
 var strs = []string{"a", "A", "b", "ab", "igc", "Größe", "größe", "x%y_z", `a*?[b]\c`, "日本", "😀", "ﬁ", "K", "K", "sda", "1e3", "12", " a\nb", "O'Neil", "\u202e", "z\U0010ffff"}
 
+var classNames = []string{"a", "igc", "till"}
+
 var tagKeys = []string{"a", "location", "asset-1"}
 
 // noon is the now of all random catalogs.
@@ -82,6 +84,11 @@ func (g *generator) subject(i int) inventory.Subject {
 				m.Tags = map[string]string{}
 			}
 			m.Tags[key] = pick(g, strs)
+		}
+	}
+	for _, class := range classNames {
+		if g.IntN(2) > 0 {
+			m.Classes = append(m.Classes, class)
 		}
 	}
 	s := inventory.Subject{Machine: m}
@@ -219,7 +226,7 @@ func elementType(list string) *dataType {
 }
 
 func (g *generator) list() string {
-	return pick(g, []string{"facts.disks", "facts.disks", "facts.nics", "facts.memory.modules", "facts.pci", "machine.macs", "machine.leases"})
+	return pick(g, []string{"facts.disks", "facts.disks", "facts.nics", "facts.memory.modules", "facts.pci", "machine.macs", "machine.leases", "machine.classes"})
 }
 
 // enter is a loop over a list, with the head and the end of its text.
@@ -286,7 +293,9 @@ func (g *generator) condition(depth int, in *scope) string {
 	case 13:
 		return g.number(2, in) + g.comparison() + g.number(2, in)
 	case 14:
-		switch g.IntN(4) {
+		switch g.IntN(5) {
+		case 4:
+			return "contains(machine.classes, " + pick(g, []string{g.text(1, in), strconv.Quote(pick(g, classNames))}) + ")"
 		case 0:
 			return "contains(facts.disks[*].model, " + g.text(1, in) + ")"
 		case 1:

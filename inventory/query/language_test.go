@@ -55,6 +55,7 @@ func TestDescribeTellsIndexedFacts(t *testing.T) {
 		"facts.cpu.flags":           {Type: "list"},
 		"facts.disks":               {Type: "list", Queried: true},
 		"machine.macs":              {Type: "list", Indexed: true, Queried: true},
+		"machine.classes":           {Type: "list", Indexed: true, Queried: true},
 		"machine.tags":              {Type: "object", Queried: true, Keys: true},
 		"facts.system":              {Type: "object", Queried: true},
 		"facts.chassis.asset_tag":   {Type: "string"},

@@ -88,7 +88,7 @@ type Expr struct {
 
 // asks says what an expression needs of a document beyond a machine and its
 // facts.
-type asks struct{ history, leases bool }
+type asks struct{ history, leases, classes bool }
 
 // Parse compiles the text of an expression in which only the roots and
 // Functions are known. A diagnostic's Subject counts bytes of src; Format prints
@@ -148,7 +148,10 @@ func (e *Expr) Sensitive() bool { return e.sensitive }
 // NeedsCatalog reports whether the expression asks what only the catalog knows:
 // when facts changed, or which leases a machine holds. Eval then takes documents
 // of DocOf only.
-func (e *Expr) NeedsCatalog() bool { return e.asks != asks{} }
+func (e *Expr) NeedsCatalog() bool { return e.asks.history || e.asks.leases }
+
+// AsksClasses reports whether the expression asks which classes a machine is in.
+func (e *Expr) AsksClasses() bool { return e.asks.classes }
 
 // String is the expression as it was understood, with constants in place of
 // what HCL evaluated.

@@ -37,7 +37,7 @@ func storeSubject(t testing.TB) inventory.Subject {
 		Site:  "store-0421",
 		MACs:  []inventory.MAC{mac(t, "52:54:00:04:21:01"), mac(t, "52:54:00:04:21:02")},
 		State: inventory.StateHeld,
-		Tags:  map[string]string{"location": "back room", "asset-1": "0042"},
+		Tags:  map[string]string{"location": "back room", "asset-1": "0042"}, Classes: []string{"old", "till"},
 	}
 	facts := &inventory.Facts{
 		System:   &inventory.System{Manufacturer: "Acme", Product: "Edge-5 mini"},

@@ -26,7 +26,7 @@ import (
 // schemaSQL are the tables of the catalog that column.go names, as ent makes
 // them; SERIAL_KEY and DATETIME are replaced for each dialect.
 const schemaSQL = `
-CREATE TABLE machines (id UUID PRIMARY KEY, site TEXT NOT NULL, address TEXT, state TEXT NOT NULL, serial TEXT, smbios_uuid TEXT, image TEXT);
+CREATE TABLE machines (id UUID PRIMARY KEY, site TEXT NOT NULL, address TEXT, state TEXT NOT NULL, serial TEXT, smbios_uuid TEXT, image TEXT, drift TEXT);
 CREATE TABLE machine_facts (id SERIAL_KEY, machine_id UUID UNIQUE NOT NULL, memory_bytes BIGINT, cpu_model TEXT, cpu_vendor TEXT, cpu_architecture TEXT,
  cpu_cores BIGINT, cpu_threads BIGINT, cpu_sockets BIGINT, cpu_max_speed_mhz BIGINT, system_manufacturer TEXT, system_product TEXT, system_serial TEXT,
  bios_vendor TEXT, bios_version TEXT, bios_date TEXT, firmware_mode TEXT, secure_boot BOOL, tpm_version TEXT, bmc_address TEXT, kernel_release TEXT);
@@ -37,6 +37,7 @@ CREATE TABLE memory_modules (id SERIAL_KEY, machine_id UUID NOT NULL, locator TE
 CREATE TABLE pci_functions (id SERIAL_KEY, machine_id UUID NOT NULL, address TEXT NOT NULL, class TEXT, vendor TEXT, device TEXT, driver TEXT);
 CREATE TABLE leases (id SERIAL_KEY, network TEXT NOT NULL, mac TEXT NOT NULL, address TEXT NOT NULL, client_id TEXT, hostname TEXT, state TEXT NOT NULL, expires DATETIME NOT NULL);
 CREATE TABLE tags (id SERIAL_KEY, machine_id UUID NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL);
+CREATE TABLE memberships (id SERIAL_KEY, machine_id UUID NOT NULL, class TEXT NOT NULL);
 CREATE TABLE fact_changes (id SERIAL_KEY, machine_id UUID NOT NULL, path TEXT NOT NULL, at DATETIME NOT NULL);
 CREATE TABLE macs (id SERIAL_KEY, machine_id UUID NOT NULL, mac TEXT UNIQUE NOT NULL);
 CREATE INDEX memory ON machine_facts (memory_bytes);
@@ -164,6 +165,9 @@ func project(t testing.TB, tx *sql.Tx, dialect Dialect, s inventory.Subject) {
 	}
 	for key, value := range s.Machine.Tags {
 		insert("tags", map[string]any{"machine_id": id, "key": key, "value": value})
+	}
+	for _, class := range s.Machine.Classes {
+		insert("memberships", map[string]any{"machine_id": id, "class": class})
 	}
 	for _, l := range s.Leases {
 		insert("leases", map[string]any{
@@ -312,6 +316,7 @@ func TestTableExpressionsAgreeInSQL(t *testing.T) {
 				`glob("0190*", machine.id)`,
 				`contains(machine.macs, "52-54-00-04-21-01")`,
 				`!contains(machine.macs, "52-54-00-04-21-01")`,
+				`contains(machine.classes, "till")`, `!contains(machine.classes, "till")`, `length(machine.classes) == 2`, `missing(machine.classes)`,
 				`missing(facts.tpm)`, `!missing(facts.tpm)`, `missing(facts.disks)`, `!missing(facts.disks)`,
 				`length(facts.disks) == 0`, `any([for d in facts.disks : true])`, `all([for d in facts.disks : false])`,
 				`regex("(?i)größe [0-9]$", "${"a"}") || any([for d in facts.disks : regex("(?i)GRÖSSE|gröSSe|größe [[:digit:]]{1,3}$", d.model)])`,

@@ -139,6 +139,13 @@ func TestOlderCatalogIsUpgraded(t *testing.T) {
 				if want := version >= "20261121121453"; (other.HostKey != "") != want {
 					t.Errorf("host key of node b = %q; want one: %v", other.HostKey, want)
 				}
+				if version >= "20261121190018" {
+					tokens := must[[]store.Token](t)(s.Tokens(ctx))
+					hooks := must[[]store.Webhook](t)(s.Webhooks(ctx))
+					if other.Tags["location"] != "back room" || len(tokens) != 1 || string(tokens[0].Hash) != "\x00hash'\xff" || len(hooks) != 1 || hooks[0].Kinds[0] != inventory.EventMachineState {
+						t.Errorf("node b = %+v, tokens = %+v, webhooks = %+v; want the tags, the token and the webhook as they were", other, tokens, hooks)
+					}
+				}
 				runs := must[[]journal.Run](t)(journal.New(s, nil).Unfinished(ctx, site))
 				if len(runs) != 1 || runs[0].ID != uuid.MustParse("019aa5c2-7c00-7000-8000-000000000001") || len(runs[0].InFlight()) != 1 || len(runs[0].Notes) != 1 || len(runs[0].Steps) != 2 {
 					t.Errorf("unfinished runs = %+v; want one with a step in flight and a note", runs)

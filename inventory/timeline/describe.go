@@ -119,6 +119,17 @@ func describe(e inventory.Event) string {
 		return sentence(a("from")+" → "+a("to"), plain(e.Message))
 	case inventory.EventMachineTags:
 		return sentence(tagged(e), field("removed", a("removed")))
+	case inventory.EventMachineClass:
+		return a("change") + " class " + a("class")
+	case inventory.EventMachineReaction:
+		return sentence("class "+a("class")+": "+a("state"), a("address"), a("reason"))
+	case inventory.EventMachineDrift:
+		if a("state") == string(inventory.DriftForged) {
+			return "the snapshot of its hardware is not one that this catalog signed"
+		}
+		return sentence("hardware changed", a("changes"))
+	case inventory.EventMachineDriftEnd:
+		return sentence("hardware "+a("how"), field("by", a("by")))
 	case inventory.EventIdentityConflict:
 		return sentence("identity conflict by "+a("by"), a("a")+" and "+a("b"))
 	case inventory.EventHostFirewall:
@@ -135,10 +146,17 @@ func level(e inventory.Event) Level {
 	case inventory.EventDHCPNak, inventory.EventDHCPDecline, inventory.EventDHCPForeign, inventory.EventDHCPIgnored,
 		inventory.EventTFTPError, inventory.EventBootLoop, inventory.EventBMCRefused, inventory.EventBMCUnreachable,
 		inventory.EventBMCError, inventory.EventAgentRefused, inventory.EventIdentityConflict,
-		inventory.EventHostFirewall, inventory.EventDiskNoMatch:
+		inventory.EventHostFirewall, inventory.EventDiskNoMatch, inventory.EventMachineDrift:
 		return Problem
-	case inventory.EventSSHUp:
+	case inventory.EventSSHUp, inventory.EventMachineDriftEnd:
 		return Well
+	case inventory.EventMachineReaction:
+		switch inventory.ReactionState(e.Attrs["state"]) {
+		case inventory.ReactionDone:
+			return Well
+		case inventory.ReactionFailed, inventory.ReactionRefused:
+			return Problem
+		}
 	case inventory.EventAgentResult, inventory.EventStepFinished, inventory.EventRunFinished:
 		switch e.Attrs["outcome"] {
 		case "ok":

@@ -23,7 +23,32 @@ var detectors = []func(*view) *Finding{
 	(*view).refusedSession,
 	(*view).noDisk,
 	(*view).failedTask,
+	(*view).reaction,
 	(*view).failedStep,
+}
+
+// reaction is what a class was to start for the machine and did not bring to an
+// end. A step that failed tells more.
+func (v *view) reaction() *Finding {
+	i := v.last(kinds(inventory.EventMachineReaction))
+	if i < 0 || v.hasAfter(i, kinds(inventory.EventStepStarted)) {
+		return nil
+	}
+	e := v.events[i]
+	switch inventory.ReactionState(e.Attrs["state"]) {
+	case inventory.ReactionRefused:
+		return problem(HopDecision, v.events[i:i+1],
+			fmt.Sprintf("Class %s was to start work for it, and that needs a person: %s.", plain(e.Attrs["class"]), plain(e.Attrs["reason"])),
+			"do what the reason says, then run edge-provision apply; it is not tried again by itself")
+	case inventory.ReactionFailed:
+		if v.has(failedSteps) {
+			return nil
+		}
+		return problem(HopDecision, v.events[i:i+1],
+			fmt.Sprintf("What class %s started for it failed: %s.", plain(e.Attrs["class"]), plain(e.Attrs["reason"])),
+			"run edge-provision apply, which continues it; it is not tried again by itself")
+	}
+	return nil
 }
 
 func (v *view) conflict() *Finding {

@@ -247,7 +247,7 @@ func (v *view) silent() time.Duration {
 func ofMachine(e inventory.Event) bool {
 	switch e.Kind {
 	case inventory.EventStepStarted, inventory.EventStepFinished, inventory.EventRunStarted,
-		inventory.EventRunFinished, inventory.EventHostFirewall:
+		inventory.EventRunFinished, inventory.EventHostFirewall, inventory.EventMachineClass, inventory.EventMachineReaction:
 		return false
 	}
 	return true

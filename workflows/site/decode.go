@@ -78,7 +78,11 @@ func (e *evaluator) decoder(header hcl.Range, body hcl.Body, ctx *hcl.EvalContex
 }
 
 // queryAttributes are evaluated by the query language, per block type.
-var queryAttributes = map[string]string{"require": "condition", "root_disk": "match", kindMachine: "match"}
+var queryAttributes = map[string]string{"require": "condition", "root_disk": "match", kindMachine: "match", kindClass: "match"}
+
+// nameAttributes are names of other blocks, which are not evaluated, per block
+// type.
+var nameAttributes = map[string][]string{"react": {"provision", "workflow"}}
 
 // bodyTraversals lists what the expressions of a body refer to, without those
 // of skip, of the query language and of for_each on the outermost level.
@@ -99,7 +103,11 @@ func bodyTraversals(body *hclsyntax.Body, skip map[string]bool) []hcl.Traversal 
 				iterator = hcl.ExprAsKeyword(attr.Expr)
 			}
 		}
-		for _, traversal := range bodyTraversals(inner, map[string]bool{queryAttributes[typ]: true, "iterator": typ == "dynamic"}) {
+		skipped := map[string]bool{queryAttributes[typ]: true, "iterator": typ == "dynamic"}
+		for _, name := range nameAttributes[typ] {
+			skipped[name] = true
+		}
+		for _, traversal := range bodyTraversals(inner, skipped) {
 			if root := traversal.RootName(); iterator == "" || root != iterator {
 				out = append(out, traversal)
 			}

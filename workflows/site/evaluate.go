@@ -148,6 +148,8 @@ func (e *evaluator) context(traversals []hcl.Traversal, sc scope) *hcl.EvalConte
 			if referred > maxReferredBytes {
 				return e.tooLarge(traversal.SourceRange())
 			}
+		case kindClass:
+			variables[kindClass] = e.refuseClass(traversal.SourceRange())
 		case "site":
 			variables["site"] = e.root().siteValue(traversal.SourceRange())
 		case kindStep:

@@ -37,6 +37,9 @@ func (s *Site) Graph() Graph {
 	for _, i := range s.Images {
 		g.Nodes = append(g.Nodes, i.Address)
 	}
+	for _, c := range s.Classes {
+		g.Nodes = append(g.Nodes, c.Address)
+	}
 	for _, m := range s.Machines {
 		g.Nodes = append(g.Nodes, m.Address)
 	}
@@ -119,6 +122,9 @@ func (l *linker) thing(e *evaluator, t *thing) {
 			}
 			if m.Image != nil {
 				l.add(from, target{m.Image.Address, m.Range("image")}, false)
+			}
+			if m.Class != nil {
+				l.add(from, target{m.Class.Address, m.Range("match")}, false)
 			}
 		}
 	}

@@ -88,7 +88,7 @@ func Load(path string, opts Options) (*Site, hcl.Diagnostics) {
 func load(sources []source, dir string, opts Options) (*Site, hcl.Diagnostics) {
 	m, diags := parseSite(sources, dir, opts)
 	s := &Site{Dir: dir, Files: m.files, module: m}
-	if diags.HasErrors() && len(m.order)+len(m.workflows)+len(m.variables)+len(m.locals)+len(m.calls)+len(m.outputs) == 0 {
+	if diags.HasErrors() && len(m.order)+len(m.workflows)+len(m.variables)+len(m.locals)+len(m.calls)+len(m.outputs)+len(m.classes) == 0 {
 		return s, diags
 	}
 	diags = append(diags, m.setVariables()...)
@@ -100,6 +100,7 @@ func load(sources []source, dir string, opts Options) (*Site, hcl.Diagnostics) {
 	}
 	e.siteValue(m.siteRange())
 	e.decode()
+	e.decodeClasses()
 	s.inFileOrder()
 	s.expandMoved()
 	s.link(e)

@@ -40,12 +40,13 @@ func (e *evaluator) decodeMachine(t *thing, each eachValue) cty.Value {
 	d := e.open(t.block, scope{each: each}, machineShape)
 	m := &Machine{
 		Decl: d.decl, Address: instanceAddress(t.address(), each), Name: t.name, Key: each.text,
-		Labels: d.labels("labels"), MAC: d.mac("mac"), Match: d.query("match", query.Machine), IP: d.address("address"),
+		Labels: d.labels("labels"), MAC: d.mac("mac"), IP: d.address("address"),
 		Wipe: d.flag("wipe"), ConsoleShell: d.flag("console_shell"),
 		BootTimeout: d.duration("boot_timeout", defaultBootTimeout, 10*time.Second, 24*time.Hour),
 		BMC:         &BMC{Decl: Decl{DeclRange: d.decl.DeclRange}, Driver: BMCNone},
 		RootDisk:    RootDisk{Decl: Decl{DeclRange: d.decl.DeclRange}},
 	}
+	d.match(m)
 	m.Network, _ = d.reference("network", kindNetwork).(*Network)
 	m.Image, _ = d.reference("image", kindImage).(*Image)
 	e.root().siteValue(d.decl.DeclRange)
@@ -73,6 +74,21 @@ func (e *evaluator) decodeMachine(t *thing, each eachValue) cty.Value {
 	t.machines = append(t.machines, m)
 	e.byID[m.Address] = m
 	return machineValue(m, e.known)
+}
+
+// match reads how a machine is found among those that were seen: a condition, or
+// that of a class.
+func (d *decoder) match(m *Machine) {
+	attr := d.content.Attributes["match"]
+	if attr == nil {
+		return
+	}
+	var named bool
+	if m.Class, named = d.classReference(attr); !named {
+		m.Match = d.query("match", query.Machine)
+	} else if m.Class != nil {
+		m.Match = m.Class.Match
+	}
 }
 
 // hostname reads the hostname, or makes it of the name and the key.

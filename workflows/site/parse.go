@@ -35,10 +35,13 @@ type module struct {
 	workflows []*workflowBlock
 	outputs   []*hclsyntax.Block
 	moved     []*hclsyntax.Block
-	version   *hclsyntax.Attribute
-	edges     []Edge
-	broken    map[string]bool      // kind.name, or kind.*, of blocks that were wrong and left out
-	settled   map[string]cty.Value // values that cannot change after Load
+	classes   map[string]*classBlock
+	// classOrder are the names of classes in file order.
+	classOrder []string
+	version    *hclsyntax.Attribute
+	edges      []Edge
+	broken     map[string]bool      // kind.name, or kind.*, of blocks that were wrong and left out
+	settled    map[string]cty.Value // values that cannot change after Load
 }
 
 // leaveOut remembers that a block is there and wrong, so that nobody complains
@@ -111,6 +114,7 @@ var topLevel = map[string][]string{
 	"network":  {"name"},
 	"image":    {"name"},
 	"machine":  {"name"},
+	"class":    {"name"},
 	"workflow": {"name"},
 	"module":   {"name"},
 	"moved":    nil,
@@ -134,6 +138,7 @@ func newModule(t *tree, dir string, opts Options) *module {
 		locals:    make(map[string]*hclsyntax.Attribute),
 		things:    map[string]map[string]*thing{kindNetwork: {}, kindImage: {}, kindMachine: {}},
 		broken:    make(map[string]bool),
+		classes:   make(map[string]*classBlock),
 	}
 	m.functions = functions(m)
 	return m
@@ -287,6 +292,8 @@ func (m *module) sortBlock(block *hclsyntax.Block) hcl.Diagnostics {
 		return m.sortWorkflow(block)
 	case "module":
 		return m.sortModule(block)
+	case kindClass:
+		return m.sortClass(block)
 	case "moved":
 		m.moved = append(m.moved, block)
 	default:

@@ -30,6 +30,9 @@ func (s *Site) Print(w io.Writer) error {
 	for _, m := range s.Machines {
 		p.machine(m)
 	}
+	for _, c := range s.Classes {
+		p.class(c)
+	}
 	for _, wf := range s.Workflows {
 		p.block(0, "%s", wf.Address)
 		for _, step := range wf.Steps {
@@ -142,7 +145,9 @@ func (p *printer) machine(m *Machine) {
 	p.text(1, "hostname", m.Hostname)
 	p.texts(1, "labels", pairs(m.Labels))
 	p.text(1, "mac", macText(m.MAC))
-	if m.Match != nil {
+	if m.Class != nil {
+		p.line(1, "match = %s", m.Class.Address)
+	} else if m.Match != nil {
 		p.line(1, "match = %s", m.Match)
 	}
 	if m.Network != nil {

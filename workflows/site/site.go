@@ -50,7 +50,9 @@ type Site struct {
 	Images      []*Image
 	Machines    []*Machine
 	Workflows   []*Workflow
-	Outputs     []*Output
+	// Classes are in file order.
+	Classes []*Class
+	Outputs []*Output
 	// Users get an account on every machine that is imaged.
 	Users []User
 	// Moved are the renames that the site declares, in file order.
@@ -192,6 +194,9 @@ type Machine struct {
 	// MAC is zero when Match is set: exactly one of them is.
 	MAC   inventory.MAC
 	Match *query.Expr
+	// Class is set when Match is that of a class: the machine is then the first
+	// of the class that is none else, and not the only one that matches.
+	Class *Class
 	// Network is the segment it boots from; nil only for an adopted machine.
 	Network *Network
 	// IP is the address it will have; zero: one from the pool, or whatever

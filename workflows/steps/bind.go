@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/edge-provision/edge-provision/inventory"
@@ -12,10 +13,15 @@ import (
 	"github.com/edge-provision/edge-provision/workflows/site"
 )
 
-// Bind gives the address of each machine that is declared by what it is to the
-// one machine whose facts match, and remembers it. A match that fits several is
-// an error that names them.
+// Bind records in which classes the machines are, gives the address of each
+// machine that is declared by what it is to the one machine whose facts match,
+// and remembers it. A match that fits several is an error that names them. One
+// that is declared by a class gets the machine of the class that came first
+// among those that have no address.
 func Bind(ctx context.Context, s *site.Site, catalog *store.Store) error {
+	if err := Classify(ctx, s, catalog); err != nil {
+		return err
+	}
 	rows, err := catalog.Machines(ctx, store.MachineFilter{Site: s.Name})
 	if err != nil {
 		return err
@@ -26,11 +32,28 @@ func Bind(ctx context.Context, s *site.Site, catalog *store.Store) error {
 	}
 	var errs []error
 	for _, m := range s.Machines {
-		if m.Match != nil && !bound[m.Address] {
+		switch {
+		case m.Match == nil || bound[m.Address]:
+		case m.Class != nil:
+			errs = append(errs, bindFirst(ctx, s, catalog, m, rows))
+		default:
 			errs = append(errs, bindOne(ctx, s, catalog, m, rows))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// bindFirst binds a machine that is declared by a class. Machines are in the
+// order in which they were first seen.
+func bindFirst(ctx context.Context, s *site.Site, catalog *store.Store, m *site.Machine, rows []inventory.Machine) error {
+	for i := range rows {
+		if row := &rows[i]; row.Address == "" && slices.Contains(row.Classes, m.Class.Name) {
+			row.Address = m.Address
+			_, err := catalog.Bind(ctx, s.Name, m.Address, row.ID)
+			return err
+		}
+	}
+	return nil
 }
 
 // bindOne binds one machine that is declared by a match. None that matches is

@@ -1,0 +1,362 @@
+// Package class decides which classes of a site a machine is in, and what starts
+// because of it. It is pure: it is told what there is and what time it is, and
+// says what to do; workflows/steps does it.
+//
+// A machine is reacted to once for each class and definition of the class. What
+// was kept of that decides together with what is observed now, so that a
+// controller that was killed at any moment goes on where it stopped.
+package class
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/query"
+	"github.com/edge-provision/edge-provision/workflows/site"
+)
+
+// Of lists the names of the classes that a machine is in, sorted. Nil facts are
+// those of a machine that was not inspected.
+func Of(classes []*site.Class, m inventory.Machine, f *inventory.Facts) ([]string, error) {
+	var out []string
+	doc := query.NewDoc(m, f)
+	for _, c := range classes {
+		result, err := c.Match.Eval(doc)
+		if err != nil {
+			return nil, fmt.Errorf("%s: evaluating its match: %w", c.Address, err)
+		}
+		if result == query.True {
+			out = append(out, c.Name)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// Digest names the rules of classes: with another digest each machine has to be
+// looked at again.
+func Digest(classes []*site.Class) string {
+	var rules []string
+	for _, c := range classes {
+		rules = append(rules, c.Name, c.Match.String())
+	}
+	return digest(rules...)
+}
+
+func digest(parts ...string) string {
+	sum := sha256.New()
+	for _, p := range parts {
+		fmt.Fprintf(sum, "%d:%s", len(p), p)
+	}
+	return "sha256:" + hex.EncodeToString(sum.Sum(nil))
+}
+
+// Rule is what a class starts.
+type Rule struct {
+	Class  string
+	Digest string
+	// Provision are the addresses that may be installed; empty: none.
+	Provision []string
+	Workflow  string // address; empty: none
+	AtOnce    int
+	PerHour   int
+}
+
+// Rules are those of the classes that start something, in their order. The digest
+// is over what is started and when, not over how many at a time; another
+// instance of the machines that are provisioned does not change it.
+func Rules(classes []*site.Class) []Rule {
+	var out []Rule
+	for _, c := range classes {
+		if c.React == nil {
+			continue
+		}
+		r := Rule{Class: c.Name, Provision: c.React.Provision, Workflow: c.React.Workflow, AtOnce: c.React.AtOnce, PerHour: c.React.PerHour}
+		name := ""
+		if len(r.Provision) > 0 {
+			name, _, _ = strings.Cut(r.Provision[0], "[")
+		}
+		r.Digest = digest(c.Name, c.Match.String(), name, r.Workflow)
+		out = append(out, r)
+	}
+	return out
+}
+
+// provisions reports whether the rule may install an address.
+func (r Rule) provisions(address string) bool { return slices.Contains(r.Provision, address) }
+
+// Member is a machine of the site.
+type Member struct {
+	Machine uuid.UUID
+	Classes []string
+	// Address is what it is in site.hcl; empty: nothing.
+	Address string
+	// Installed says that this catalog installed it as that, or that it runs by
+	// itself and is only reached.
+	Installed bool
+}
+
+// key is what a machine is reacted to once for.
+type key struct {
+	machine       uuid.UUID
+	class, digest string
+}
+
+// Due lists the reactions that are to be kept because a machine is in a class, in
+// the order in which the machines came. One that has nothing left to do is done
+// from the start.
+func Due(siteName string, rules []Rule, members []Member, kept []inventory.Reaction) []inventory.Reaction {
+	known := map[key]bool{}
+	for _, r := range kept {
+		known[key{r.Machine, r.Class, r.Digest}] = true
+	}
+	var out []inventory.Reaction
+	for _, m := range members {
+		for _, rule := range rules {
+			if !slices.Contains(m.Classes, rule.Class) || known[key{m.Machine, rule.Class, rule.Digest}] {
+				continue
+			}
+			if rule.Workflow == "" && m.Address != "" && !rule.provisions(m.Address) {
+				continue // it is declared as something else, and stays that
+			}
+			r := inventory.Reaction{Site: siteName, Machine: m.Machine, Class: rule.Class, Digest: rule.Digest, State: inventory.ReactionQueued}
+			if rule.Workflow == "" && m.Installed {
+				r.State, r.Address, r.Reason = inventory.ReactionDone, m.Address, "it is installed already"
+			}
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// Move is what to do about a kept reaction.
+type Move struct {
+	Reaction inventory.Reaction
+	// To is started, queued (to keep Reason), or how it ends.
+	To     inventory.ReactionState
+	Reason string
+	// Address and Rule are of what is started.
+	Address string
+	Rule    Rule
+}
+
+// maxAttempts bounds how often a reaction is started that is cut off each time:
+// what it starts may be what kills the controller.
+const maxAttempts = 3
+
+// Decide says what to do now, in the order of arrival. running are the reactions
+// that are under way in this process: any other that is started was cut off, and
+// goes on.
+func Decide(now time.Time, rules []Rule, members []Member, kept []inventory.Reaction, running map[int64]bool) []Move {
+	d := decision{now: now, members: map[uuid.UUID]Member{}, rules: map[string]Rule{}, active: map[string]int{}, lately: map[string]int{}}
+	for _, m := range members {
+		d.members[m.Machine] = m
+	}
+	for _, r := range rules {
+		d.rules[r.Class] = r
+	}
+	for _, r := range kept {
+		if r.State == inventory.ReactionStarted {
+			d.active[r.Class]++
+		}
+		if r.StartedAt.After(now.Add(-time.Hour)) {
+			d.lately[r.Class]++
+		}
+	}
+	for _, r := range kept {
+		switch {
+		case r.State == inventory.ReactionStarted && !running[r.ID]:
+			d.resume(r)
+		case r.State == inventory.ReactionQueued:
+			d.admit(r)
+		}
+	}
+	return d.moves
+}
+
+type decision struct {
+	now     time.Time
+	rules   map[string]Rule
+	members map[uuid.UUID]Member
+	active  map[string]int // started, by class
+	lately  map[string]int // started within the hour, by class
+	moves   []Move
+}
+
+func (d *decision) end(r inventory.Reaction, to inventory.ReactionState, reason string) {
+	d.moves = append(d.moves, Move{Reaction: r, To: to, Reason: reason})
+}
+
+// resume goes on with what was cut off. It has its place already, and holds it.
+func (d *decision) resume(r inventory.Reaction) {
+	rule, ok := d.rules[r.Class]
+	switch {
+	case !ok || rule.Digest != r.Digest:
+		d.active[r.Class]--
+		d.end(r, inventory.ReactionDropped, "it was cut off, and the class has been changed since")
+	case r.Attempts >= maxAttempts:
+		d.active[r.Class]--
+		d.end(r, inventory.ReactionFailed, fmt.Sprintf("the controller ended %d times while it was under way; `edge-provision apply` continues it", r.Attempts))
+	default:
+		d.moves = append(d.moves, Move{Reaction: r, To: inventory.ReactionStarted, Address: r.Address, Rule: rule})
+	}
+}
+
+// admit starts what waits, when nothing stands against it.
+func (d *decision) admit(r inventory.Reaction) {
+	rule, ok := d.rules[r.Class]
+	m, seen := d.members[r.Machine]
+	switch {
+	case !ok:
+		d.end(r, inventory.ReactionDropped, "the class starts nothing any more")
+	case rule.Digest != r.Digest:
+		d.end(r, inventory.ReactionDropped, "the class has been changed since")
+	case !seen || !slices.Contains(m.Classes, r.Class):
+		d.end(r, inventory.ReactionDropped, "the machine left the class before its turn")
+	default:
+		if why := rule.obstacle(m); why != "" {
+			d.moves = append(d.moves, Move{Reaction: r, To: inventory.ReactionQueued, Reason: why})
+			return
+		}
+		if d.active[r.Class] >= rule.AtOnce || d.lately[r.Class] >= rule.PerHour {
+			return
+		}
+		d.active[r.Class]++
+		d.lately[r.Class]++
+		d.moves = append(d.moves, Move{Reaction: r, To: inventory.ReactionStarted, Address: m.Address, Rule: rule})
+	}
+}
+
+// obstacle is why the work cannot start on a machine now; empty when it can.
+func (r Rule) obstacle(m Member) string {
+	switch {
+	case len(r.Provision) > 0 && m.Address == "":
+		return fmt.Sprintf("each of the %d machines that %s declares is another one already; declare one more", len(r.Provision), named(r.Provision[0]))
+	case m.Address == "":
+		return "it is no machine of site.hcl, so that no step works on it"
+	case !m.Installed && !r.provisions(m.Address):
+		return m.Address + " is not installed yet, and the class does not provision it"
+	}
+	return ""
+}
+
+// Preview is what a class starts, or would start, for one machine.
+type Preview struct {
+	Class   string
+	Machine uuid.UUID
+	Address string
+	// State is empty for what is not kept yet.
+	State inventory.ReactionState
+	// Text says what is started, or why it is not, in a few words.
+	Text string
+}
+
+// Previews says what would be done now if somebody served the site: about every
+// machine of a class that starts something, but for those that are done.
+func Previews(now time.Time, siteName string, rules []Rule, members []Member, kept []inventory.Reaction) []Preview {
+	due := Due(siteName, rules, members, kept)
+	all := slices.Clone(kept)
+	for i, r := range due {
+		r.ID = -1 - int64(i) // no kept one has it
+		all = append(all, r)
+	}
+	moves := map[int64]Move{}
+	for _, m := range Decide(now, rules, members, all, nil) {
+		moves[m.Reaction.ID] = m
+	}
+	current := map[string]Rule{}
+	for _, r := range rules {
+		current[r.Class] = r
+	}
+	var out []Preview
+	for _, r := range all {
+		if rule, ok := current[r.Class]; !ok || rule.Digest != r.Digest || r.State == inventory.ReactionDone || r.State == inventory.ReactionDropped {
+			continue
+		}
+		p := Preview{Class: r.Class, Machine: r.Machine, Address: r.Address, Text: r.Reason}
+		if r.ID > 0 {
+			p.State = r.State
+		}
+		if !r.State.Final() {
+			switch m := moves[r.ID]; {
+			case m.To == inventory.ReactionStarted:
+				p.Address, p.Text = m.Address, m.Rule.work(m.Address)
+			case m.Reason != "":
+				p.Text = m.Reason
+			default:
+				p.Text = "waits for its turn"
+			}
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// work says what the rule does for a machine.
+func (r Rule) work(address string) string {
+	var parts []string
+	if r.provisions(address) {
+		parts = append(parts, "provisions "+address)
+	}
+	if r.Workflow != "" {
+		parts = append(parts, "runs "+r.Workflow+" on "+address)
+	}
+	return strings.Join(parts, " and ")
+}
+
+// named is the name of a block without the key of an instance.
+func named(address string) string {
+	name, _, _ := strings.Cut(address, "[")
+	return name
+}
+
+// Steps are the steps of a workflow that can run now because of a machine: they
+// wait for it, at whatever distance, and every machine that they wait for is
+// installed.
+func Steps(s *site.Site, workflow, address string, installed func(address string) bool) []string {
+	below := map[string][]string{}
+	for _, e := range s.Graph().Edges {
+		below[e.From] = append(below[e.From], e.To)
+	}
+	var out []string
+	for _, w := range s.Workflows {
+		if w.Address != workflow {
+			continue
+		}
+		for _, step := range w.Steps {
+			closure := reach(below, step.Address)
+			ready := closure[address]
+			for _, m := range s.Machines {
+				ready = ready && (!closure[m.Address] || installed(m.Address))
+			}
+			if ready {
+				out = append(out, step.Address)
+			}
+		}
+	}
+	return out
+}
+
+// reach is everything that an address waits for.
+func reach(below map[string][]string, from string) map[string]bool {
+	seen := map[string]bool{}
+	todo := []string{from}
+	for len(todo) > 0 {
+		at := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		for _, next := range below[at] {
+			if !seen[next] {
+				seen[next] = true
+				todo = append(todo, next)
+			}
+		}
+	}
+	return seen
+}
