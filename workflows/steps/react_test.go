@@ -1,0 +1,338 @@
+package steps_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/inventory/store/storetest"
+	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/site"
+	"github.com/edge-provision/edge-provision/workflows/steps"
+)
+
+const counterSite = `
+site "counter" {}
+network "floor" {
+  interface = "eth1"
+  cidr      = "172.26.0.0/24"
+  dhcp {
+    range = "172.26.0.100-172.26.0.199"
+  }
+}
+image "till" {
+  distribution = "debian"
+  release      = "bookworm"
+}
+class "till" {
+  match = facts.memory.bytes >= GiB(2)
+  react {
+    provision = machine.till
+    at_once   = 1
+  }
+}
+class "tagged" {
+  match = machine.tags.shelf == "top"
+}
+machine "till" {
+  for_each = toset(["left", "right"])
+  match    = class.till
+  network  = network.floor
+  image    = image.till
+}
+`
+
+// counter is a site with its catalog, and a carrier that tells what it is asked.
+type counter struct {
+	*testing.T
+	site    *site.Site
+	catalog *store.Store
+	said    said
+
+	mu     sync.Mutex
+	asked  []string
+	answer func(ctx context.Context, targets []string, approve func(workflows.Plan) error) (workflows.Plan, error)
+}
+
+func newCounter(t *testing.T, cfg store.Config) *counter {
+	t.Helper()
+	s, err := load(t, counterSite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &counter{T: t, site: s, catalog: storetest.Open(t, cfg)}
+}
+
+// Carry implements steps.Carrier.
+func (c *counter) Carry(ctx context.Context, why string, targets []string, approve func(workflows.Plan) error) (workflows.Plan, error) {
+	c.mu.Lock()
+	c.asked = append(c.asked, why+" "+strings.Join(targets, " "))
+	c.mu.Unlock()
+	if c.answer == nil {
+		return workflows.Plan{}, nil
+	}
+	return c.answer(ctx, targets, approve)
+}
+
+// reactor is one of a program that has just started.
+func (c *counter) reactor() *steps.Reactor {
+	return &steps.Reactor{Site: func() *site.Site { return c.site }, Catalog: c.catalog, Carrier: c, Tell: c.said.tell}
+}
+
+// plugIn is a machine that netboots and reports its facts.
+func (c *counter) plugIn(n byte, bytes int64) inventory.Machine {
+	c.Helper()
+	m, _, err := c.catalog.Observe(c.Context(), "counter", store.Observation{
+		Source: inventory.SourceAgent, Facts: &inventory.Facts{
+			Memory: &inventory.Memory{Bytes: bytes}, NICs: []inventory.NIC{{Name: "eth0", MAC: inventory.MAC{0x52, 0x54, 0, 0x26, 0, n}}},
+		},
+	})
+	if err != nil {
+		c.Fatal(err)
+	}
+	return m
+}
+
+// pass is one pass of a reactor, until what it started has ended.
+func (c *counter) pass(r *steps.Reactor) {
+	c.Helper()
+	if err := r.Pass(c.Context()); err != nil {
+		c.Fatal(err)
+	}
+	r.Wait()
+}
+
+// wantAsked compares all that was started.
+func (c *counter) wantAsked(want ...string) {
+	c.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !slices.Equal(c.asked, want) {
+		c.Errorf("started %q; want %q", c.asked, want)
+	}
+}
+
+// states are those of all reactions, in the order of arrival.
+func (c *counter) states() string {
+	c.Helper()
+	rows, err := c.catalog.Reactions(c.Context(), store.ReactionFilter{Site: "counter"})
+	if err != nil {
+		c.Fatal(err)
+	}
+	var out []string
+	for _, r := range rows {
+		out = append(out, strings.TrimSpace(string(r.State)+" "+r.Address))
+	}
+	return strings.Join(out, ", ")
+}
+
+func (c *counter) wantStates(want string) {
+	c.Helper()
+	if got := c.states(); got != want {
+		c.Errorf("reactions are %s; want %s", got, want)
+	}
+}
+
+func (c *counter) classes(m inventory.Machine) string {
+	c.Helper()
+	now, err := c.catalog.Machine(c.Context(), m.ID)
+	if err != nil {
+		c.Fatal(err)
+	}
+	return strings.Join(now.Classes, " ")
+}
+
+func TestMachinesOfAClassBecomeTheFreeOnesAsTheyCome(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		c := newCounter(t, cfg)
+		r := c.reactor()
+		small, first, second := c.plugIn(1, 1<<30), c.plugIn(2, 4<<30), c.plugIn(3, 4<<30)
+		c.pass(r)
+		c.wantStates(`done machine.till["left"], queued`)
+		c.pass(r)
+		c.wantStates(`done machine.till["left"], done machine.till["right"]`)
+		c.wantAsked(`class "till" machine.till["left"]`, `class "till" machine.till["right"]`)
+		for m, want := range map[*inventory.Machine]string{&small: "", &first: `machine.till["left"]`, &second: `machine.till["right"]`} {
+			if now, err := c.catalog.Machine(t.Context(), m.ID); err != nil || now.Address != want {
+				t.Errorf("machine %s is %q, %v; want %q", m.MACs[0], now.Address, err, want)
+			}
+		}
+		// A third one has no place, is told so once, and harms nobody.
+		c.plugIn(4, 4<<30)
+		for range 3 {
+			c.pass(r)
+		}
+		c.wantStates(`done machine.till["left"], done machine.till["right"], queued`)
+		if n := strings.Count(c.said.text(), "declare one more"); n != 1 {
+			t.Errorf("said %d times that there is no place; want once:\n%s", n, c.said.text())
+		}
+	})
+}
+
+func TestClassesFollowWhatChanges(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		c := newCounter(t, cfg)
+		m := c.plugIn(1, 1<<30)
+		want := func(classes string) {
+			t.Helper()
+			if err := steps.Classify(t.Context(), c.site, c.catalog); err != nil {
+				t.Fatal(err)
+			}
+			if got := c.classes(m); got != classes {
+				t.Errorf("classes = %q; want %q", got, classes)
+			}
+		}
+		want("")
+		if _, err := c.catalog.SetTags(t.Context(), m.ID, map[string]string{"shelf": "top"}, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		want("tagged")
+		c.plugIn(1, 2<<30)
+		want("tagged till")
+		// Another rule is asked of machines that did not change.
+		s, err := load(t, strings.ReplaceAll(counterSite, "GiB(2)", "GiB(8)"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		was := c.site
+		c.site = s
+		want("tagged")
+		c.site = was
+		want("tagged till")
+		// So are all, when retention took the changes in between.
+		if _, err := c.catalog.SetTags(t.Context(), m.ID, nil, []string{"shelf"}, nil); err != nil {
+			t.Fatal(err)
+		}
+		c.forgetEvents(cfg)
+		want("till")
+		// Without classes a machine is in none.
+		if c.site, err = load(t, "site \"counter\" {}\n"); err != nil {
+			t.Fatal(err)
+		}
+		want("")
+	})
+}
+
+// forgetEvents lets retention take all events.
+func (c *counter) forgetEvents(cfg store.Config) {
+	c.Helper()
+	cfg.Now = func() time.Time { return time.Now().Add(1000 * 24 * time.Hour) }
+	later, err := store.Open(c.Context(), cfg)
+	if err != nil {
+		c.Fatal(err)
+	}
+	_, err = later.Prune(c.Context())
+	if err := errors.Join(err, later.Close()); err != nil {
+		c.Fatal(err)
+	}
+	if span, err := c.catalog.EventSpan(c.Context()); err != nil || span.Pruned == 0 {
+		c.Fatalf("span of events = %+v, %v; want that some were removed", span, err)
+	}
+}
+
+// A kill between the record and the start, and one in the middle of the work,
+// leave the same behind: a reaction that is started, and nobody who works on it.
+func TestAReactionThatWasCutOffGoesOnOnce(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		c := newCounter(t, cfg)
+		c.plugIn(1, 4<<30)
+		ctx, kill := context.WithCancel(t.Context())
+		c.answer = func(ctx context.Context, _ []string, _ func(workflows.Plan) error) (workflows.Plan, error) {
+			kill()
+			return workflows.Plan{}, errors.New("its run was cut off")
+		}
+		before := c.reactor()
+		if err := before.Pass(ctx); err != nil {
+			t.Fatal(err)
+		}
+		before.Wait()
+		c.wantStates(`started machine.till["left"]`)
+		c.answer = nil
+		after := c.reactor()
+		c.pass(after)
+		c.pass(after)
+		c.wantStates(`done machine.till["left"]`)
+		c.wantAsked(`class "till" machine.till["left"]`, `class "till" machine.till["left"]`)
+	})
+}
+
+func TestWhatNeedsAPersonIsRefusedAndNotTriedAgain(t *testing.T) {
+	disk := workflows.DiskName{Name: "sda", Serial: "D1", Bytes: 64 << 30}
+	for name, c := range map[string]struct {
+		action workflows.Action
+		want   string
+	}{
+		"a disk that carries something": {
+			workflows.Action{Kind: workflows.KindInstall, Erase: &workflows.Erase{Disk: disk, Signatures: []string{"ntfs"}, Consent: workflows.ConsentNeeded}},
+			`carries ntfs: say wipe = true for machine.till["left"] in site.hcl`,
+		},
+		"what the plan refuses": {workflows.Action{Kind: workflows.KindRefused, Reason: "a till needs a printer"}, "a till needs a printer; then `edge-provision apply`"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := newCounter(t, storetest.SQLite(t))
+			k.answer = func(_ context.Context, targets []string, approve func(workflows.Plan) error) (workflows.Plan, error) {
+				c.action.Address = targets[0]
+				plan := workflows.Plan{Actions: []workflows.Action{c.action}}
+				if err := approve(plan); err == nil {
+					t.Error("approve(plan) = nil; want it not carried out")
+				}
+				return plan, errors.New("not everything is as declared")
+			}
+			k.plugIn(1, 4<<30)
+			for range 3 {
+				k.pass(k.reactor())
+			}
+			k.wantStates(`refused machine.till["left"]`)
+			if len(k.asked) != 1 || !strings.Contains(k.said.text(), c.want) {
+				t.Errorf("asked %q, said\n%s\nwant it once, and what to do: %s", k.asked, k.said.text(), c.want)
+			}
+		})
+	}
+}
+
+func TestAReactionInstallsNoOtherMachine(t *testing.T) {
+	c := newCounter(t, storetest.SQLite(t))
+	var verdicts []string
+	c.answer = func(_ context.Context, targets []string, approve func(workflows.Plan) error) (workflows.Plan, error) {
+		for _, a := range []workflows.Action{
+			{Address: targets[0], Kind: workflows.KindInstall}, {Address: targets[0], Kind: workflows.KindInspect}, {Address: "image.till", Kind: workflows.KindBuild},
+			{Address: "machine.till[\"right\"]", Kind: workflows.KindInspect}, {Address: "machine.till[\"right\"]", Kind: workflows.KindInstall},
+		} {
+			verdicts = append(verdicts, fmt.Sprintf("%s %v", a.Kind, approve(workflows.Plan{Actions: []workflows.Action{a}}) == nil))
+		}
+		return workflows.Plan{}, nil
+	}
+	c.plugIn(1, 4<<30)
+	c.pass(c.reactor())
+	if got, want := strings.Join(verdicts, ", "), "install true, inspect true, build true, inspect false, install false"; got != want {
+		t.Errorf("approved: %s; want %s", got, want)
+	}
+}
+
+func TestAFailedReactionIsShownAndLeftToAPerson(t *testing.T) {
+	c := newCounter(t, storetest.SQLite(t))
+	c.answer = func(context.Context, []string, func(workflows.Plan) error) (workflows.Plan, error) {
+		return workflows.Plan{}, errors.New("the disk broke")
+	}
+	m := c.plugIn(1, 4<<30)
+	for range 2 {
+		c.pass(c.reactor())
+	}
+	c.wantStates(`failed machine.till["left"]`)
+	c.wantAsked(`class "till" machine.till["left"]`)
+	views, err := steps.ClassViews(t.Context(), c.site, c.catalog, time.Now())
+	if err != nil || len(views) != 2 || views[0].Machines != 1 || len(views[0].Reactions) != 1 || !strings.Contains(views[0].Reactions[0], "failed; provisioning machine.till[\"left\"]: the disk broke") {
+		t.Errorf("ClassViews() = %+v, %v; want the failure told", views, err)
+	}
+	events, err := c.catalog.Events(t.Context(), store.EventFilter{Machine: m.ID, Kinds: []inventory.EventKind{inventory.EventMachineReaction}})
+	if err != nil || len(events) != 3 || events[2].Attrs["state"] != "failed" || events[2].MAC != m.MACs[0] {
+		t.Errorf("events = %+v, %v; want queued, started and failed", events, err)
+	}
+}
