@@ -71,6 +71,13 @@ func Build(s *site.Site, o Observation, opts BuildOptions) (Plan, hcl.Diagnostic
 		plan.Actions = append(plan.Actions, a)
 	}
 	sortActions(plan.Actions, graph.Nodes)
+	for _, a := range plan.Actions {
+		if h := o.Machines[a.Address].Hardware; h != nil {
+			h := *h
+			h.Address = a.Address
+			plan.Hardware = append(plan.Hardware, h)
+		}
+	}
 	return plan.Block(), b.diags
 }
 
@@ -345,7 +352,7 @@ func (b *builder) install(a Action, m *site.Machine, v MachineView) Action {
 	a = withPower(a, m, v)
 	a.Erase = &Erase{Disk: NameDisk(disk), Signatures: slices.Clone(disk.Signatures), Consent: ConsentBlank}
 	if len(disk.Signatures) > 0 {
-		a.Erase.Consent, a.Erase.Serial = ConsentNeeded, typedName(v)
+		a.Erase.Consent, a.Erase.Serial = ConsentNeeded, TypedName(v)
 		if m.Wipe && !given {
 			a.Erase.Consent, a.Erase.Serial = ConsentDeclared, ""
 		}
@@ -371,8 +378,9 @@ func (b *builder) unfit(m *site.Machine, disk inventory.Disk) string {
 	return ""
 }
 
-// typedName is what a person types to consent to an erasure.
-func typedName(v MachineView) string {
+// TypedName is what a person types to consent to the erasure of a machine's disk:
+// its serial, or its SMBIOS UUID where it has none. Empty: neither is known.
+func TypedName(v MachineView) string {
 	if v.Machine != nil && v.Machine.Serial != "" {
 		return v.Machine.Serial
 	}

@@ -27,7 +27,14 @@ type applyFlags struct {
 	parallelism int
 	agent       string
 	ports       ports
+
+	saved     *savedPlan                 // the plan that was named in place of a site; nil: a site was
+	consented map[string]string          // serials that were typed before, by address of the machine
+	approve   func(workflows.Plan) error // in place of the question; nil: it is asked
 }
+
+// defaultParallelism is Terraform's default, and a small site's whole rack.
+const defaultParallelism = 10
 
 func (f *ports) register(c *cobra.Command) {
 	c.Flags().Uint16Var(&f.http, "http-port", steps.DefaultHTTPPort, "TCP port of boot files and images")
@@ -50,14 +57,24 @@ is not that consent.
 
 It can be interrupted at any time; running it again continues.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.apply(cmd.Context(), args[0], f, nil) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path := args[0]
+			saved, isPlan, err := readPlan(path)
+			if err != nil {
+				return err
+			}
+			if isPlan {
+				f.saved, path, f.target, f.replace = &saved, saved.Path, saved.Target, saved.Replace
+			}
+			return a.apply(cmd.Context(), path, f, nil)
+		},
 	}
 	f.register(c)
 	f.ports.register(c)
 	a.supply.register(c)
 	c.Flags().BoolVar(&f.autoApprove, "auto-approve", false, "do not ask; never consents to erasing a disk that carries something")
 	c.Flags().BoolVar(&f.json, "json", false, "report progress as one JSON object a line (format_version 1)")
-	c.Flags().IntVar(&f.parallelism, "parallelism", 10, "how many machines and steps may be worked on at once")
+	c.Flags().IntVar(&f.parallelism, "parallelism", defaultParallelism, "how many machines and steps may be worked on at once")
 	c.Flags().StringVar(&f.agent, "agent", "", "the edge-agent program; default: beside this program")
 	return c
 }
@@ -66,27 +83,27 @@ It can be interrupted at any time; running it again continues.`,
 // it continues, which was approved before, or nil.
 func (a *app) apply(ctx context.Context, path string, f applyFlags, resumed *workflows.Plan) error {
 	a.graceful.Store(true)
-	saved, isPlan, err := readPlan(path)
-	if err != nil {
-		return err
-	}
-	if isPlan {
-		path, f.target, f.replace = saved.Path, saved.Target, saved.Replace
-	}
 	screen := a.display(f.json)
 	defer screen.Close()
-	w, err := a.open(ctx, path, screen.Tell)
+	w, err := a.openFree(ctx, path, screen.Tell)
+	var served *servedError
+	if errors.As(err, &served) {
+		return served.through(ctx, a, screen, request{
+			Command: "apply", Path: path, Target: f.target, Replace: f.replace, Stale: f.stale, AutoApprove: f.autoApprove, JSON: f.json,
+			Parallelism: f.parallelism, Agent: f.agent, Saved: f.saved, Resumed: resumed,
+		})
+	}
 	if err != nil {
 		return err
 	}
 	defer w.close()
-	w.agent = f.agent
+	w.agent, w.stale = f.agent, f.stale
 	fence, unlock, err := w.lock(ctx, "apply")
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := w.closeCutOff(ctx); err != nil {
+	if err := w.closeCutOff(ctx, "this one continues where it stopped."); err != nil {
 		return err
 	}
 	w.prune(ctx)
@@ -103,17 +120,20 @@ func (a *app) apply(ctx context.Context, path string, f applyFlags, resumed *wor
 	ap.provisioner = &steps.Provisioner{
 		Site: w.site, Catalog: w.catalog, Wanted: w.wanted, Powers: w.powers, Hosts: w.hosts,
 		Clock: workflows.SystemClock{}, Images: w.images, ControllerKey: w.key, Fence: fence,
-		Tell: screen.Tell, Explain: w.explain,
+		Tell: screen.Tell, Explain: w.explain, Adopter: w.adopter,
 	}
 	defer ap.stopServing()
-	plan, refused, err := w.plan(ctx, nil, f.options())
+	if err := ap.useDaemon(); err != nil {
+		return err
+	}
+	plan, refused, err := w.plan(ctx, ap.service, f.options())
 	if err != nil {
 		return err
 	}
-	if isPlan && plan.Digest() != saved.Digest {
+	if f.saved != nil && plan.Digest() != f.saved.Digest {
 		return errStale
 	}
-	approved := isPlan || resumed != nil && covered(plan, *resumed)
+	approved := f.saved != nil || resumed != nil && covered(plan, *resumed)
 	return ap.carryOut(ctx, plan, refused, approved)
 }
 
@@ -122,6 +142,7 @@ type applying struct {
 	running
 	flags applyFlags
 	fence int64
+	last  uuid.UUID // the run of the newest stage; zero before the first
 
 	provisioner *steps.Provisioner
 	service     *steps.Service     // nil until a machine has to boot
@@ -138,10 +159,18 @@ func (ap *applying) carryOut(ctx context.Context, plan workflows.Plan, refused, 
 			return err
 		}
 		ap.recordRefusals(plan)
+		if ap.app.run != nil {
+			ap.app.run.planned(plan)
+		}
 		if plan.Empty() {
 			return ap.nothing(ctx, plan, refused)
 		}
 		stage := firstStage(plan)
+		if ap.flags.approve != nil {
+			if err := ap.flags.approve(stage); err != nil {
+				return errors.Join(err, ap.letGo(ctx))
+			}
+		}
 		stage, unconsented := ap.consent(stage)
 		refused = refused || unconsented
 		if stage.Empty() {
@@ -187,6 +216,9 @@ func (ap *applying) nothing(ctx context.Context, plan workflows.Plan, refused bo
 	}
 	if refused || !plan.Settled() {
 		return exitCode(exitError)
+	}
+	if err := ap.commission(ctx, plan, uuid.Nil); err != nil {
+		return err
 	}
 	return ap.outputs(ctx)
 }
@@ -235,7 +267,7 @@ func (ap *applying) consent(plan workflows.Plan) (_ workflows.Plan, missing bool
 		}
 		fmt.Fprintf(ap.app.stderr, "%s: %s carries %s. ", a.Address, workflows.DescribeDisk(a.Erase.Disk), strings.Join(a.Erase.Signatures, ", "))
 		erase := *a.Erase
-		if a.Erase.Serial != "" && ap.confirm(fmt.Sprintf("Type the machine's serial (%s) to erase it: ", a.Erase.Serial), a.Erase.Serial) {
+		if a.Erase.Serial != "" && (ap.flags.consented[a.Address] == a.Erase.Serial || ap.confirm(fmt.Sprintf("Type the machine's serial (%s) to erase it: ", a.Erase.Serial), a.Erase.Serial)) {
 			erase.Consent = workflows.ConsentTyped
 			plan.Actions[i].Erase = &erase
 			continue
@@ -255,7 +287,10 @@ func (ap *applying) stage(ctx context.Context, stage workflows.Plan) (failed boo
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	ap.watchService(ctx, cancel)
-	return ap.carry(ctx, stage, func(run uuid.UUID) ([]workflows.Node, error) { return ap.executor().Nodes(run, stage) })
+	return ap.carry(ctx, stage, func(run uuid.UUID) ([]workflows.Node, error) {
+		ap.last = run
+		return ap.executor().Nodes(run, stage)
+	})
 }
 
 // recordRefusals keeps for why which machines a plan has no disk for.
@@ -286,6 +321,9 @@ func (ap *applying) executor() *steps.Executor {
 
 // serve starts the site's services before the first stage that boots a machine.
 func (ap *applying) serve(ctx context.Context, stage workflows.Plan) error {
+	if d := ap.app.daemon; d != nil {
+		return d.serveFor(ctx, ap.site)
+	}
 	boots := slices.ContainsFunc(stage.Actions, func(a workflows.Action) bool {
 		switch a.Kind {
 		case workflows.KindInspect, workflows.KindInstall, workflows.KindBoot, workflows.KindPowerOn:
@@ -314,10 +352,9 @@ func (ap *applying) serve(ctx context.Context, stage workflows.Plan) error {
 	}})
 	// The services outlive a first Ctrl-C, and end with this apply.
 	serving, end := context.WithCancel(context.WithoutCancel(ctx))
-	ap.service, ap.end, ap.served = service, end, make(chan struct{})
-	ap.images.Service = service
-	ap.provisioner.Dispatch = service.Dispatch
-	discovery := &steps.Discovery{Site: ap.site, Catalog: ap.catalog, Dispatch: service.Dispatch, Tell: ap.tell}
+	ap.end, ap.served = end, make(chan struct{})
+	ap.use(service)
+	discovery := &steps.Discovery{Site: func() *site.Site { return ap.site }, Catalog: ap.catalog, Dispatch: service.Dispatch, Tell: ap.tell}
 	go func() {
 		defer close(ap.served)
 		discovering := make(chan struct{})
@@ -332,9 +369,29 @@ func (ap *applying) serve(ctx context.Context, stage workflows.Plan) error {
 	return nil
 }
 
-// watchService cuts a run off when the services that it needs have failed.
+// use takes the services that machines boot from.
+func (ap *applying) use(s *steps.Service) {
+	ap.service, ap.images.Service, ap.provisioner.Dispatch = s, s, s.Dispatch
+}
+
+// useDaemon takes the services of the daemon, if this is carried out in one and
+// they fit the site.
+func (ap *applying) useDaemon() error {
+	d := ap.app.daemon
+	if d == nil {
+		return nil
+	}
+	if err := d.service.Fits(ap.site); err != nil {
+		return err
+	}
+	ap.use(d.service)
+	return nil
+}
+
+// watchService cuts a run off when the services that it needs have failed. Those
+// of a daemon take it with them.
 func (ap *applying) watchService(ctx context.Context, cancel context.CancelCauseFunc) {
-	if ap.service == nil {
+	if ap.served == nil {
 		return
 	}
 	go func() {
@@ -348,7 +405,7 @@ func (ap *applying) watchService(ctx context.Context, cancel context.CancelCause
 
 // stopServing ends the services and waits for them.
 func (ap *applying) stopServing() {
-	if ap.service == nil {
+	if ap.served == nil {
 		return
 	}
 	ap.end()
@@ -371,6 +428,9 @@ func (ap *applying) letGo(ctx context.Context) error {
 func (ap *applying) result(ctx context.Context, plan workflows.Plan, failed bool) error {
 	if failed || plan.Counts()[workflows.KindUnreachable]+plan.Counts()[workflows.KindBlocked] > 0 {
 		return exitCode(exitError)
+	}
+	if err := ap.commission(ctx, plan, ap.last); err != nil {
+		return err
 	}
 	fmt.Fprintf(ap.app.stderr, "%s Site %s is as declared.\n", ap.app.paint(ap.app.stderr, "32", "Done."), ap.site.Name)
 	return ap.outputs(ctx)

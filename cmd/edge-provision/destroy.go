@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -47,7 +48,7 @@ It can be interrupted at any time; running it again continues.`,
 	c.Flags().BoolVar(&f.powerOff, "power-off", false, "switch the machines off that are given up")
 	c.Flags().BoolVar(&f.autoApprove, "auto-approve", false, "do not ask; never consents to the loss of data")
 	c.Flags().BoolVar(&f.json, "json", false, "report progress as one JSON object a line (format_version 1)")
-	c.Flags().IntVar(&f.parallelism, "parallelism", 10, "how many addresses may be worked on at once")
+	c.Flags().IntVar(&f.parallelism, "parallelism", defaultParallelism, "how many addresses may be worked on at once")
 	return c
 }
 
@@ -74,7 +75,14 @@ func (a *app) destroy(ctx context.Context, path string, f destroyFlags, resumed 
 	}
 	screen := a.display(f.json)
 	defer screen.Close()
-	w, err := a.open(ctx, path, screen.Tell)
+	w, err := a.openFree(ctx, path, screen.Tell)
+	var served *servedError
+	if errors.As(err, &served) {
+		return served.through(ctx, a, screen, request{
+			Command: "destroy", Path: path, Target: f.target, DestroyData: f.data, AutoApprove: f.autoApprove, JSON: f.json,
+			Forget: f.forget, PowerOff: f.powerOff, Parallelism: f.parallelism, Resumed: resumed,
+		})
+	}
 	if err != nil {
 		return err
 	}
@@ -84,7 +92,7 @@ func (a *app) destroy(ctx context.Context, path string, f destroyFlags, resumed 
 		return err
 	}
 	defer unlock()
-	if err := w.closeCutOff(ctx); err != nil {
+	if err := w.closeCutOff(ctx, "this one continues where it stopped."); err != nil {
 		return err
 	}
 	d := &destroying{flags: f, running: running{

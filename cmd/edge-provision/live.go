@@ -25,6 +25,7 @@ type liveDisplay struct {
 	active []string // addresses, in the order in which they started
 	rows   map[string]*liveRow
 	drawn  int // lines of the picture that stands on the terminal
+	held   bool
 	quit   chan struct{}
 	done   chan struct{}
 }
@@ -100,7 +101,7 @@ func (d *liveDisplay) draw() {
 	var b strings.Builder
 	drawn := 0
 	for _, address := range d.active {
-		if drawn == height-2 {
+		if d.held || drawn == height-2 {
 			break // a picture taller than the terminal cannot be taken away again
 		}
 		b.WriteString(clipColumns(d.rows[address].text(d.lines.now()), width-1) + "\n")
@@ -109,6 +110,15 @@ func (d *liveDisplay) draw() {
 	d.erase()
 	io.WriteString(d.out, b.String())
 	d.drawn = drawn
+}
+
+// hold takes the picture away, so that something can be typed, or lets it come
+// back.
+func (d *liveDisplay) hold(held bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.held = held
+	d.draw()
 }
 
 // text is the row as it stands now.

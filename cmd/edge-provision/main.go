@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -26,25 +27,76 @@ const (
 	exitDifferent = 2 // plan -detailed-exitcode: something differs; plan: something could not be asked
 )
 
-func main() {
-	stop := make(chan struct{})
+func main() { os.Exit(process(os.Args[1:])) }
+
+// process is the program as a process of its own.
+func process(args []string) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	go interrupts(stop, cancel, os.Stderr)
-	os.Exit(run(ctx, stop, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	i := &interruption{stop: make(chan struct{}), cancel: cancel, stderr: os.Stderr}
+	go i.listen()
+	a := &app{stop: i.stop, signals: i, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	return a.execute(ctx, args)
 }
 
-// interrupts turns the first Ctrl-C into a request to stop, and the second one
-// into an order.
-func interrupts(stop chan<- struct{}, cancel context.CancelCauseFunc, stderr io.Writer) {
+// interruption turns the first Ctrl-C into a request to stop, and the second one
+// into an order; or hands each to the command that asked for them.
+type interruption struct {
+	stop   chan struct{}
+	cancel context.CancelCauseFunc
+	stderr io.Writer
+
+	mu    sync.Mutex
+	taker chan<- os.Signal
+}
+
+func (i *interruption) listen() {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	<-signals
-	fmt.Fprintln(stderr, "\nStopping. Press Ctrl-C again to stop at once.")
-	close(stop)
-	<-signals
-	cancel(errInterrupted)
-	<-signals
-	os.Exit(exitError)
+	asked := 0
+	for s := range signals {
+		if i.handOver(s) {
+			continue
+		}
+		asked++
+		switch asked {
+		case 1:
+			fmt.Fprintln(i.stderr, "\nStopping. Press Ctrl-C again to stop at once.")
+			close(i.stop)
+		case 2:
+			i.cancel(errInterrupted)
+		default:
+			os.Exit(exitError)
+		}
+	}
+}
+
+// handOver gives a signal to the command that wants it, if one does and it has
+// not left several unread.
+func (i *interruption) handOver(s os.Signal) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	select {
+	case i.taker <- s:
+		return true
+	default:
+		return false
+	}
+}
+
+// takeSignals sends each Ctrl-C and SIGTERM to a channel until they are given
+// back.
+func (a *app) takeSignals(to chan<- os.Signal) (giveBack func()) {
+	i := a.signals
+	if i == nil {
+		return func() {}
+	}
+	set := func(c chan<- os.Signal) {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.taker = c
+	}
+	set(to)
+	return func() { set(nil) }
 }
 
 // errInterrupted is why a command ended that somebody stopped.
@@ -54,24 +106,32 @@ var errInterrupted = errors.New("interrupted")
 // out.
 func run(ctx context.Context, stop <-chan struct{}, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{stop: stop, stdin: stdin, stdout: stdout, stderr: stderr}
+	return a.execute(ctx, args)
+}
+
+func (a *app) execute(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(doubleDashes(root, args))
-	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
 		select {
 		case <-ctx.Done():
-		case <-stop:
+		case <-a.stop:
 			// Only a command that says so has something to finish first.
 			if !a.graceful.Load() {
 				cancel(errInterrupted)
 			}
 		}
 	}()
-	err := root.ExecuteContext(ctx)
+	return a.exit(root.ExecuteContext(ctx))
+}
+
+// exit shows an error that was not shown yet, and returns the exit code.
+func (a *app) exit(err error) int {
 	var code exitCode
 	switch {
 	case err == nil:

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,11 +19,18 @@ import (
 // planFlags narrow a plan; plan and apply share them.
 type planFlags struct {
 	target, replace []string
+	// stale takes the facts of running machines as they were gathered last.
+	stale bool
 }
 
 func (f *planFlags) register(c *cobra.Command) {
 	c.Flags().StringArrayVar(&f.target, "target", nil, "only this address and what it depends on; may be repeated")
 	c.Flags().StringArrayVar(&f.replace, "replace", nil, "install this machine anew, whatever it is now; may be repeated")
+	c.Flags().BoolFunc("refresh", "gather the facts of running machines anew (default true)", func(value string) error {
+		refresh, err := strconv.ParseBool(value)
+		f.stale = !refresh
+		return err
+	})
 }
 
 func (f *planFlags) options() workflows.BuildOptions {
@@ -39,14 +48,15 @@ type savedPlan struct {
 	Digest        string         `json:"digest"`
 }
 
+// planOptions are the flags of plan.
+type planOptions struct {
+	planFlags
+	out, agent          string
+	json, detailed, all bool
+}
+
 func (a *app) planCommand() *cobra.Command {
-	var (
-		flags        planFlags
-		out, agent   string
-		asJSON       bool
-		detailed     bool
-		showUpToDate bool
-	)
+	var f planOptions
 	c := &cobra.Command{
 		Use:   "plan SITE.hcl",
 		Short: "Show what apply would do; change nothing and power nothing on",
@@ -58,50 +68,65 @@ func (a *app) planCommand() *cobra.Command {
 Exit codes: 0, or with --detailed-exitcode 2 when something would change. A machine
 that cannot be asked makes the answer incomplete: that is exit code 2 always.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			w, err := a.open(ctx, args[0], func(steps.Progress) {})
-			if err != nil {
-				return err
-			}
-			defer w.close()
-			w.agent = agent
-			plan, refused, err := w.plan(ctx, nil, flags.options())
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				err = writeJSON(a.stdout, plan)
-			} else {
-				_, color := a.terminal(a.stdout)
-				err = plan.Print(a.stdout, workflows.PrintOptions{Color: color, All: showUpToDate})
-			}
-			if err != nil {
-				return err
-			}
-			if out != "" {
-				if err := savePlan(out, args[0], flags, plan); err != nil {
-					return err
-				}
-				fmt.Fprintf(a.stderr, "Saved to %s; carry it out with: edge-provision apply %s\n", out, out)
-			}
-			switch counts := plan.Counts(); {
-			case refused:
-				return exitCode(exitError)
-			case counts[workflows.KindUnreachable] > 0, detailed && !plan.Settled():
-				return exitCode(exitDifferent)
-			}
-			return nil
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.planSite(cmd.Context(), args[0], f) },
 	}
-	flags.register(c)
+	f.register(c)
 	a.supply.register(c)
-	c.Flags().StringVar(&agent, "agent", "", "the edge-agent program, for facts of adopted machines; default: beside this program")
-	c.Flags().StringVar(&out, "out", "", "save the plan to a file for apply")
-	c.Flags().BoolVar(&asJSON, "json", false, "print the plan as JSON (format_version 1)")
-	c.Flags().BoolVar(&detailed, "detailed-exitcode", false, "exit 2 when something is not as declared")
-	c.Flags().BoolVar(&showUpToDate, "all", false, "show also what is as declared")
+	c.Flags().StringVar(&f.agent, "agent", "", "the edge-agent program, for facts of adopted machines; default: beside this program")
+	c.Flags().StringVar(&f.out, "out", "", "save the plan to a file for apply")
+	c.Flags().BoolVar(&f.json, "json", false, "print the plan as JSON (format_version 1)")
+	c.Flags().BoolVar(&f.detailed, "detailed-exitcode", false, "exit 2 when something is not as declared")
+	c.Flags().BoolVar(&f.all, "all", false, "show also what is as declared")
 	return c
+}
+
+// planSite plans a site and shows the plan.
+func (a *app) planSite(ctx context.Context, path string, f planOptions) error {
+	w, err := a.openFree(ctx, path, func(steps.Progress) {})
+	var served *servedError
+	if errors.As(err, &served) {
+		screen := a.display(f.json)
+		defer screen.Close()
+		return served.through(ctx, a, screen, request{
+			Command: "plan", Path: path, Target: f.target, Replace: f.replace, Stale: f.stale, JSON: f.json, Agent: f.agent,
+			Out: f.out, Detailed: f.detailed, All: f.all,
+		})
+	}
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	w.agent, w.stale = f.agent, f.stale
+	var service *steps.Service
+	if a.daemon != nil {
+		service = a.daemon.service
+	}
+	plan, refused, err := w.plan(ctx, service, f.options())
+	if err != nil {
+		return err
+	}
+	if f.json {
+		err = writeJSON(a.stdout, plan)
+	} else {
+		_, color := a.terminal(a.stdout)
+		err = plan.Print(a.stdout, workflows.PrintOptions{Color: color, All: f.all, Now: time.Now()})
+	}
+	if err != nil {
+		return err
+	}
+	if f.out != "" {
+		if err := a.savePlan(path, f, plan); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.stderr, "Saved to %s; carry it out with: edge-provision apply %s\n", f.out, f.out)
+	}
+	switch counts := plan.Counts(); {
+	case refused:
+		return exitCode(exitError)
+	case counts[workflows.KindUnreachable] > 0, f.detailed && (!plan.Settled() || plan.Drifted()):
+		return exitCode(exitDifferent)
+	}
+	return nil
 }
 
 // plan observes the site and builds the plan; refused says that diagnostics,
@@ -115,6 +140,9 @@ func (w *world) plan(ctx context.Context, service *steps.Service, o workflows.Bu
 		return plan, false, err
 	}
 	plan, diags := workflows.Build(w.site, seen, o)
+	if plan.Classes, err = steps.ClassViews(ctx, w.site, w.catalog, time.Now()); err != nil {
+		return plan, false, err
+	}
 	upgrades, err := w.checkUpgrade(ctx)
 	if err != nil {
 		return plan, false, err
@@ -123,18 +151,23 @@ func (w *world) plan(ctx context.Context, service *steps.Service, o workflows.Bu
 	return plan, w.app.report(diags) != nil, nil
 }
 
-func savePlan(out, sitePath string, flags planFlags, plan workflows.Plan) error {
+// savePlan writes a plan where --out says; in a daemon its client does.
+func (a *app) savePlan(sitePath string, f planOptions, plan workflows.Plan) error {
 	abs, err := filepath.Abs(sitePath)
 	if err != nil {
 		return err
 	}
 	b, err := json.MarshalIndent(savedPlan{
-		FormatVersion: workflows.PlanVersion, Path: abs, Target: flags.target, Replace: flags.replace, Plan: plan, Digest: plan.Digest(),
+		FormatVersion: workflows.PlanVersion, Path: abs, Target: f.target, Replace: f.replace, Plan: plan, Digest: plan.Digest(),
 	}, "", "  ")
 	if err != nil {
 		return err
 	}
-	return replaceFile(out, append(b, '\n'), 0o600)
+	b = append(b, '\n')
+	if a.run != nil {
+		return a.run.session.Publish(kindFile, b)
+	}
+	return replaceFile(f.out, b, 0o600)
 }
 
 // readPlan reads a saved plan; ok is false for a file that is something else.

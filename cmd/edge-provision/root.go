@@ -33,6 +33,16 @@ type app struct {
 	supply                     supply
 	stackSet                   string
 
+	environ []string // that variables are read from; nil: this process's
+	// signals gives Ctrl-C to a command that has its own answer to it; nil where
+	// there is none.
+	signals *interruption
+
+	// daemon is the one that carries this command out, in which case run is what
+	// is carried out; nil in a process of its own.
+	daemon *daemon
+	run    *daemonRun
+
 	files map[string]*hcl.File // sources of the site, for diagnostics
 }
 
@@ -99,16 +109,28 @@ func (a *app) cache() (string, error) {
 
 // load reads a site and shows every mistake in it.
 func (a *app) load(path string) (*site.Site, error) {
+	s, diags, err := a.decode(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.report(diags); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// decode reads a site and shows nothing.
+func (a *app) decode(path string) (*site.Site, hcl.Diagnostics, error) {
 	vars := map[string]string{}
 	for _, v := range a.vars {
 		name, value, ok := strings.Cut(v, "=")
 		if !ok {
-			return nil, fmt.Errorf("-var %q: want NAME=VALUE", v)
+			return nil, nil, fmt.Errorf("-var %q: want NAME=VALUE", v)
 		}
 		vars[name] = value
 	}
 	s, diags := site.Load(path, site.Options{
-		Vars: vars, VarFiles: a.varFiles, Environ: os.Environ(),
+		Vars: vars, VarFiles: a.varFiles, Environ: a.environment(),
 		AllowFile: a.allowFile, AllowEnv: a.allowEnv,
 		StepTypes: steps.Shapes(), Version: version,
 	})
@@ -118,10 +140,7 @@ func (a *app) load(path string) (*site.Site, error) {
 	if !diags.HasErrors() {
 		diags = append(diags, a.checkStack(s)...)
 	}
-	if err := a.report(diags); err != nil {
-		return nil, err
-	}
-	return s, nil
+	return s, diags, nil
 }
 
 // report writes diagnostics with their source to standard error; the error
@@ -151,6 +170,9 @@ func (a *app) fail(err error) {
 // terminal tells the width of w and whether it takes colour: not a pipe's, and
 // not under NO_COLOR (https://no-color.org).
 func (a *app) terminal(w io.Writer) (width uint, color bool) {
+	if remote, ok := w.(sessionWriter); ok {
+		return max(remote.screen.Width, 20), remote.screen.Color
+	}
 	f, ok := w.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return 100, false

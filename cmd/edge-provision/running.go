@@ -25,14 +25,21 @@ import (
 	"github.com/edge-provision/edge-provision/workflows/journal"
 )
 
-// siteLock is the address under which a site as a whole is locked.
-const siteLock = "site"
+// siteLock is the address under which a site as a whole is locked, and
+// purposeServe what a daemon says that it holds it for.
+const (
+	siteLock     = "site"
+	purposeServe = "serve"
+)
 
 // lock takes the site for this process and keeps it fresh.
 func (w *world) lock(ctx context.Context, purpose string) (fence int64, unlock func(), err error) {
 	owner, err := store.Self(purpose)
 	if err != nil {
 		return 0, nil, err
+	}
+	if d := w.app.daemon; d != nil && w.app.run != nil {
+		return d.fence, func() {}, nil // it holds the site, and has one run at a time
 	}
 	if fence, err = w.catalog.Lock(ctx, w.site.Name, siteLock, owner); err != nil {
 		return 0, nil, err
@@ -168,6 +175,10 @@ func covered(plan, approved workflows.Plan) bool {
 
 // confirm asks on the terminal; anything but the wanted answer is no.
 func (r *running) confirm(question, want string) bool {
+	if r.app.run != nil {
+		answer, ok := r.app.run.session.Ask(r.app.daemon.ctx, question)
+		return ok && strings.TrimSpace(answer) == want
+	}
 	fmt.Fprint(r.app.stderr, question)
 	line, err := r.answers.ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -182,7 +193,7 @@ func (r *running) show(plan workflows.Plan, asJSON bool) error {
 		return r.screen.Plan(plan)
 	}
 	_, color := r.app.terminal(r.app.stdout)
-	return plan.Print(r.app.stdout, workflows.PrintOptions{Color: color})
+	return plan.Print(r.app.stdout, workflows.PrintOptions{Color: color, Now: time.Now()})
 }
 
 // carry carries out a plan as a run in the journal. Nodes turns the plan into
@@ -191,6 +202,9 @@ func (r *running) carry(ctx context.Context, plan workflows.Plan, nodes func(run
 	run, err := r.begin(ctx, plan)
 	if err != nil {
 		return false, err
+	}
+	if r.app.run != nil {
+		r.app.run.began(run.ID)
 	}
 	list, err := nodes(run.ID)
 	if err != nil {
@@ -285,14 +299,14 @@ func (r *running) about(e *inventory.Event, address string) {
 }
 
 // closeCutOff closes the books on runs that were cut off: whoever holds the
-// site's lock knows that nobody works on them.
-func (w *world) closeCutOff(ctx context.Context) error {
+// site's lock knows that nobody works on them. What comes is said of each.
+func (w *world) closeCutOff(ctx context.Context, what string) error {
 	unfinished, err := w.journal.Unfinished(ctx, w.site.Name)
 	if err != nil {
 		return err
 	}
 	for _, u := range unfinished {
-		fmt.Fprintf(w.app.stderr, "Run %s was cut off; this one continues where it stopped.\n", u.ID)
+		fmt.Fprintf(w.app.stderr, "Run %s was cut off; %s\n", u.ID, what)
 		if err := w.journal.Finish(ctx, u.ID, outcomeInterrupted, "the controller ended before the run did"); err != nil {
 			return err
 		}

@@ -13,12 +13,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows/control"
 	"github.com/edge-provision/edge-provision/workflows/journal"
 )
 
 func (a *app) runsCommand() *cobra.Command {
-	c := &cobra.Command{Use: "runs", Short: "Look at runs, resume or cancel them, and free what a dead one holds"}
-	c.AddCommand(a.runsListCommand(), a.runsShowCommand(), a.runsResumeCommand(), a.runsCancelCommand(), a.runsUnlockCommand())
+	c := &cobra.Command{Use: "runs", Short: "Look at runs, follow, resume or cancel them, and free what a dead one holds"}
+	c.AddCommand(a.runsListCommand(), a.runsShowCommand(), a.runsAttachCommand(), a.runsResumeCommand(), a.runsCancelCommand(), a.runsUnlockCommand())
 	return c
 }
 
@@ -86,6 +87,49 @@ func (a *app) runsShowCommand() *cobra.Command {
 			})
 		},
 	}
+}
+
+func (a *app) runsAttachCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "attach RUN|SITE",
+		Short: "Follow a run that serve carries out, from its beginning",
+		Long: `Shows what a run has shown so far and goes on showing it, as the terminal did that began
+it. Ctrl-C asks whether to detach or to cancel the run. What the run asks is asked here when
+the terminal that began it is gone. SITE is a site's name and means its newest run.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.attach(cmd.Context(), args[0], asJSON) },
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "report progress as one JSON object a line (format_version 1)")
+	return c
+}
+
+// attach follows a run that the daemon carries out.
+func (a *app) attach(ctx context.Context, name string, asJSON bool) error {
+	var (
+		run  journal.Run
+		conn *control.Conn
+	)
+	err := a.withCatalog(ctx, func(ctx context.Context, s *store.Store) (err error) {
+		if run, err = findRun(ctx, journal.New(s, time.Now), name); err != nil {
+			return err
+		}
+		if !run.Finished.IsZero() {
+			return fmt.Errorf("run %s ended as %s; see what it did with: edge-provision runs show %s", run.ID, run.State, run.ID)
+		}
+		conn, err = a.reach(ctx, s, run.Site)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if conn == nil {
+		return fmt.Errorf("run %s is not carried out by serve on this host; see how far it is with: edge-provision runs show %s", run.ID, run.ID)
+	}
+	a.graceful.Store(true)
+	screen := a.display(asJSON)
+	defer screen.Close()
+	return (&servedError{conn}).through(ctx, a, screen, request{Command: "attach", Run: run.ID, JSON: asJSON})
 }
 
 func (a *app) runsResumeCommand() *cobra.Command {

@@ -31,6 +31,9 @@ type display interface {
 // display chooses how progress is shown: NDJSON on request, live on a
 // terminal, lines in a pipe.
 func (a *app) display(asJSON bool) display {
+	if a.run != nil {
+		return &sessionDisplay{session: a.run.session, app: a}
+	}
 	if asJSON {
 		return &jsonDisplay{out: a.stdout, now: time.Now}
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,7 +19,7 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"edge-provision": func() {
-			os.Exit(run(context.Background(), make(chan struct{}), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+			os.Exit(process(os.Args[1:]))
 		},
 	})
 }

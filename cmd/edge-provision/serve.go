@@ -2,111 +2,236 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/edge-provision/edge-provision/workflows/steps"
+	"github.com/edge-provision/edge-provision/workflows/control"
 )
 
+// serveFlags are the flags of serve.
+type serveFlags struct {
+	ports
+	apiFlags
+	agent string
+}
+
 func (a *app) serveCommand() *cobra.Command {
-	var (
-		agent string
-		p     ports
-		f     apiFlags
-	)
+	var f serveFlags
 	c := &cobra.Command{
 		Use:   "serve SITE.hcl",
-		Short: "Answer a site's machines until stopped: addresses, local boot, discovery",
-		Long: `Serves DHCP, TFTP, HTTP and the agents' API on the declared networks. It powers nothing
-and installs nothing: declared machines get their addresses and boot from their own
+		Short: "Hold a site: answer its machines, serve the API, and carry out runs, until stopped",
+		Long: `Serves DHCP, TFTP, HTTP and the agents' API on the declared networks. By itself it powers
+nothing and installs nothing: declared machines get their addresses and boot from their own
 disks, and on a network with unknown = "discover" undeclared machines are booted
 into the installer once, recorded with their facts, and sent back to their disk.
+
+While it runs, plan, apply, destroy and runs resume of the same site on this host work through
+it, and a run goes on in it when the terminal that began it is gone. SIGHUP has it read the
+site again.
 
 The API over the catalog is served on loopback, where everybody may read. On another
 address it speaks TLS, and everybody needs a token (edge-provision token create).`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			a.graceful.Store(true)
-			ctx := cmd.Context()
-			screen := a.display(false)
-			defer screen.Close()
-			w, err := a.open(ctx, args[0], screen.Tell)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, w.close()) }()
-			_, unlock, err := w.lock(ctx, "serve")
-			if err != nil {
-				return err
-			}
-			defer unlock()
-			w.prune(ctx)
-			served, err := w.listenAPI(f)
-			if err != nil {
-				return err
-			}
-			if served != nil {
-				defer served.listener.Close() // closed already where it was served
-			}
-			service, err := w.listen(ctx, p)
-			if err != nil {
-				return err
-			}
-			installer, err := w.installer(ctx, agent)
-			if err == nil {
-				err = service.Boot(installer)
-			}
-			if err != nil {
-				return errors.Join(err, service.Close())
-			}
-			if served != nil {
-				fmt.Fprintf(a.stderr, "Dashboard and API: %s\n", served.url())
-			}
-			fmt.Fprintf(a.stderr, "Serving site %s. Press Ctrl-C to stop.\n", w.site.Name)
-			return w.serveUntilStopped(ctx, service, served)
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.serve(cmd.Context(), args[0], f) },
 	}
-	p.register(c)
-	f.register(c)
-	c.Flags().StringVar(&agent, "agent", "", "the edge-agent program; default: beside this program")
+	f.ports.register(c)
+	f.apiFlags.register(c)
+	c.Flags().StringVar(&f.agent, "agent", "", "the edge-agent program; default: beside this program")
 	return c
 }
 
-// serveUntilStopped serves, and lets discovered machines go, until Ctrl-C.
-func (w *world) serveUntilStopped(ctx context.Context, service *steps.Service, served *apiService) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
+// serve holds a site until it is stopped.
+func (a *app) serve(ctx context.Context, path string, f serveFlags) (err error) {
+	a.graceful.Store(true)
+	manager, err := control.NewSupervisor(os.LookupEnv)
+	if err != nil {
+		return err
+	}
+	inherited, err := control.Inherited(os.LookupEnv)
+	if err != nil {
+		return err
+	}
+	defer inherited.Close() // what was served is closed already
+	screen := a.display(false)
+	defer screen.Close()
+	w, err := a.open(ctx, path, screen.Tell)
+	if err != nil {
+		return err
+	}
+	d := &daemon{app: a, catalog: w.catalog, wanted: w.wanted, agent: f.agent, manager: manager, world: w}
+	w.borrowed = true // it lives as long as the daemon, and not as this version of the site
+	defer func() { err = errors.Join(err, d.closeWorlds(), d.catalog.Close()) }()
+	w.agent = f.agent
+	if d.path, err = samePath(path); err != nil {
+		return err
+	}
+	fence, unlock, err := w.lock(ctx, purposeServe)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	d.fence = fence
+	if err := w.closeCutOff(ctx, "apply, or runs resume, continues it where it stopped."); err != nil {
+		return err
+	}
+	w.prune(ctx)
+	f.inherited, f.current, f.runner = inherited.API, d.current, runner{d}
+	served, err := w.listenAPI(f.apiFlags)
+	if err != nil {
+		return err
+	}
+	if served != nil {
+		defer served.listener.Close() // closed already where it was served
+	}
+	if d.service, err = w.listen(ctx, f.ports); err != nil {
+		return err
+	}
+	if len(w.site.Networks) > 0 { // else nothing boots from here
+		installer, err := w.installer(ctx, f.agent)
+		if err == nil {
+			err = d.service.Boot(installer)
+		}
+		if err != nil {
+			return errors.Join(err, d.service.Close())
+		}
+	}
+	w.images.Service = d.service
+	commands, err := d.listen(ctx, inherited.Control)
+	if err != nil {
+		return errors.Join(err, d.service.Close())
+	}
+	if served != nil {
+		fmt.Fprintf(a.stderr, "Dashboard and API: %s\n", served.url())
+	}
+	fmt.Fprintf(a.stderr, "Serving site %s. Press Ctrl-C to stop.\n", w.site.Name)
+	return d.serve(ctx, commands, served)
+}
+
+// listen binds the socket for commands, unless a service manager has, and writes
+// down where it is.
+func (d *daemon) listen(ctx context.Context, inherited *net.UnixListener) (*net.UnixListener, error) {
+	l := inherited
+	if l == nil {
+		dir, err := d.app.data()
+		if err != nil {
+			return nil, err
+		}
+		if l, err = control.Listen(control.Path(dir, d.world.site.Name)); err != nil {
+			return nil, err
+		}
+	}
+	path, err := json.Marshal(l.Addr().String())
+	if err == nil {
+		err = d.catalog.Settings().Put(ctx, socketKey(d.world.site.Name), path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// serve answers machines, clients and commands until Ctrl-C, or until one of its
+// services fails, which ends the others too.
+func (d *daemon) serve(ctx context.Context, commands *net.UnixListener, served *apiService) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	d.ctx = ctx
+	services := []func(context.Context) error{
+		d.service.Serve,
+		func(ctx context.Context) error {
+			hello := control.Hello{
+				Version: control.Version, Program: version, Site: d.world.site.Name, Catalog: d.catalog.CatalogID().String(), PID: os.Getpid(),
+			}
+			return control.Serve(ctx, commands, hello, d.converse, func(err error) { d.app.logger().Warn("refused a client", "error", err) })
+		},
+	}
+	if served != nil {
+		services = append(services, func(ctx context.Context) error { return served.Serve(ctx, served.listener) })
+	}
+	parts := []func(context.Context){
+		d.discover, d.reloadOnSignal, d.watchdog,
+		func(ctx context.Context) { d.awaitStop(ctx, cancel) },
+	}
+	var (
+		all  sync.WaitGroup
+		mu   sync.Mutex
+		errs []error
+	)
+	for _, serve := range services {
+		all.Go(func() {
+			err := serve(ctx)
+			if err != nil {
+				err = fmt.Errorf("the site's services ended: %w", err)
+			}
+			cancel(err) // one does not go on without the other
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
+		})
+	}
+	for _, part := range parts {
+		all.Go(func() { part(ctx) })
+	}
+	d.report(d.manager.Ready("Serving site " + d.world.site.Name))
+	<-ctx.Done()
+	d.report(d.manager.Stopping("Stopping"))
+	d.close()
+	d.runs.Wait()
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// awaitStop ends serving at the first Ctrl-C, when the run under way has ended:
+// it starts nothing new. The second one cuts it off.
+func (d *daemon) awaitStop(ctx context.Context, cancel context.CancelCauseFunc) {
+	select {
+	case <-d.app.stop:
+	case <-ctx.Done():
+		return
+	}
+	d.report(d.manager.Stopping("Waiting for what runs to finish"))
+	if run := d.close(); run != nil {
+		fmt.Fprintf(d.app.stderr, "Waiting for the %s that is under way: it starts nothing new, and what runs may finish.\n", run.command)
+		run.Stop()
 		select {
-		case <-w.app.stop:
-			cancel()
+		case <-run.Done():
 		case <-ctx.Done():
 		}
-	}()
-	discovery := &steps.Discovery{Site: w.site, Catalog: w.catalog, Dispatch: service.Dispatch, Tell: w.tell}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		discovery.Run(ctx)
-	}()
-	answered := make(chan error, 1)
-	go func() {
-		defer cancel() // one does not go on without the other
-		var err error
-		if served != nil {
-			err = served.Serve(ctx, served.listener)
-		} else {
-			<-ctx.Done()
+	}
+	cancel(nil)
+}
+
+// reloadOnSignal reads the site again at each SIGHUP.
+func (d *daemon) reloadOnSignal(ctx context.Context) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+			d.reload(ctx)
 		}
-		answered <- err
-	}()
-	err := service.Serve(ctx)
-	cancel()
-	<-done
-	return errors.Join(err, <-answered)
+	}
+}
+
+// watchdog tells the service manager that the catalog still answers.
+func (d *daemon) watchdog(ctx context.Context) {
+	alive := func(ctx context.Context) error {
+		_, err := d.catalog.Locks(ctx, d.current().site.Name)
+		return err
+	}
+	d.manager.Watch(ctx, alive, func(err error) { d.app.logger().Error("no sign of life for the service manager", "error", err) })
 }
 
 // prune bounds the catalog's growth. A failure, or a prune that is not done in

@@ -28,6 +28,10 @@ type apiFlags struct {
 	listen       string
 	names        []string
 	requireToken bool
+
+	inherited net.Listener  // from a service manager, in place of listen; nil: none
+	current   func() *world // the site as it is served; nil: it never changes
+	runner    api.Runner    // begins and cancels runs; nil: nothing does
 }
 
 func (f *apiFlags) register(c *cobra.Command) {
@@ -55,16 +59,25 @@ func (s *apiService) url() string {
 // listenAPI binds the API; nil when it is switched off. Off loopback it speaks
 // TLS, by the site's CA, and asks everybody for a token.
 func (w *world) listenAPI(f apiFlags) (*apiService, error) {
-	if f.listen == "off" {
+	l := f.inherited
+	var err error
+	switch {
+	case l != nil:
+	case f.listen == "off":
 		return nil, nil
+	default:
+		if l, err = net.Listen("tcp", f.listen); err != nil {
+			return nil, fmt.Errorf("serving the API: %w; choose another address with --listen, or --listen off", err)
+		}
 	}
-	l, err := net.Listen("tcp", f.listen)
-	if err != nil {
-		return nil, fmt.Errorf("serving the API: %w; choose another address with --listen, or --listen off", err)
+	current := f.current
+	if current == nil {
+		current = func() *world { return w }
 	}
 	cfg := api.Config{
 		Catalog: w.catalog, Runs: runs{w.journal}, Version: version, Names: f.names, Log: w.app.logger(), Now: time.Now,
-		Address: w.addressOf, Hostname: w.hostnameOf, Site: w.site.Name, Power: powerer{w}, Sealer: w.keys,
+		Address: func(m inventory.Machine) netip.Addr { return current().addressOf(m) }, Hostname: func(m inventory.Machine) string { return current().hostnameOf(m) },
+		Site: w.site.Name, Power: powerer{current}, Sealer: w.keys, Runner: f.runner,
 	}
 	switch {
 	case !api.Loopback(l.Addr()):
@@ -141,14 +154,15 @@ func (w *world) hostnameOf(m inventory.Machine) string {
 }
 
 // powerer changes power through the BMCs that the site declares.
-type powerer struct{ *world }
+type powerer struct{ current func() *world }
 
 // SetPower implements api.Powerer.
 func (p powerer) SetPower(ctx context.Context, m inventory.Machine, action string) (string, error) {
-	if p.declaredMachine(m) == nil {
-		return "", fmt.Errorf("site %s declares no machine with the id %s, so its BMC is not known", p.site.Name, m.ID)
+	w := p.current()
+	if w.declaredMachine(m) == nil {
+		return "", fmt.Errorf("site %s declares no machine with the id %s, so its BMC is not known", w.site.Name, m.ID)
 	}
-	c, err := p.powers.BMC(m.Address)
+	c, err := w.powers.BMC(m.Address)
 	if err != nil {
 		return "", err
 	}

@@ -40,20 +40,24 @@ type world struct {
 	app     *app
 	site    *site.Site
 	catalog *store.Store
-	journal *journal.Journal
-	keys    *keyring.Keyring
-	ca      *keyring.Authority
-	key     string // the controller's SSH key as an authorized_keys line
-	hosts   *steps.SSH
-	powers  *steps.Controllers
-	builder *imagebuilder.Builder
-	images  *steps.Images
-	runner  *steps.Runner
-	wanted  *steps.Wanted
-	tell    func(steps.Progress)
-	agent   string // the edge-agent program, where a flag names it
-	store   *artifact.Store
-	bundle  *bundle.Reader // nil: files are fetched
+	// borrowed says that the catalog is the daemon's, which closes it.
+	borrowed bool
+	journal  *journal.Journal
+	keys     *keyring.Keyring
+	ca       *keyring.Authority
+	key      string // the controller's SSH key as an authorized_keys line
+	hosts    *steps.SSH
+	powers   *steps.Controllers
+	builder  *imagebuilder.Builder
+	images   *steps.Images
+	runner   *steps.Runner
+	wanted   *steps.Wanted
+	tell     func(steps.Progress)
+	agent    string // the edge-agent program, where a flag names it
+	stale    bool   // facts are taken as they were gathered last
+	adopter  *steps.Adopter
+	store    *artifact.Store
+	bundle   *bundle.Reader // nil: files are fetched
 }
 
 // open loads a site and opens what belongs to it. The caller closes the world.
@@ -62,15 +66,66 @@ func (a *app) open(ctx context.Context, path string, tell func(steps.Progress)) 
 	if err != nil {
 		return nil, err
 	}
-	catalog, err := a.openCatalog(ctx)
+	return a.openSite(ctx, s, path, tell)
+}
+
+// openFree is open for a command that `serve` carries out where it holds the site:
+// then the error is *servedError. What a site is warned about is shown where the
+// command is carried out.
+func (a *app) openFree(ctx context.Context, path string, tell func(steps.Progress)) (*world, error) {
+	if a.daemon != nil && a.run.own {
+		served := a.daemon.current().site
+		a.files = served.Files
+		return a.openSite(ctx, served, path, tell)
+	}
+	s, diags, err := a.decode(path)
 	if err != nil {
 		return nil, err
 	}
-	w := &world{app: a, site: s, catalog: catalog, tell: tell, wanted: steps.NewWanted()}
+	if a.daemon == nil && !diags.HasErrors() {
+		catalog, err := a.openCatalog(ctx)
+		if err != nil {
+			return nil, err
+		}
+		c, err := a.reach(ctx, catalog, s.Name)
+		if err := errors.Join(err, catalog.Close()); err != nil {
+			return nil, err
+		}
+		if c != nil {
+			return nil, &servedError{c}
+		}
+	}
+	if err := a.report(diags); err != nil {
+		return nil, err
+	}
+	return a.openSite(ctx, s, path, tell)
+}
+
+// openSite opens what belongs to a site. In a daemon that is its catalog, and
+// machines that a run wants in the installer get it from its services.
+func (a *app) openSite(ctx context.Context, s *site.Site, path string, tell func(steps.Progress)) (*world, error) {
+	w := &world{app: a, site: s, tell: tell}
+	if d := a.daemon; d != nil {
+		w.catalog, w.wanted, w.borrowed = d.catalog, d.wanted, true
+	} else {
+		catalog, err := a.openCatalog(ctx)
+		if err != nil {
+			return nil, err
+		}
+		w.catalog, w.wanted = catalog, steps.NewWanted()
+	}
 	if err := w.fill(ctx, path); err != nil {
-		return nil, errors.Join(err, w.closeBundle(), catalog.Close())
+		return nil, errors.Join(err, w.closeBundle(), w.closeCatalog())
 	}
 	return w, nil
+}
+
+// closeCatalog closes the catalog, unless it is the daemon's.
+func (w *world) closeCatalog() error {
+	if w.borrowed {
+		return nil
+	}
+	return w.catalog.Close()
 }
 
 func (w *world) fill(ctx context.Context, path string) error {
@@ -95,6 +150,8 @@ func (w *world) fill(ctx context.Context, path string) error {
 		return err
 	}
 	w.key = line
+	w.catalog.UseSnapshotKey(w.keys.SnapshotKey())
+	w.adopter = &steps.Adopter{Site: w.site.Name, Catalog: w.catalog, Agent: func() (string, error) { return findAgent(w.agent) }}
 	w.journal = journal.New(w.catalog, time.Now)
 	w.hosts = &steps.SSH{Site: w.site, Catalog: w.catalog, Signer: signer}
 	w.powers = steps.NewControllers(w.site, w.catalog, a.bmcDeps(w.keys, w.catalog, dir))
@@ -131,14 +188,16 @@ func (a *app) bmcDeps(keys *keyring.Keyring, catalog *store.Store, dir string) b
 
 func (w *world) close() error {
 	w.powers.Close()
-	return errors.Join(w.closeBundle(), w.catalog.Close())
+	return errors.Join(w.closeBundle(), w.closeCatalog())
 }
 
 // observe asks the site what it is; service is nil when nothing is served.
 func (w *world) observe(ctx context.Context, service *steps.Service) (workflows.Observation, error) {
 	o := &steps.Observer{
 		Site: w.site, Catalog: w.catalog, Hosts: w.hosts, Powers: w.powers, Images: w.images.Digest, Fits: w.images.Fits, Runner: w.runner,
-		Adopter: &steps.Adopter{Site: w.site.Name, Catalog: w.catalog, Agent: func() (string, error) { return findAgent(w.agent) }},
+	}
+	if !w.stale {
+		o.Adopter = w.adopter
 	}
 	if service != nil {
 		o.Dispatch = service.Dispatch

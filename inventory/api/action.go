@@ -120,7 +120,7 @@ func (s *Server) begin(x *exchange, key, kind string, m inventory.Machine, reque
 	if s.operations.ctx == nil || s.operations.ctx.Err() != nil {
 		return problem("busy", "The server is starting or stopping.")
 	}
-	if s.operations.held[m.ID] {
+	if m.ID != uuid.Nil && s.operations.held[m.ID] {
 		// A repeated request is told of its operation all the same.
 		known, err := s.cfg.Catalog.OperationByKey(x.ctx(), x.who.id, key)
 		if err == nil && known.Digest == hex.EncodeToString(digest[:]) {
@@ -152,7 +152,7 @@ func (x *exchange) accepted(o store.Operation) error {
 
 // carryOut does an operation and records how it ended.
 func (s *Server) carryOut(ctx context.Context, o store.Operation, do func(context.Context) (string, error)) {
-	bounded, cancel := context.WithTimeout(ctx, operationTimeout)
+	bounded, cancel := context.WithTimeout(ctx, timeoutOf(o.Kind))
 	defer cancel()
 	result, err := do(bounded)
 	state, failure := resource.OperationSucceeded, ""

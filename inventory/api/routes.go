@@ -11,8 +11,8 @@ import (
 // describes it.
 func (s *Server) table() []route {
 	return slices.Concat(
-		s.machineRoutes(), s.factRoutes(), s.leaseRoutes(), s.imageRoutes(), s.runRoutes(), s.eventRoutes(), s.timelineRoutes(),
-		s.watchRoutes(), s.exportRoutes(), s.actionRoutes(), s.webhookRoutes(), s.sessionRoutes(), s.tokenRoutes(), s.healthRoutes(),
+		s.machineRoutes(), s.factRoutes(), s.driftRoutes(), s.leaseRoutes(), s.imageRoutes(), s.runRoutes(), s.eventRoutes(), s.timelineRoutes(),
+		s.watchRoutes(), s.exportRoutes(), s.actionRoutes(), s.carryRoutes(), s.webhookRoutes(), s.sessionRoutes(), s.tokenRoutes(), s.healthRoutes(),
 		[]route{
 			s.problemRoute(),
 			{

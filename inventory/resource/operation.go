@@ -11,7 +11,7 @@ import (
 // Operation is work that an action started and that goes on after the answer.
 type Operation struct {
 	ID uuid.UUID `json:"id"`
-	// Kind is the action, such as "power".
+	// Kind is the action: power, reprovision, cancel or accept-drift.
 	Kind    string    `json:"kind"`
 	Machine uuid.UUID `json:"machine,omitzero"`
 	Site    string    `json:"site,omitempty"`
@@ -34,6 +34,13 @@ const (
 	OperationFailed      = "failed"
 	OperationInterrupted = "interrupted"
 )
+
+// ReprovisionRequest asks for a machine to be installed anew.
+type ReprovisionRequest struct {
+	// Serial is the machine's serial, or its SMBIOS UUID where it has none, as
+	// consent to the erasure of its disk.
+	Serial string `json:"serial"`
+}
 
 // PowerRequest asks for a change of a machine's power.
 type PowerRequest struct {

@@ -31,13 +31,13 @@ type Bootstrap struct {
 // Booter decides what a machine boots: the installer when a run wants it there,
 // its own disk in every other case. It implements pxe.Booter for one network.
 type Booter struct {
-	site     *site.Site
-	network  *site.Network
 	catalog  *store.Store
 	dispatch *dispatch.Server
 	wanted   *Wanted
 
 	mu        sync.Mutex
+	site      *site.Site
+	network   *site.Network
 	bootstrap Bootstrap
 }
 
@@ -52,6 +52,20 @@ func (b *Booter) SetBootstrap(s Bootstrap) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.bootstrap = s
+}
+
+// Use decides by another version of the site from now on.
+func (b *Booter) Use(s *site.Site, n *site.Network) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.site, b.network = s, n
+}
+
+// now is the site, and its network, that is decided by.
+func (b *Booter) now() (*site.Site, *site.Network) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.site, b.network
 }
 
 // Wanted is the set of machines that a run wants in the installer. It is the
@@ -88,7 +102,7 @@ func (b *Booter) Boot(ctx context.Context, c pxe.Client) (pxe.Answer, error) {
 		return pxe.Answer{}, fmt.Errorf("looking up %s: %w", c.MAC, err)
 	case b.wanted.Has(m.ID):
 		return b.install(ctx, c, m)
-	case m.Address == "" && b.network.Unknown != site.UnknownDiscover:
+	case m.Address == "" && !b.discovers():
 		return pxe.Answer{Kind: pxe.KindIgnore, Reason: "known, but not declared in this site"}, nil
 	case m.Address == "" && m.State == inventory.StateDiscovered:
 		return b.discover(ctx, c, m)
@@ -98,13 +112,14 @@ func (b *Booter) Boot(ctx context.Context, c pxe.Client) (pxe.Answer, error) {
 
 // unknown answers a MAC that the catalog has never seen.
 func (b *Booter) unknown(ctx context.Context, c pxe.Client) (pxe.Answer, error) {
-	if b.network.Unknown != site.UnknownDiscover {
+	if !b.discovers() {
 		return pxe.Answer{Kind: pxe.KindIgnore, Reason: "not declared in this site"}, nil
 	}
 	if !c.Stage.Netboots() {
 		return pxe.Answer{Kind: pxe.KindIgnore, Reason: "not declared, and does not ask to netboot"}, nil
 	}
-	m, _, err := b.catalog.Observe(ctx, b.site.Name, store.Observation{MACs: []inventory.MAC{c.MAC}})
+	declared, _ := b.now()
+	m, _, err := b.catalog.Observe(ctx, declared.Name, store.Observation{MACs: []inventory.MAC{c.MAC}})
 	if err != nil {
 		return pxe.Answer{}, fmt.Errorf("recording %s: %w", c.MAC, err)
 	}
@@ -152,18 +167,16 @@ func (b *Booter) install(ctx context.Context, c pxe.Client, m inventory.Machine)
 		"panic=60",
 	}
 	args = append(args, boot.Console...)
-	if d := b.declared(m.Address); d != nil && d.ConsoleShell {
+	declared, _ := b.now()
+	if d := declared.MachineByAddress(m.Address); d != nil && d.ConsoleShell {
 		args = append(args, "edge.shell=1")
 	}
 	a.CommandLine = strings.Join(args, " ")
 	return a, nil
 }
 
-func (b *Booter) declared(address string) *site.Machine {
-	for _, m := range b.site.Machines {
-		if m.Address == address {
-			return m
-		}
-	}
-	return nil
+// discovers reports whether undeclared machines are to be looked at.
+func (b *Booter) discovers() bool {
+	_, network := b.now()
+	return network.Unknown == site.UnknownDiscover
 }

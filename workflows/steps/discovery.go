@@ -17,7 +17,8 @@ import (
 // Discovery lets undeclared machines go once their facts are recorded: their
 // next boot is from their own disk.
 type Discovery struct {
-	Site     *site.Site
+	// Site is asked each time, because a daemon takes up an edited one.
+	Site     func() *site.Site
 	Catalog  *store.Store
 	Dispatch *dispatch.Server
 	Tell     func(Progress)
@@ -45,11 +46,12 @@ func (d *Discovery) Run(ctx context.Context) {
 }
 
 func (d *Discovery) once(ctx context.Context, let map[string]bool) error {
+	declared := d.Site()
 	// A machine that is declared by what it is stays for its installation.
-	if err := Bind(ctx, d.Site, d.Catalog); err != nil {
+	if err := Bind(ctx, declared, d.Catalog); err != nil {
 		return err
 	}
-	machines, err := d.Catalog.Machines(ctx, store.MachineFilter{Site: d.Site.Name})
+	machines, err := d.Catalog.Machines(ctx, store.MachineFilter{Site: declared.Name})
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -50,6 +51,9 @@ type Service struct {
 	Dispatch *dispatch.Server
 	cfg      ServiceConfig
 	segments []*segment
+
+	mu   sync.Mutex
+	site *site.Site // that is served now: ServiceConfig's, or the one of Use
 }
 
 // segment is the service of one network.
@@ -87,7 +91,7 @@ func Listen(ctx context.Context, c ServiceConfig) (*Service, error) {
 	if c.AgentPort == 0 {
 		c.AgentPort = DefaultAgentPort
 	}
-	s := &Service{cfg: c}
+	s := &Service{cfg: c, site: c.Site}
 	var hosts []string
 	for _, n := range c.Site.Networks {
 		if n.Gateway.IsValid() {
@@ -130,7 +134,7 @@ func (s *Service) listen(ctx context.Context, n *site.Network) (*segment, error)
 	config := pxe.Config{
 		Site: s.cfg.Site.Name, Network: n.ID(), Interface: n.Interface, Prefix: n.CIDR, Mode: mode,
 		Gateway: n.Gateway, DNS: n.DNS, NTP: n.NTP, Domain: n.Domain, LeaseTime: n.DHCP.Lease,
-		HTTPPort: s.cfg.HTTPPort, Booter: seg.booter, Leases: leases{s.cfg.Catalog, s.cfg.Site, n},
+		HTTPPort: s.cfg.HTTPPort, Booter: seg.booter, Leases: leases{s, n},
 		Recorder: s.cfg.Catalog, Logger: s.cfg.Log, Now: s.cfg.Now,
 	}
 	if n.DHCP.First.IsValid() {
@@ -183,7 +187,7 @@ func (s *Service) Boot(i Installer) error {
 // Publish makes files fetchable on a network and returns their URLs.
 func (s *Service) Publish(network *site.Network, assets ...pxe.Asset) ([]string, error) {
 	for _, seg := range s.segments {
-		if seg.network != network {
+		if seg.network.Address != network.Address {
 			continue
 		}
 		var urls []string
@@ -233,6 +237,91 @@ func (s *Service) Serve(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// NetworkChangedError says that a site has other networks than those that are
+// bound.
+type NetworkChangedError struct {
+	Address string // of the network
+	What    string // such as "its interface changed"
+}
+
+// Error implements error.
+func (e *NetworkChangedError) Error() string {
+	return fmt.Sprintf("%s: %s. Networks stay as they were when serve began: start it again to have them changed", e.Address, e.What)
+}
+
+// Fits returns *NetworkChangedError for a site that cannot be served by the
+// sockets of this Service.
+func (s *Service) Fits(next *site.Site) error {
+	for _, seg := range s.segments {
+		i := slices.IndexFunc(next.Networks, func(n *site.Network) bool { return n.Address == seg.network.Address })
+		if i < 0 {
+			return &NetworkChangedError{seg.network.Address, "it is not declared any more"}
+		}
+		if what := networkChange(seg.network, next.Networks[i]); what != "" {
+			return &NetworkChangedError{seg.network.Address, what}
+		}
+	}
+	for _, n := range next.Networks {
+		if !slices.ContainsFunc(s.segments, func(seg *segment) bool { return seg.network.Address == n.Address }) {
+			return &NetworkChangedError{n.Address, "it is new"}
+		}
+	}
+	return nil
+}
+
+// networkChange names what a running service cannot follow; empty: nothing.
+func networkChange(was, is *site.Network) string {
+	switch {
+	case was.Interface != is.Interface:
+		return fmt.Sprintf("its interface was %s and is %s", was.Interface, is.Interface)
+	case was.CIDR != is.CIDR:
+		return fmt.Sprintf("its cidr was %s and is %s", was.CIDR, is.CIDR)
+	case was.DHCP.Mode != is.DHCP.Mode:
+		return fmt.Sprintf("its dhcp mode was %q and is %q", was.DHCP.Mode, is.DHCP.Mode)
+	case was.DHCP.First != is.DHCP.First || was.DHCP.Last != is.DHCP.Last || was.DHCP.Lease != is.DHCP.Lease:
+		return "its dhcp block changed"
+	case was.Gateway != is.Gateway || was.Domain != is.Domain || !slices.Equal(was.DNS, is.DNS) || !slices.Equal(was.NTP, is.NTP):
+		return "what its clients are told (gateway, dns, ntp, domain) changed"
+	}
+	return ""
+}
+
+// Use serves another version of the site from now on, such as one that was
+// edited: its machines, their addresses and what is done about unknown clients. A
+// site that does not fit leaves everything as it was.
+func (s *Service) Use(ctx context.Context, next *site.Site) error {
+	if err := s.Fits(next); err != nil {
+		return err
+	}
+	before := s.served()
+	s.take(next)
+	for _, seg := range s.segments {
+		if err := seg.pxe.Reload(ctx); err != nil {
+			s.take(before)
+			return fmt.Errorf("%s: %w", seg.network.Address, err)
+		}
+	}
+	return nil
+}
+
+// take hands a site that fits to all who ask for it.
+func (s *Service) take(next *site.Site) {
+	s.mu.Lock()
+	s.site = next
+	s.mu.Unlock()
+	for _, seg := range s.segments {
+		i := slices.IndexFunc(next.Networks, func(n *site.Network) bool { return n.Address == seg.network.Address })
+		seg.booter.Use(next, next.Networks[i])
+	}
+}
+
+// served is the site as it is served now.
+func (s *Service) served() *site.Site {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.site
+}
+
 // Close releases the sockets of a Service that is not going to be served.
 func (s *Service) Close() error {
 	var errs []error
@@ -266,21 +355,21 @@ func (r recorder) Record(_ context.Context, e inventory.Event) { r.catalog.Recor
 
 // leases gives one network's part of the catalog to its DHCP service.
 type leases struct {
-	catalog *store.Store
-	site    *site.Site
+	service *Service
 	network *site.Network
 }
 
 // Reservations implements pxe.Leases.
 func (l leases) Reservations(ctx context.Context) ([]pxe.Reservation, error) {
 	var out []pxe.Reservation
-	for _, m := range l.site.Machines {
+	current := l.service.served()
+	for _, m := range current.Machines {
 		if m.Network == nil || m.Network.Address != l.network.Address || !m.IP.IsValid() {
 			continue
 		}
 		mac := m.MAC
 		if m.Match != nil {
-			row, err := l.catalog.MachineByAddress(ctx, l.site.Name, m.Address)
+			row, err := l.service.cfg.Catalog.MachineByAddress(ctx, current.Name, m.Address)
 			if err != nil || len(row.MACs) == 0 {
 				continue // not bound yet
 			}
@@ -293,10 +382,10 @@ func (l leases) Reservations(ctx context.Context) ([]pxe.Reservation, error) {
 
 // Leases implements pxe.Leases.
 func (l leases) Leases(ctx context.Context, network string) ([]inventory.Lease, error) {
-	return l.catalog.Leases(ctx, network)
+	return l.service.cfg.Catalog.Leases(ctx, network)
 }
 
 // Commit implements pxe.Leases.
 func (l leases) Commit(ctx context.Context, lease inventory.Lease) error {
-	return l.catalog.Commit(ctx, lease)
+	return l.service.cfg.Catalog.Commit(ctx, lease)
 }

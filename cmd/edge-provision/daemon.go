@@ -1,0 +1,314 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/control"
+	"github.com/edge-provision/edge-provision/workflows/steps"
+)
+
+// daemon is `serve` at work: it holds the site, its services listen, and runs are
+// carried out in it, one at a time.
+type daemon struct {
+	app     *app   // of serve: its variables, its flags and its streams
+	path    string // of the site, as samePath gives it
+	fence   int64
+	catalog *store.Store
+	wanted  *steps.Wanted
+	service *steps.Service
+	agent   string // the edge-agent program, where a flag names it
+	manager control.Supervisor
+	ctx     context.Context // ends when serving ends; runs are bounded by it
+
+	mu       sync.Mutex
+	world    *world     // the site as it is served now
+	retired  *world     // the one that was served before: what began with it may still use it
+	running  *daemonRun // nil: none is under way
+	stopping bool       // no run begins any more
+	due      bool       // the site is to be read again when the run has ended
+	runs     sync.WaitGroup
+}
+
+// runRequest is a run that nobody sits before. It asks nobody: what site.hcl does
+// not consent to, and Consent neither, is not erased.
+type runRequest struct {
+	// Why says who wants it, for people and the log: class "nuc".
+	Why string
+	// Target and Replace are as the flags of apply; no target is the whole site.
+	Target, Replace []string
+	// Consent holds by address of a machine the serial that somebody typed to
+	// have its disk erased.
+	Consent map[string]string
+	// Approve sees each stage before it is carried out, in place of the question;
+	// its error ends the run, with nothing of the stage carried out. Nil
+	// approves all.
+	Approve func(stage workflows.Plan) error
+}
+
+// busyError says that a run is under way already.
+type busyError struct {
+	Command string
+	Run     uuid.UUID // Nil: it has not begun yet, and is still planning or asking
+}
+
+// Error implements error.
+func (e *busyError) Error() string {
+	if e.Run == uuid.Nil {
+		return fmt.Sprintf("serve is carrying out %s already, which has begun nothing yet; one run at a time", e.Command)
+	}
+	return fmt.Sprintf("serve is carrying out run %s (%s) already, one run at a time; follow it with: edge-provision runs attach %s", e.Run, e.Command, e.Run)
+}
+
+// errDaemonStops refuses what comes too late.
+var errDaemonStops = errors.New("serve is stopping and begins no run any more")
+
+// daemonRun is a command that carries plans out in the daemon: apply or destroy.
+type daemonRun struct {
+	command string
+	own     bool // the daemon's, and not a client's: it works on the site as it is served
+	session *control.Session
+	done    chan struct{}
+
+	stopOnce sync.Once
+	stop     chan struct{} // closed: start nothing new
+	cancel   context.CancelCauseFunc
+
+	mu   sync.Mutex
+	ids  []uuid.UUID
+	plan workflows.Plan
+	err  error
+}
+
+// Done is closed when the run has ended.
+func (r *daemonRun) Done() <-chan struct{} { return r.done }
+
+// ID is the newest run in the journal; Nil before the first.
+func (r *daemonRun) ID() uuid.UUID {
+	ids := r.IDs()
+	if len(ids) == 0 {
+		return uuid.Nil
+	}
+	return ids[len(ids)-1]
+}
+
+// IDs are the runs in the journal, one for each stage.
+func (r *daemonRun) IDs() []uuid.UUID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.ids)
+}
+
+// Plan is the newest plan that was made.
+func (r *daemonRun) Plan() workflows.Plan {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.plan
+}
+
+// Err is how the run ended, once it is done: nil when all is as declared, and
+// errors.Is(err, context.Canceled) when it was stopped.
+func (r *daemonRun) Err() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
+// Stop starts nothing new and lets finish what runs; again, it cuts that off.
+func (r *daemonRun) Stop() {
+	again := true
+	r.stopOnce.Do(func() {
+		again = false
+		close(r.stop)
+	})
+	if again {
+		r.cancel(errInterrupted)
+	}
+}
+
+func (r *daemonRun) began(id uuid.UUID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ids = append(r.ids, id)
+}
+
+// finish keeps how the run ended; one that was stopped before its end was
+// cancelled, whatever it says.
+func (r *daemonRun) finish(err error) {
+	select {
+	case <-r.stop:
+		if err != nil {
+			err = fmt.Errorf("%w: %w", context.Canceled, err)
+		}
+	default:
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.err = err
+}
+
+func (r *daemonRun) planned(p workflows.Plan) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.plan = p
+}
+
+// current is the site as it is served now.
+func (d *daemon) current() *world {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.world
+}
+
+// underway is the run that is carried out now; nil: none.
+func (d *daemon) underway() *daemonRun {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.running
+}
+
+// Start begins a run that nobody sits before, and returns while it goes on. ctx
+// bounds the beginning alone. The error is *busyError while another run is under
+// way.
+func (d *daemon) Start(ctx context.Context, r runRequest) (*daemonRun, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	return d.begin("apply", nil, func(ctx context.Context, b *app) error {
+		fmt.Fprintf(b.stderr, "A run for %s.\n", r.Why)
+		return b.apply(ctx, d.path, applyFlags{
+			planFlags: planFlags{target: r.Target, replace: r.Replace}, autoApprove: true, parallelism: defaultParallelism, agent: d.agent,
+			consented: r.Consent, approve: r.Approve,
+		}, nil)
+	})
+}
+
+// begin carries a command out in the daemon, with an app of its own. A command
+// without a request is the daemon's own, with its variables, and answers nothing
+// that is asked.
+func (d *daemon) begin(command string, r *request, do func(context.Context, *app) error) (*daemonRun, error) {
+	run := &daemonRun{command: command, own: r == nil, session: control.NewSession(), done: make(chan struct{}), stop: make(chan struct{})}
+	d.mu.Lock()
+	switch {
+	case d.stopping:
+		d.mu.Unlock()
+		return nil, errDaemonStops
+	case d.running != nil:
+		busy := &busyError{Command: d.running.command, Run: d.running.ID()}
+		d.mu.Unlock()
+		return nil, busy
+	}
+	d.running = run
+	ctx, cancel := context.WithCancelCause(d.ctx)
+	run.cancel = cancel
+	d.runs.Add(1)
+	d.mu.Unlock()
+	b := d.command(r, run)
+	said := &tail{}
+	if r == nil {
+		b.stderr = io.MultiWriter(b.stderr, said)
+	}
+	go func() {
+		defer d.runs.Done()
+		defer cancel(nil)
+		d.tellManager()
+		err := do(ctx, b)
+		code := b.exit(err)
+		run.finish(said.explain(err))
+		run.session.End(code)
+		d.ended(run)
+		close(run.done)
+	}()
+	return run, nil
+}
+
+// ended makes room for the next run, and reads the site again that this one may
+// have found changed.
+func (d *daemon) ended(run *daemonRun) {
+	d.mu.Lock()
+	due := d.due
+	d.due = false
+	d.running = nil
+	d.mu.Unlock()
+	if due && d.ctx.Err() == nil {
+		d.reload(d.ctx)
+	}
+	d.tellManager()
+}
+
+// close lets no further run begin and returns the one under way; nil: none.
+func (d *daemon) close() *daemonRun {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stopping = true
+	return d.running
+}
+
+// tellManager says in a line what is going on.
+func (d *daemon) tellManager() {
+	status := "Serving site " + d.current().site.Name
+	if run := d.underway(); run != nil {
+		status += ", carrying out " + run.command
+	}
+	if err := d.manager.Status(status); err != nil {
+		d.app.logger().Warn("telling the service manager", "error", err)
+	}
+}
+
+// command is the program as it carries out one command of a client, or one of the
+// daemon's own where r is nil. What it writes goes to the session of its run.
+func (d *daemon) command(r *request, run *daemonRun) *app {
+	b := &app{
+		daemon: d, run: run, stop: run.stop, stdin: bytes.NewReader(nil),
+		dataDir: d.app.dataDir, cacheDir: d.app.cacheDir, catalog: d.app.catalog,
+	}
+	if r == nil {
+		b.copySources(d.app)
+		b.stdout, b.stderr = sessionWriter{session: run.session, stream: 1}, sessionWriter{session: run.session, stream: 2}
+		return b
+	}
+	b.receive(*r)
+	b.stdout = sessionWriter{session: run.session, stream: 1, screen: r.Stdout}
+	b.stderr = sessionWriter{session: run.session, stream: 2, screen: r.Stderr}
+	return b
+}
+
+// tail keeps the end of what a run without an audience says, for its error.
+type tail struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+// tailBytes is as much as fits a page.
+const tailBytes = 4 << 10
+
+// Write implements io.Writer.
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.text = append(t.text, p...)
+	if len(t.text) > tailBytes {
+		t.text = slices.Clone(t.text[len(t.text)-tailBytes:])
+	}
+	return len(p), nil
+}
+
+// explain gives an error that was shown already the words that it was shown with.
+func (t *tail) explain(err error) error {
+	var shown exitCode
+	if !errors.As(err, &shown) {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return fmt.Errorf("not everything is as declared:\n%s%w", t.text, shown)
+}
