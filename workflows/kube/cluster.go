@@ -76,6 +76,9 @@ func Open(config Config) (*Cluster, error) {
 	// Only cmd reads the environment, and a site's API server is no proxy's
 	// business.
 	restConfig.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
+	// The library would print what the server remarks to the standard error of the
+	// program, once for each look; what the server does not take is an error.
+	restConfig.WarningHandler = rest.NoWarnings{}
 	restConfig.Wrap(func(base http.RoundTripper) http.RoundTripper { return newTransport(base, config) })
 	client, err := rest.HTTPClientFor(restConfig)
 	if err != nil {

@@ -49,6 +49,10 @@ func (c *Cluster) leaving(ctx context.Context, p *prepared, inv *inventory, opts
 	return out, nil
 }
 
+// keepAnnotation with the value "keep" leaves an object when its chart goes
+// (https://helm.sh/docs/howto/charts_tips_and_tricks/).
+const keepAnnotation = "helm.sh/resource-policy"
+
 // object is a bare object with the entry's identity, for the order.
 func (e entry) object() Object {
 	o := &unstructured.Unstructured{Object: map[string]any{}}
@@ -96,11 +100,18 @@ func (c *Cluster) departure(ctx context.Context, e entry, owner string, opts Opt
 		}
 	}
 	d.live = live
-	if e.ID.holdsData() && !consent {
+	why := ""
+	switch {
+	case live.GetAnnotations()[keepAnnotation] == "keep" && !slices.Contains(opts.PruneData, e.ID.String()):
+		why = "it says so itself (" + keepAnnotation + ")"
+	case e.ID.holdsData() && !consent:
+		why = "its deletion can destroy data"
+	}
+	if why != "" {
 		d.kept = true
 		if !e.Kept {
 			d.change.Operation = Release
-			d.change.Note = fmt.Sprintf("it is declared no longer and is kept, because its deletion can destroy data; prune_data = [%q] deletes it", e.ID)
+			d.change.Note = fmt.Sprintf("it is declared no longer and is kept, because %s; prune_data = [%q] deletes it", why, e.ID)
 		}
 		return d, nil
 	}
