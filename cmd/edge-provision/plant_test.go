@@ -38,7 +38,7 @@ func newPlant(t *testing.T) *plant {
 			t.Fatal(err)
 		}
 	}
-	p.env = append(os.Environ(), "XDG_DATA_HOME="+filepath.Dir(p.data), "XDG_CACHE_HOME="+filepath.Join(root, "cache"))
+	p.env = append(os.Environ(), "XDG_DATA_HOME="+filepath.Dir(p.data), "XDG_CACHE_HOME="+filepath.Join(root, "cache"), "XDG_RUNTIME_DIR="+shortDir(t))
 	p.catalog(func(s *store.Store) {
 		keys, err := keyring.Open(t.Context(), keyring.Config{KeyFile: filepath.Join(p.data, "key"), Values: s.Settings()})
 		if err != nil {
@@ -51,6 +51,17 @@ func newPlant(t *testing.T) *plant {
 		p.server = remotetest.Start(t, signer.PublicKey(), nil)
 	})
 	return p
+}
+
+// shortDir is a directory for sockets, whatever the test is called.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "plant")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // catalog opens the catalog between two commands.

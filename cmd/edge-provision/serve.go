@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -15,13 +18,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/edge-provision/edge-provision/workflows/control"
+	"github.com/edge-provision/edge-provision/workflows/steps"
 )
 
 // serveFlags are the flags of serve.
 type serveFlags struct {
 	ports
 	apiFlags
-	agent string
+	agent   string
+	refresh time.Duration // zero: never
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -46,6 +51,7 @@ address it speaks TLS, and everybody needs a token (edge-provision token create)
 	f.ports.register(c)
 	f.apiFlags.register(c)
 	c.Flags().StringVar(&f.agent, "agent", "", "the edge-agent program; default: beside this program")
+	c.Flags().DurationVar(&f.refresh, "refresh", steps.DefaultRefresh, "how often the hardware of running machines is looked at over SSH; 0: never")
 	return c
 }
 
@@ -67,7 +73,7 @@ func (a *app) serve(ctx context.Context, path string, f serveFlags) (err error) 
 	if err != nil {
 		return err
 	}
-	d := &daemon{app: a, catalog: w.catalog, wanted: w.wanted, agent: f.agent, manager: manager, world: w}
+	d := &daemon{app: a, catalog: w.catalog, wanted: w.wanted, agent: f.agent, refresh: f.refresh, manager: manager, world: w}
 	w.borrowed = true // it lives as long as the daemon, and not as this version of the site
 	defer func() { err = errors.Join(err, d.closeWorlds(), d.catalog.Close()) }()
 	w.agent = f.agent
@@ -121,11 +127,11 @@ func (a *app) serve(ctx context.Context, path string, f serveFlags) (err error) 
 func (d *daemon) listen(ctx context.Context, inherited *net.UnixListener) (*net.UnixListener, error) {
 	l := inherited
 	if l == nil {
-		dir, err := d.app.data()
+		path, err := d.socketPath()
 		if err != nil {
 			return nil, err
 		}
-		if l, err = control.Listen(control.Path(dir, d.world.site.Name)); err != nil {
+		if l, err = control.Listen(path); err != nil {
 			return nil, err
 		}
 	}
@@ -137,6 +143,30 @@ func (d *daemon) listen(ctx context.Context, inherited *net.UnixListener) (*net.
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
+}
+
+// socketPath is in the data directory, or where that lies too deep for a socket,
+// in the user's runtime directory. The catalog tells clients which it is.
+func (d *daemon) socketPath() (string, error) {
+	dir, err := d.app.data()
+	if err != nil {
+		return "", err
+	}
+	path := control.Path(dir, d.world.site.Name)
+	if len(path) <= control.MaxPath {
+		return path, nil
+	}
+	runtime := os.Getenv("XDG_RUNTIME_DIR")
+	if !filepath.IsAbs(runtime) {
+		return "", fmt.Errorf("%s is too long for a Unix socket, which has at most %d bytes: choose a shorter --data-dir, or set XDG_RUNTIME_DIR", path, control.MaxPath)
+	}
+	// Two data directories may hold a site of one name.
+	sum := sha256.Sum256([]byte(path))
+	runtime = filepath.Join(runtime, "edge-provision")
+	if err := os.MkdirAll(runtime, 0o700); err != nil {
+		return "", fmt.Errorf("making a directory for the socket: %w", err)
+	}
+	return filepath.Join(runtime, hex.EncodeToString(sum[:8])+".sock"), nil
 }
 
 // serve answers machines, clients and commands until Ctrl-C, or until one of its
@@ -158,7 +188,7 @@ func (d *daemon) serve(ctx context.Context, commands *net.UnixListener, served *
 		services = append(services, func(ctx context.Context) error { return served.Serve(ctx, served.listener) })
 	}
 	parts := []func(context.Context){
-		d.discover, d.reloadOnSignal, d.watchdog,
+		d.discover, d.react, d.look, d.reloadOnSignal, d.watchdog,
 		func(ctx context.Context) { d.awaitStop(ctx, cancel) },
 	}
 	var (

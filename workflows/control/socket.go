@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxPath is how long the path of a Unix socket can be: sun_path of unix(7) has
+// MaxPath is how long the path of a Unix socket can be: sun_path of unix(7) has
 // 108 bytes, the last of them zero.
-const maxPath = 107
+const MaxPath = 107
 
 // Bounds of a connection.
 const (
@@ -41,8 +41,8 @@ func (e *ServedError) Error() string {
 // of a process that has ended is replaced; where one listens the error is
 // *ServedError. The caller closes the listener, which removes the socket.
 func Listen(path string) (*net.UnixListener, error) {
-	if len(path) > maxPath {
-		return nil, fmt.Errorf("%s: the path of a Unix socket has at most %d bytes, and this one has %d; choose a shorter one", path, maxPath, len(path))
+	if len(path) > MaxPath {
+		return nil, fmt.Errorf("%s: the path of a Unix socket has at most %d bytes, and this one has %d; choose a shorter one", path, MaxPath, len(path))
 	}
 	address := &net.UnixAddr{Name: path, Net: "unix"}
 	l, err := net.ListenUnix("unix", address)
