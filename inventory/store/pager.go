@@ -87,6 +87,17 @@ func (p *pager) run(ctx context.Context) error {
 		}}, narrow...)
 	}
 	for _, n := range narrow {
+		if n.Ordered && p.order.kind == keyID && !p.order.desc {
+			// Only those of the page need to be read.
+			few, err := p.isAtMost(ctx, n, p.store.few)
+			if err != nil {
+				return err
+			}
+			if few {
+				return p.walk(ctx, n)
+			}
+			continue
+		}
 		ids, few, err := p.probe(ctx, n)
 		if err != nil {
 			return err
@@ -101,7 +112,7 @@ func (p *pager) run(ctx context.Context) error {
 	if i := slices.IndexFunc(narrow, func(n inventory.Narrowing) bool { return n.Ordered }); i >= 0 {
 		return p.walk(ctx, narrow[i])
 	}
-	some, err := p.isSome(ctx, narrow[0])
+	some, err := p.isAtMost(ctx, narrow[0], someMachines)
 	if err != nil {
 		return err
 	}
@@ -111,12 +122,12 @@ func (p *pager) run(ctx context.Context) error {
 	return p.scan(ctx)
 }
 
-// isSome reports whether a narrowing leaves at most someMachines rows.
-func (p *pager) isSome(ctx context.Context, n inventory.Narrowing) (bool, error) {
+// isAtMost reports whether a narrowing leaves at most a number of rows.
+func (p *pager) isAtMost(ctx context.Context, n inventory.Narrowing, most int) (bool, error) {
 	var count int
-	err := p.store.main.db.QueryRowContext(ctx,
-		fmt.Sprintf("SELECT COUNT(*) FROM (SELECT 1 FROM %s WHERE (%s) LIMIT %d) AS found", n.Table, n.Where.SQL, someMachines+1), n.Where.Args...).Scan(&count)
-	return count <= someMachines, err
+	err := p.store.page.db.QueryRowContext(ctx,
+		fmt.Sprintf("SELECT COUNT(*) FROM (SELECT 1 FROM %s WHERE (%s) LIMIT %d) AS found", n.Table, n.Where.SQL, most+1), n.Where.Args...).Scan(&count)
+	return count <= most, err
 }
 
 // sqlText collects a query and its arguments.
@@ -151,7 +162,7 @@ func (p *pager) next(ctx context.Context, n inventory.Narrowing, limit int) ([]s
 	if n.Ordered {
 		fmt.Fprintf(q, "SELECT DISTINCT %s FROM %s WHERE (%s)", id, n.Table, n.Where.SQL)
 	} else {
-		// The limit, which isSome has proven to cut nothing, keeps SQLite from
+		// The limit, which isAtMost has proven to cut nothing, keeps SQLite from
 		// taking an index on the machine in place of the narrowing's.
 		id = "found.id"
 		fmt.Fprintf(q, "SELECT DISTINCT found.id FROM (SELECT %s AS id FROM %s WHERE (%s) LIMIT %d) AS found WHERE TRUE", n.ID, n.Table, n.Where.SQL, someMachines+1)
@@ -164,7 +175,7 @@ func (p *pager) next(ctx context.Context, n inventory.Narrowing, limit int) ([]s
 
 // ids runs a query of ids.
 func (p *pager) ids(ctx context.Context, q *sqlText) ([]string, error) {
-	rows, err := p.store.main.db.QueryContext(ctx, q.String(), q.args...)
+	rows, err := p.store.page.db.QueryContext(ctx, q.String(), q.args...)
 	if err != nil {
 		return nil, err
 	}
@@ -315,7 +326,7 @@ func (p *pager) beyond() string {
 
 // read runs a query of columns and a verdict.
 func (p *pager) read(ctx context.Context, q *sqlText, row func(at position, fits bool)) error {
-	rows, err := p.store.main.db.QueryContext(ctx, q.String(), q.args...)
+	rows, err := p.store.page.db.QueryContext(ctx, q.String(), q.args...)
 	if err != nil {
 		return err
 	}
@@ -378,12 +389,18 @@ func (p *pager) scan(ctx context.Context) error {
 
 // lookAtKey looks at machines that have the sort key.
 func (p *pager) lookAtKey(ctx context.Context, most int) (int, error) {
-	id, from := "machines.id", "machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id WHERE TRUE"
+	id := "machines.id"
+	var q *sqlText
 	if p.order.ofFacts {
 		// CROSS JOIN makes SQLite begin with the table whose index is in order.
-		id, from = "machine_facts.machine_id", "machine_facts CROSS JOIN machines WHERE machines.id = machine_facts.machine_id"
+		id = "machine_facts.machine_id"
+		q = p.verdicts(id)
+		q.WriteString("machine_facts CROSS JOIN machines WHERE machines.id = machine_facts.machine_id")
+	} else {
+		q = p.verdicts(id)
+		p.withFacts(q)
 	}
-	q := p.verdicts(id, from)
+	p.withinSite(q)
 	if p.order.kind != keyID && p.order.nullable {
 		q.WriteString(" AND " + p.order.column + " IS NOT NULL")
 	}
@@ -411,7 +428,9 @@ func (p *pager) lookAtKey(ctx context.Context, most int) (int, error) {
 // lookAtAbsent looks at the machines that lack the sort key. Those that have it
 // are skipped at the cost of reading it, and so count as looked at.
 func (p *pager) lookAtAbsent(ctx context.Context, most int) (int, error) {
-	q := p.verdicts("machines.id", "machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id WHERE TRUE")
+	q := p.verdicts("machines.id")
+	p.withFacts(q)
+	p.withinSite(q)
 	if p.started {
 		q.WriteString(" AND machines.id" + p.beyond())
 		q.arg(p.last.id)
@@ -424,17 +443,29 @@ func (p *pager) lookAtAbsent(ctx context.Context, most int) (int, error) {
 	return p.look(ctx, q)
 }
 
-// verdicts is a query of machines with the filter's answer beside each.
-func (p *pager) verdicts(id, from string) *sqlText {
+// verdicts is the beginning of a query of machines with the filter's answer beside
+// each; from where follows.
+func (p *pager) verdicts(id string) *sqlText {
 	q := &sqlText{store: p.store, args: p.filter.Where.Args[:len(p.filter.Where.Args):len(p.filter.Where.Args)]}
-	fmt.Fprintf(q, "SELECT %s, CASE WHEN %s THEN TRUE ELSE FALSE END FROM %s", p.columns(id), p.filter.Where.SQL, from)
-	if p.site != "" {
-		// The sum keeps the databases from choosing the site's index, after
-		// which they would have to sort.
-		p.within(q, "machines.site || ''")
-	}
+	fmt.Fprintf(q, "SELECT %s, CASE WHEN %s THEN TRUE ELSE FALSE END FROM ", p.columns(id), p.filter.Where.SQL)
 	return q
 }
+
+// withFacts joins machines and their facts.
+func (p *pager) withFacts(q *sqlText) {
+	q.WriteString("machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id")
+	if p.started && (p.order.kind == keyID || p.last.absent) {
+		// It follows from what is asked of the machines, but PostgreSQL would not
+		// see it and merge both tables from their beginning.
+		q.WriteString(" AND machine_facts.machine_id" + p.beyond())
+		q.arg(p.last.id)
+	}
+	q.WriteString(" WHERE TRUE")
+}
+
+// withinSite keeps the page in its site. The sum keeps the databases from choosing
+// the site's index, after which they would have to sort.
+func (p *pager) withinSite(q *sqlText) { p.within(q, "machines.site || ''") }
 
 func (p *pager) look(ctx context.Context, q *sqlText) (int, error) {
 	wantAbsent, looked := p.last.absent, 0

@@ -69,6 +69,9 @@ type Store struct {
 	// main serves everything but leases and events, which have connections
 	// of their own so that neither waits for the other's transaction.
 	main, lease, event *pool
+	// page finds the machines of a page: main's connections on SQLite, and on
+	// PostgreSQL others, whose planner goes by the indexes.
+	page *pool
 	// gate orders writers of this process; nil under PostgreSQL, whose
 	// writers do not exclude each other.
 	gate *gate
@@ -80,7 +83,7 @@ type Store struct {
 	// snapshots is the key of UseSnapshotKey; nil without one.
 	snapshots atomic.Pointer[ed25519.PrivateKey]
 	close     sync.Once
-	closed  error
+	closed    error
 }
 
 // pool is a set of connections with the ent client over them.
