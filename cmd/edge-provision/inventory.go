@@ -164,7 +164,7 @@ func (a *app) print(machines []inventory.Machine, format string, facts func(int)
 	}
 	header := []string{"MACHINE", "STATE", "MAC", "SERIAL", "CPUS", "MEMORY", "DISKS", "LAST SEEN"}
 	if format != "table" {
-		header = append(header, "SITE", "ID", "MODEL", "BIOS", "IMAGE")
+		header = append(header, "SITE", "ID", "MODEL", "BIOS", "IMAGE", "CLASSES")
 	}
 	rows := [][]string{header}
 	for i, m := range machines {
@@ -174,7 +174,7 @@ func (a *app) print(machines []inventory.Machine, format string, facts func(int)
 		}
 		row := []string{nameOf(m), string(m.State), macs(m), or(m.Serial), cpus(f), memory(f), disks(f), ago(m.LastSeen)}
 		if format != "table" {
-			row = append(row, m.Site, m.ID.String(), model(f), bios(f), or(m.Image))
+			row = append(row, m.Site, m.ID.String(), model(f), bios(f), or(m.Image), or(strings.Join(m.Classes, " ")))
 		}
 		rows = append(rows, row)
 	}

@@ -130,7 +130,9 @@ func TestImportsPointOneWay(t *testing.T) {
 		{
 			"facts are described, and written by hand, without a catalog",
 			func(p string) bool { return within(p, "inventory/manual", "inventory/schema") },
-			func(_, p string) bool { return ours(p) && !within(p, "inventory", "inventory/manual", "inventory/schema") }, true,
+			func(_, p string) bool {
+				return ours(p) && !within(p, "inventory", "inventory/manual", "inventory/schema")
+			}, true,
 		},
 		{
 			"the API shows what the catalog knows, and does nothing to machines itself",
@@ -150,6 +152,13 @@ func TestImportsPointOneWay(t *testing.T) {
 			"a site is read without asking anything of the world",
 			func(p string) bool { return within(p, "workflows/site") },
 			func(_, p string) bool { return ours(p) && !within(p, "inventory", "inventory/query") }, false,
+		},
+		{
+			"what classes start is decided without a catalog, a clock or a runner",
+			func(p string) bool { return within(p, "workflows/class") },
+			func(_, p string) bool {
+				return ours(p) && !within(p, "inventory", "inventory/query", "workflows/site", "workflows/class")
+			}, true,
 		},
 		{
 			"K3s is installed without knowing how it was declared",

@@ -1,0 +1,294 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/pxe"
+	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/site"
+	"github.com/edge-provision/edge-provision/workflows/steps"
+)
+
+// sorted declares a class of machines with memory, for which a workflow runs.
+func (p *plant) sorted(steps string) {
+	p.t.Helper()
+	p.write("site \"plant\" {}\n" + plantMachine + `
+class "grown" {
+  match = facts.memory.bytes >= GiB(2)
+  react {
+    workflow = workflow.w
+  }
+}
+workflow "w" {
+` + steps + "\n}\n")
+}
+
+// report is what a machine tells of itself, as the agent would.
+func (p *plant) report(bytes int64) {
+	p.t.Helper()
+	p.catalog(func(s *store.Store) {
+		m, _, err := s.Observe(p.t.Context(), "plant", store.Observation{
+			MACs: []inventory.MAC{{0x52, 0x54, 0, 1, 2, 3}}, Source: inventory.SourceAgent, Facts: &inventory.Facts{Memory: &inventory.Memory{Bytes: bytes}},
+		})
+		if err == nil {
+			_, err = s.Bind(p.t.Context(), "plant", "machine.m", m.ID)
+		}
+		if err != nil {
+			p.t.Fatal(err)
+		}
+	})
+}
+
+func (p *plant) reactions() (out []inventory.Reaction) {
+	p.t.Helper()
+	p.catalog(func(s *store.Store) {
+		var err error
+		if out, err = s.Reactions(p.t.Context(), store.ReactionFilter{Site: "plant"}); err != nil {
+			p.t.Fatal(err)
+		}
+	})
+	return out
+}
+
+func (p *plant) reacted(state inventory.ReactionState) inventory.Reaction {
+	p.t.Helper()
+	var last inventory.Reaction
+	p.await("a reaction that is "+string(state), func() bool {
+		if rows := p.reactions(); len(rows) == 1 {
+			last = rows[0]
+		}
+		return last.State == state
+	})
+	return last
+}
+
+func TestAMachineThatEntersAClassIsWorkedOn(t *testing.T) {
+	p := newPlant(t)
+	p.sorted(quick)
+	p.report(1 << 30)
+	d := p.serve(nil)
+	p.wants(p.must(exitOK, "", "plan", p.site()), "class grown: 0 machines")
+	p.report(4 << 30)
+	p.reacted(inventory.ReactionDone)
+	if got := p.file("motd"); got != "welcome\n" {
+		t.Errorf("motd = %q; want it written", got)
+	}
+	d.says("class grown: ")
+	p.wants(p.must(exitOK, "", "plan", p.site()), "class grown: 1 machine\n")
+	p.wants(p.must(exitOK, "", "inventory", "query", `contains(machine.classes, "grown")`, "-o", "json"), `"grown"`)
+	// It leaves and comes back, which is nothing new.
+	p.report(1 << 30)
+	p.await("the machine to leave", func() bool {
+		return strings.Contains(p.must(exitOK, "", "plan", p.site()), "class grown: 0 machines")
+	})
+	p.report(4 << 30)
+	p.await("the machine to come back", func() bool {
+		return strings.Contains(p.must(exitOK, "", "plan", p.site()), "class grown: 1 machine\n")
+	})
+	p.wants(p.must(exitOK, "", "trace", "machine.m"), "entered class grown", "left class grown")
+	d.signal(syscall.SIGTERM)
+	d.ends(exitOK)
+	if n := len(p.runs()); n != 1 {
+		t.Errorf("%d runs; want one", n)
+	}
+}
+
+func TestAReactionSurvivesTheDeathOfTheDaemon(t *testing.T) {
+	p := newPlant(t)
+	p.sorted(slow)
+	p.report(4 << 30)
+	first := p.serve(nil)
+	p.awaitFile("begun")
+	if err := first.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.cmd.Wait() // it was killed
+	if r := p.reacted(inventory.ReactionStarted); r.Attempts != 1 {
+		t.Errorf("reaction = %+v; want its first attempt kept as started", r)
+	}
+	p.wants(p.must(exitOK, "", "plan", p.site()), "machine.m: started; runs workflow.w on machine.m")
+	p.let()
+	second := p.serve(nil)
+	if r := p.reacted(inventory.ReactionDone); r.Attempts != 2 || p.file("later") == "(none)" {
+		t.Errorf("reaction = %+v, later = %s; want it done at the second attempt", r, p.file("later"))
+	}
+	second.signal(syscall.SIGTERM)
+	second.ends(exitOK)
+}
+
+func TestAReactionWaitsForTheRunUnderWay(t *testing.T) {
+	p := newPlant(t)
+	p.sorted(slow)
+	p.report(1 << 30)
+	d := p.serve(nil)
+	client, out := p.start(nil, "apply", "-auto-approve", p.site())
+	p.awaitFile("begun")
+	p.report(4 << 30)
+	p.reacted(inventory.ReactionStarted)
+	p.let()
+	if err := client.Wait(); err != nil {
+		t.Errorf("apply: %v\n%s", err, out)
+	}
+	p.reacted(inventory.ReactionDone) // nothing was left to do
+	d.signal(syscall.SIGTERM)
+	d.ends(exitOK)
+}
+
+func TestAReactionThatServeIsStoppedInGoesOnNextTime(t *testing.T) {
+	p := newPlant(t)
+	p.sorted(slow)
+	p.report(4 << 30)
+	d := p.serve(nil)
+	p.awaitFile("begun")
+	d.signal(syscall.SIGTERM)
+	d.says("Waiting for the apply that is under way")
+	p.let()
+	d.ends(exitOK)
+	if r := p.reacted(inventory.ReactionStarted); r.Attempts != 1 {
+		t.Errorf("reaction = %+v; want it kept as started", r)
+	}
+	if got := p.file("later"); got != "(none)" {
+		t.Errorf("later = %q; want no further step started", got)
+	}
+	again := p.serve(nil)
+	p.reacted(inventory.ReactionDone)
+	again.signal(syscall.SIGTERM)
+	again.ends(exitOK)
+}
+
+const counterOfClasses = `site "counter" {}
+network "floor" {
+  interface = "lo"
+  cidr      = "172.26.0.0/24"
+  dhcp {
+    range = "172.26.0.100-172.26.0.199"
+  }
+}
+image "till" {
+  distribution = "debian"
+  release      = "bookworm"
+}
+class "till" {
+  match = facts.memory.bytes >= GiB(2)
+  react {
+    provision = machine.till
+  }
+}
+machine "till" {
+  match   = class.till
+  network = network.floor
+  image   = image.till
+}
+`
+
+// A machine that was discovered, with a disk that carries something, through the
+// runner of the daemon: it is bound, planned, refused, and left as it is.
+func TestADiscoveredMachineWithAFullDiskIsNotErased(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("XDG_DATA_HOME", filepath.Join(dir, "data"))
+	t.Setenv("XDG_CACHE_HOME", filepath.Join(dir, "cache"))
+	path := filepath.Join(dir, "site.hcl")
+	if err := os.WriteFile(path, []byte(counterOfClasses), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var said []string
+	a := &app{stdout: io.Discard, stderr: t.Output()}
+	w, err := a.open(ctx, path, func(steps.Progress) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Nothing is sent on a network; the agents' port is on a loopback address that
+	// nobody else has.
+	service, err := steps.Listen(ctx, steps.ServiceConfig{
+		Site: w.site, Catalog: w.catalog, Authority: w.ca, Wanted: w.wanted, Now: time.Now,
+		Sockets: func(*site.Network) (*pxe.Sockets, netip.Addr) { return &pxe.Sockets{}, netip.MustParseAddr("127.26.33.7") },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{app: a, path: path, catalog: w.catalog, wanted: w.wanted, service: service, world: w, ctx: ctx}
+	t.Cleanup(func() {
+		if err := errors.Join(service.Close(), d.closeWorlds()); err != nil {
+			t.Error(err)
+		}
+	})
+	m, _, err := w.catalog.Observe(ctx, "counter", store.Observation{Source: inventory.SourceAgent, Facts: &inventory.Facts{
+		System: &inventory.System{Serial: "7XK2Q93"}, Memory: &inventory.Memory{Bytes: 4 << 30},
+		NICs:  []inventory.NIC{{Name: "eth0", MAC: inventory.MAC{0x52, 0x54, 0, 0x26, 0, 1}}},
+		Disks: []inventory.Disk{{Name: "sda", Serial: "D1", Bytes: 64 << 30, Signatures: []string{"ntfs"}}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &steps.Reactor{
+		Site: func() *site.Site { return d.current().site }, Catalog: d.catalog, Carrier: carrier{d, d.ends},
+		Tell: func(p steps.Progress) { said = append(said, p.Address+" "+p.Phase+" "+p.Message) },
+	}
+	for range 2 {
+		if err := r.Pass(ctx); err != nil {
+			t.Fatal(err)
+		}
+		r.Wait()
+	}
+	rows, err := w.catalog.Reactions(ctx, store.ReactionFilter{Machine: m.ID})
+	if err != nil || len(rows) != 1 || rows[0].State != inventory.ReactionRefused || rows[0].Address != "machine.till" || !strings.Contains(rows[0].Reason, "ntfs") || !strings.Contains(rows[0].Reason, "wipe = true") {
+		t.Errorf("reactions = %+v, %v; want one that is refused, with what to do", rows, err)
+	}
+	journaled, err := w.journal.List(ctx, "counter", 0)
+	if err != nil || len(journaled) != 0 {
+		t.Errorf("runs = %+v, %v; want that none began", journaled, err)
+	}
+	if now, err := w.catalog.Machine(ctx, m.ID); err != nil || now.State != inventory.StateDiscovered || now.Address != "machine.till" {
+		t.Errorf("machine = %+v, %v; want it bound and otherwise as it was", now, err)
+	}
+	text, _ := cli(t, exitOK, "why", "--site", path, "machine.till")
+	if !strings.Contains(text, "Class till was to start work for it, and that needs a person") {
+		t.Errorf("why =\n%s\nwant the refusal", text)
+	}
+	if text, _ = cli(t, exitOK, "plan", path); !strings.Contains(text, "class till: 1 machine") || !strings.Contains(text, "machine.till: refused; ") {
+		t.Errorf("plan =\n%s\nwant the refusal under its class", text)
+	}
+}
+
+// busy refuses some runs, as a daemon that carries out another.
+type busy struct {
+	left int
+	err  error
+}
+
+func (b *busy) Start(context.Context, runRequest) (*daemonRun, error) {
+	if b.left--; b.left >= 0 {
+		return nil, &busyError{Command: "apply"}
+	}
+	return nil, b.err
+}
+
+func TestTheCarrierWaitsForItsTurn(t *testing.T) {
+	fails := errors.New("the site cannot be read")
+	b := &busy{left: 1, err: fails}
+	approve := func(workflows.Plan) error { return nil }
+	if _, err := (carrier{b, nil}).Carry(t.Context(), "class", nil, approve); !errors.Is(err, fails) || b.left != -1 {
+		t.Errorf("Carry() = %v after %d refusals; want it tried again once", err, 1-b.left)
+	}
+	if _, err := (carrier{&busy{err: errDaemonStops}, nil}).Carry(t.Context(), "class", nil, approve); !errors.Is(err, context.Canceled) {
+		t.Errorf("Carry(while stopping) = %v; want context.Canceled", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := (carrier{&busy{left: 10}, nil}).Carry(ctx, "class", nil, approve); !errors.Is(err, context.Canceled) {
+		t.Errorf("Carry(ended) = %v; want context.Canceled", err)
+	}
+}
