@@ -62,7 +62,9 @@ func digest(parts ...string) string {
 type Rule struct {
 	Class  string
 	Digest string
-	// Provision are the addresses that may be installed; empty: none.
+	// Machines is the name of the machines that may be installed; empty: none
+	// are. Provision are their addresses.
+	Machines  string
 	Provision []string
 	Workflow  string // address; empty: none
 	AtOnce    int
@@ -78,12 +80,8 @@ func Rules(classes []*site.Class) []Rule {
 		if c.React == nil {
 			continue
 		}
-		r := Rule{Class: c.Name, Provision: c.React.Provision, Workflow: c.React.Workflow, AtOnce: c.React.AtOnce, PerHour: c.React.PerHour}
-		name := ""
-		if len(r.Provision) > 0 {
-			name, _, _ = strings.Cut(r.Provision[0], "[")
-		}
-		r.Digest = digest(c.Name, c.Match.String(), name, r.Workflow)
+		r := Rule{Class: c.Name, Machines: c.React.Machines, Provision: c.React.Provision, Workflow: c.React.Workflow, AtOnce: c.React.AtOnce, PerHour: c.React.PerHour}
+		r.Digest = digest(c.Name, c.Match.String(), r.Machines, r.Workflow)
 		out = append(out, r)
 	}
 	return out
@@ -237,8 +235,8 @@ func (d *decision) admit(r inventory.Reaction) {
 // obstacle is why the work cannot start on a machine now; empty when it can.
 func (r Rule) obstacle(m Member) string {
 	switch {
-	case len(r.Provision) > 0 && m.Address == "":
-		return fmt.Sprintf("each of the %d machines that %s declares is another one already; declare one more", len(r.Provision), named(r.Provision[0]))
+	case r.Machines != "" && m.Address == "":
+		return fmt.Sprintf("%s has %d places, and other machines have taken them; declare one more", r.Machines, len(r.Provision))
 	case m.Address == "":
 		return "it is no machine of site.hcl, so that no step works on it"
 	case !m.Installed && !r.provisions(m.Address):
@@ -309,12 +307,6 @@ func (r Rule) work(address string) string {
 		parts = append(parts, "runs "+r.Workflow+" on "+address)
 	}
 	return strings.Join(parts, " and ")
-}
-
-// named is the name of a block without the key of an instance.
-func named(address string) string {
-	name, _, _ := strings.Cut(address, "[")
-	return name
 }
 
 // Steps are the steps of a workflow that can run now because of a machine: they

@@ -76,7 +76,7 @@ type yard struct {
 var tills = []string{`machine.till["a"]`, `machine.till["b"]`, `machine.till["c"]`}
 
 func newYard(atOnce, perHour int) *yard {
-	return &yard{now: noon, rules: []Rule{{Class: "till", Digest: "d1", Provision: tills, AtOnce: atOnce, PerHour: perHour}}, running: map[int64]bool{}}
+	return &yard{now: noon, rules: []Rule{{Class: "till", Digest: "d1", Machines: "machine.till", Provision: tills, AtOnce: atOnce, PerHour: perHour}}, running: map[int64]bool{}}
 }
 
 func id(n int) uuid.UUID { return uuid.UUID{15: byte(n)} }
@@ -160,7 +160,7 @@ func TestAMachineWithoutAFreePlaceWaitsAndHoldsUpNobody(t *testing.T) {
 	y := newYard(1, 100)
 	y.come(1, "")
 	y.come(2, tills[1])
-	y.want(t, "1 queued: each of the 3 machines that machine.till declares is another one already; declare one more", `2 started machine.till["b"]`)
+	y.want(t, "1 queued: machine.till has 3 places, and other machines have taken them; declare one more", `2 started machine.till["b"]`)
 	y.end(2, inventory.ReactionDone)
 	y.members[0].Address = "machine.till[\"d\"]"
 	y.rules[0].Provision = append(slices.Clone(tills), y.members[0].Address)
@@ -250,7 +250,7 @@ func TestWhatWasCutOffOfAnotherDefinitionIsDropped(t *testing.T) {
 
 func TestAWorkflowAloneInstallsNothing(t *testing.T) {
 	y := newYard(1, 100)
-	y.rules[0].Provision, y.rules[0].Workflow = nil, "workflow.burn_in"
+	y.rules[0].Machines, y.rules[0].Provision, y.rules[0].Workflow = "", nil, "workflow.burn_in"
 	y.come(1, "machine.node")
 	y.come(2, "")
 	y.want(t, "1 queued: machine.node is not installed yet, and the class does not provision it", "2 queued: it is no machine of site.hcl, so that no step works on it")
@@ -357,7 +357,7 @@ func TestAPreviewSaysWhatServingWouldDo(t *testing.T) {
 		}
 		return strings.Join(lines, "\n")
 	}
-	const noPlace = "3 : each of the 3 machines that machine.till declares is another one already; declare one more"
+	const noPlace = "3 : machine.till has 3 places, and other machines have taken them; declare one more"
 	want := "1 : provisions machine.till[\"a\"] and runs workflow.burn_in on machine.till[\"a\"]\n2 : waits for its turn\n" + noPlace
 	if got := text(); got != want {
 		t.Errorf("Previews() =\n%s\nwant\n%s", got, want)

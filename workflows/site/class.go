@@ -2,6 +2,7 @@ package site
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -24,8 +25,10 @@ type Class struct {
 // React is the react block of a class: work that the daemon starts by itself.
 type React struct {
 	Decl
-	// Provision are the addresses of the machines that may be installed, in the
-	// order in which they are given out; empty: none is.
+	// Machines is what provision names, such as machine.till; empty: nothing is
+	// installed. Provision are the addresses of its instances, in the order in
+	// which they are given out.
+	Machines  string
 	Provision []string
 	// Workflow is the address of the workflow whose steps run on the machine;
 	// empty: none.
@@ -141,7 +144,7 @@ func (e *evaluator) react(class *Class, block *classBlock) {
 		e.add(failure("Reaction without work", class.React.DeclRange.Ptr(), "A react block says what starts for a machine of the class: provision = machine.NAME, workflow = workflow.NAME, or both."))
 	}
 	if provision != nil {
-		class.React.Provision = e.provision(class, provision)
+		class.React.Machines, class.React.Provision = e.provision(class, provision)
 	}
 	if workflow != nil {
 		class.React.Workflow = e.reactWorkflow(workflow)
@@ -158,11 +161,11 @@ func (e *evaluator) reactName(attr *hclsyntax.Attribute, kind string) (hcl.Trave
 	return traversal, true
 }
 
-// provision lists the machines that a class may install.
-func (e *evaluator) provision(class *Class, attr *hclsyntax.Attribute) []string {
+// provision lists the machines that a class may install, after their common name.
+func (e *evaluator) provision(class *Class, attr *hclsyntax.Attribute) (string, []string) {
 	traversal, ok := e.reactName(attr, kindMachine)
 	if !ok {
-		return nil
+		return "", nil
 	}
 	rng := attr.Expr.Range()
 	name, _, _ := secondStep(traversal)
@@ -171,12 +174,12 @@ func (e *evaluator) provision(class *Class, attr *hclsyntax.Attribute) []string 
 		if !e.m.leftOut(kindMachine, name) {
 			e.add(failure("Unknown reference", &rng, "There is no machine %q.%s", clip(name), offer(name, e.names(kindMachine))))
 		}
-		return nil
+		return "", nil
 	}
 	chosen := instances(t.address(), t.each, traversal, 2, rng)
 	if len(chosen) == 0 && len(t.each) > 0 {
 		e.add(failure("Unknown reference", &rng, "%s has no such instance.", t.address()))
-		return nil
+		return "", nil
 	}
 	var out []string
 	for _, one := range chosen {
@@ -185,17 +188,17 @@ func (e *evaluator) provision(class *Class, attr *hclsyntax.Attribute) []string 
 		case m == nil:
 		case m.Class != class:
 			e.add(failure("Machine of another class", &rng, "%s is not declared by match = %s, so that a machine of the class does not become it. Machines that a class installs say match = %s.", m.Address, class.Address, class.Address))
-			return nil
+			return "", nil
 		case m.Image == nil && m.written("image"):
-			return nil // it is wrong, and that was said
+			return "", nil // it is wrong, and that was said
 		case m.Image == nil:
 			e.add(failure("Nothing to install", &rng, "%s has no image, so that there is nothing to install on it.", m.Address))
-			return nil
+			return "", nil
 		default:
 			out = append(out, m.Address)
 		}
 	}
-	return out
+	return traversalText(traversal), out
 }
 
 // reactWorkflow is the address of the workflow that a class runs.
@@ -237,7 +240,9 @@ func (p *printer) class(c *Class) {
 	p.line(1, "match = %s", c.Match)
 	if r := c.React; r != nil {
 		p.line(1, "react, %d at once, %d an hour", r.AtOnce, r.PerHour)
-		p.texts(2, "provision", r.Provision)
+		if r.Machines != "" {
+			p.line(2, "provision = %s (%s)", r.Machines, strings.Join(r.Provision, ", "))
+		}
 		p.text(2, "workflow", r.Workflow)
 	}
 }
