@@ -187,6 +187,11 @@ func TestImportsPointOneWay(t *testing.T) {
 			}, true,
 		},
 		{
+			"a daemon is spoken to without knowing what about",
+			func(p string) bool { return within(p, "workflows/control") },
+			func(_, p string) bool { return ours(p) && !within(p, "workflows/control") }, true,
+		},
+		{
 			"versions are compared by themselves",
 			func(p string) bool { return within(p, "workflows/stack") },
 			func(_, p string) bool { return ours(p) && !within(p, "workflows/stack") }, true,

@@ -17,7 +17,7 @@ import (
 // that is added, or whose role changes, has to be thought of here too.
 var access = map[string]resource.Role{
 	"listMachines": "reader", "getMachine": "reader", "forgetMachine": "admin", "changeTags": "operator", "changeFacts": "operator",
-	"setPower": "operator", "listOperations": "reader", "getOperation": "reader",
+	"setPower": "operator", "cancelRun": "operator", "reprovisionMachine": "admin", "listOperations": "reader", "getOperation": "reader",
 	"getFacts": "reader", "getSourceFacts": "reader", "listHistory": "reader", "getDrift": "reader", "acceptDrift": "operator", "getTimeline": "reader",
 	"listLeases": "reader", "listImages": "reader", "getImage": "reader",
 	"listRuns": "reader", "getRun": "reader", "listSteps": "reader", "listEvents": "reader",
