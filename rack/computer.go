@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -43,6 +44,7 @@ type computer struct {
 	mu       sync.Mutex // guards what follows
 	emulator *emulator  // the latest; nil while off
 	ending   end        // why the emulator is being killed
+	disks    []Disk     // those of spec, or what they were swapped for
 	override sim.Override
 	counts   struct{ powerOns, resets, guestResets int }
 	changed  chan struct{} // closed and replaced whenever any of it changes
@@ -184,7 +186,7 @@ func (c *computer) launch(ctx context.Context) (*emulator, sim.Override, error) 
 	c.mu.Lock()
 	o := c.override
 	c.mu.Unlock()
-	args := qemuArgs(c.layout, c.index, c.spec, c.accel, o)
+	args := qemuArgs(c.layout, c.index, c.machine(), c.accel, o)
 	e, err := startEmulator(ctx, args, c.layout.emulatorLog(c.spec.Address), c.start)
 	if err != nil {
 		return nil, o, err
@@ -311,10 +313,8 @@ func newComputer(l layout, index int, m Machine, accel Accelerator, start func(*
 		spec: m, index: index, layout: l, accel: accel, start: start,
 		log:     log.With("machine", m.Address),
 		fixed:   MachineStatus{Address: m.Address, Serial: l.serial(m.Address)},
+		disks:   slices.Clone(m.Disks),
 		changed: make(chan struct{}),
-	}
-	for i := range m.Disks {
-		c.fixed.Disks = append(c.fixed.Disks, l.disk(m, i))
 	}
 	describeBMC(l, m, &c.fixed)
 	return c
@@ -322,9 +322,13 @@ func newComputer(l layout, index int, m Machine, accel Accelerator, start func(*
 
 // status describes the machine.
 func (c *computer) status() MachineStatus {
+	m := c.machine()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.fixed
+	for i := range m.Disks {
+		s.Disks = append(s.Disks, c.layout.disk(m, i))
+	}
 	s.On = c.emulator != nil
 	s.PowerOns, s.Resets, s.GuestResets = c.counts.powerOns, c.counts.resets, c.counts.guestResets
 	s.Boots = s.PowerOns + s.Resets + s.GuestResets

@@ -33,10 +33,12 @@ var errNotRunning = errors.New("no supervisor answers")
 // controlRequest is the one JSON value that a client sends; controlReply the
 // one it gets.
 type controlRequest struct {
-	Verb    string      `json:"verb"` // status, power, boot, stop
+	Verb    string      `json:"verb"` // status, power, boot, swap, stop
 	Machine string      `json:"machine,omitempty"`
 	Power   PowerAction `json:"power,omitempty"`
 	Boot    BootClass   `json:"boot,omitempty"`
+	Slot    int         `json:"slot,omitempty"`
+	Disk    *Disk       `json:"disk,omitempty"`
 }
 
 type controlReply struct {

@@ -193,6 +193,11 @@ func (s *supervisor) answer(ctx context.Context, q controlRequest) controlReply 
 		err = s.withComputer(q.Machine, func(c *computer) error { return c.press(ctx, q.Power) })
 	case "boot":
 		err = s.withComputer(q.Machine, func(c *computer) error { return c.bootOnce(ctx, q.Boot) })
+	case "swap":
+		if q.Disk == nil {
+			q.Disk = &Disk{}
+		}
+		err = s.withComputer(q.Machine, func(c *computer) error { return c.swap(ctx, q.Slot, *q.Disk) })
 	default:
 		err = fmt.Errorf("the supervisor does not know %q: it is of another version than this program", q.Verb)
 	}

@@ -57,7 +57,7 @@ type MachineView struct {
 	// Hardware is how the facts stand against the machine's snapshot; nil while
 	// there is none.
 	Hardware *Hardware
-	Power     Power
+	Power    Power
 	// PowerErr says why the BMC could not be asked; empty when it could.
 	PowerErr string
 	// Host is whether the installed system answers as itself, HostDetail why

@@ -32,6 +32,7 @@ func (p Plan) Print(w io.Writer, o PrintOptions) error {
 	for _, c := range p.Classes {
 		pr.class(c)
 	}
+	pr.hardware(p.Hardware, o.Now)
 	switch {
 	case p.Settled():
 		pr.line("", pr.bold("No changes.")+" Site "+p.Site+" is as declared, as far as it was asked.")

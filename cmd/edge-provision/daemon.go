@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -26,7 +27,8 @@ type daemon struct {
 	catalog *store.Store
 	wanted  *steps.Wanted
 	service *steps.Service
-	agent   string // the edge-agent program, where a flag names it
+	agent   string        // the edge-agent program, where a flag names it
+	refresh time.Duration // how often hardware is looked at; zero: never
 	manager control.Supervisor
 	ctx     context.Context // ends when serving ends; runs are bounded by it
 

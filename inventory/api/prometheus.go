@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"net"
 	"net/http"
 	"slices"
@@ -119,8 +120,15 @@ func (s *Server) getMetrics(x *exchange) error {
 	if err != nil {
 		return err
 	}
+	var drift hardware
+	if drift.counts, err = s.cfg.Catalog.CountDrift(x.ctx()); err != nil {
+		return err
+	}
+	if drift.looks, err = s.cfg.Catalog.OldestLooks(x.ctx()); err != nil {
+		return err
+	}
 	once := prometheus.NewRegistry()
-	if err := once.Register(census{counts}); err != nil {
+	if err := errors.Join(once.Register(census{counts}), once.Register(drift)); err != nil {
 		return err
 	}
 	promhttp.HandlerFor(prometheus.Gatherers{s.metrics.registry, once}, promhttp.HandlerOpts{}).ServeHTTP(x.ResponseWriter, x.Request)

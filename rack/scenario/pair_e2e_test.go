@@ -3,9 +3,12 @@
 package scenario
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/rack"
 )
 
@@ -49,6 +52,37 @@ func TestPairFromOffToSSH(t *testing.T) {
 		l.want(0, l.run(commandLimit, "", l.inside(append(append([]string{"plan", "-detailed-exitcode"}, targets...), l.site)...)))
 	})
 
+	l.sub("a disk is swapped while the machine runs", func(l *lab) {
+		plan := l.inside(append(append([]string{"plan", "-detailed-exitcode"}, targets...), l.site)...)
+		booted := l.booted(`machine.node["bios"]`)
+		l.swap(`machine.node["bios"]`, 2, rack.Disk{Bus: rack.DiskSCSI, Bytes: 64 << 20, Serial: "SWAP-bios"})
+		l.eventually("the machine sees the other disk and no more the one that was pulled", settleLimit, func() bool {
+			seen := l.ssh("172.22.0.12:22", "cat /sys/block/sd*/device/vpd_pg80").stdout
+			return strings.Contains(seen, "SWAP-bios") && !strings.Contains(seen, "DATA-bios")
+		})
+		for range 2 {
+			r := l.want(2, l.run(commandLimit, "", plan))
+			for _, want := range []string{`machine.node["bios"] is not as it was frozen`, `disk "DATA-bios" is gone`, `disk "SWAP-bios" is new`, "1 machine: looked at now, no change"} {
+				if !strings.Contains(r.stdout, want) {
+					l.t.Errorf("plan says %q; want %q in it", r.stdout, want)
+				}
+			}
+		}
+		if n := count(l.events(`machine.node["bios"]`), inventory.EventMachineDrift); n != 1 {
+			l.t.Errorf("the drift was told %d times; want once", n)
+		}
+		if now := l.booted(`machine.node["bios"]`); now != booted {
+			l.t.Errorf("requests to boot and sessions of the installer: %d; want the %d from before: nothing netboots for a look", now, booted)
+		}
+		accepted := l.must(commandLimit, "inventory", "accept", "--auto-approve", `machine.node["bios"]`)
+		if !strings.Contains(accepted.stderr, `disk "SWAP-bios" is new`) {
+			l.t.Errorf("accept says %q; want what is accepted", accepted.stderr)
+		}
+		if r := l.want(0, l.run(commandLimit, "", plan)); !strings.Contains(r.stdout, "2 machines: looked at now, no change") {
+			l.t.Errorf("plan says %q; want no change of the hardware", r.stdout)
+		}
+	})
+
 	l.sub("sshd stopped", func(l *lab) {
 		// A second sshd is this test's own way back in; it needs the directory
 		// that systemd removes with the first.
@@ -58,6 +92,9 @@ func TestPairFromOffToSSH(t *testing.T) {
 		r := l.want(2, l.run(commandLimit, "", l.inside(append(append([]string{"plan"}, targets...), l.site)...)))
 		if !strings.Contains(r.stdout, `machine.node["bios"] cannot be asked`) {
 			l.t.Errorf("plan says %q; want that node[\"bios\"] cannot be asked", r.stdout)
+		}
+		if !strings.Contains(r.stdout, `Hardware of machine.node["bios"]: no change known; not looked at since`) {
+			l.t.Errorf("plan says %q; want how old the last look at it is", r.stdout)
 		}
 		if strings.Contains(r.stdout, "ERASES") || strings.Contains(r.stdout, "power-cycled") {
 			l.t.Errorf("plan says %q; want that nothing is touched", r.stdout)
@@ -82,6 +119,24 @@ func TestPairFromOffToSSH(t *testing.T) {
 			}
 		}
 	})
+}
+
+// swap pulls a disk of a machine and plugs another in.
+func (l *lab) swap(address string, n int, d rack.Disk) {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := l.rack.SwapDisk(ctx, address, n, d); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// booted counts how often a machine asked for an address as firmware does, and
+// was in the installer.
+func (l *lab) booted(address string) int {
+	l.t.Helper()
+	events := l.events(address)
+	return count(events, inventory.EventDHCPDiscover) + count(events, inventory.EventAgentSession)
 }
 
 // counts says how often the machines were switched on, reset and booted.

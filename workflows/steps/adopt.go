@@ -7,8 +7,12 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"regexp"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/edge-provision/edge-provision/inventory"
@@ -17,20 +21,41 @@ import (
 	"github.com/edge-provision/edge-provision/workflows/site"
 )
 
-// Adopter learns the facts of machines that run already. It sends edge-agent to
-// the machine, runs it once, and removes it: nothing of ours stays there, and
-// nothing but one directory in the machine's temporary files is written.
+// Adopter learns the facts of machines that run already, adopted or installed, by
+// edge-agent, which it runs there once over SSH. The program is sent once: it is
+// kept on the machine under its digest, in a directory that nobody but the user we
+// work as, root where there is no other, may write, and is compared with that
+// digest before each run. Where no such directory can be, it is sent each time into
+// the machine's temporary files and removed.
 type Adopter struct {
 	// Site is the site's name.
 	Site    string
 	Catalog *store.Store
 	// Agent gives the path of the edge-agent program, or says why there is
-	// none. It is asked only when there is a machine to send it to.
+	// none. It is asked only when there is a machine to run it on.
 	Agent func() (string, error)
+	// Dir is where machines keep the program, an absolute path; DefaultAgentDir
+	// when empty.
+	Dir string
+
+	mu     sync.Mutex
+	loaded program
 }
 
-// adoptTimeout bounds the questions to one adopted machine: before it can
-// answer, 12 MB have to get there.
+// DefaultAgentDir is where machines keep edge-agent; only root can make it.
+const DefaultAgentDir = "/var/lib/edge-provision/agent"
+
+// program is the edge-agent program as it was read last.
+type program struct {
+	path    string
+	size    int64
+	changed time.Time
+	content []byte
+	digest  string // hex of SHA-256
+}
+
+// adoptTimeout bounds the questions to one machine that facts are gathered from:
+// before it can answer the first time, 12 MB have to get there.
 const adoptTimeout = 3 * time.Minute
 
 // FactsError says why facts could not be gathered from a machine that answers.
@@ -58,12 +83,7 @@ func (a *Adopter) Refresh(ctx context.Context, m *site.Machine, h *remote.Host) 
 	case err != nil:
 		return row, "", &FactsError{Address: m.Address, Err: err}
 	}
-	var macs []inventory.MAC
-	if !m.MAC.IsZero() {
-		macs = append(macs, m.MAC)
-	}
-	row, err = a.Catalog.Adopt(ctx, a.Site, m.Address, macs...)
-	if err != nil {
+	if row, err = a.row(ctx, m); err != nil {
 		return row, "", err
 	}
 	row, _, err = a.Catalog.Observe(ctx, a.Site, store.Observation{Machine: row.ID, Source: inventory.SourceAgent, Facts: &facts})
@@ -74,38 +94,85 @@ func (a *Adopter) Refresh(ctx context.Context, m *site.Machine, h *remote.Host) 
 	return row, missing, err
 }
 
+// row is the machine in the catalog; an adopted one is entered at its first
+// mention.
+func (a *Adopter) row(ctx context.Context, m *site.Machine) (inventory.Machine, error) {
+	if !m.Adopted() {
+		return a.Catalog.MachineByAddress(ctx, a.Site, m.Address)
+	}
+	var macs []inventory.MAC
+	if !m.MAC.IsZero() {
+		macs = append(macs, m.MAC)
+	}
+	return a.Catalog.Adopt(ctx, a.Site, m.Address, macs...)
+}
+
+// load reads the program, once while it stays as it is.
+func (a *Adopter) load() (program, error) {
+	path, err := a.Agent()
+	if err != nil {
+		return program{}, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return program{}, fmt.Errorf("reading the program to send: %w", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p := a.loaded; p.path == path && p.size == info.Size() && p.changed.Equal(info.ModTime()) {
+		return p, nil
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return program{}, fmt.Errorf("reading the program to send: %w", err)
+	}
+	a.loaded = program{
+		path: path, size: info.Size(), changed: info.ModTime(), content: content, digest: fmt.Sprintf("%x", sha256.Sum256(content)),
+	}
+	return a.loaded, nil
+}
+
 // gather runs edge-agent on the host.
 func (a *Adopter) gather(ctx context.Context, h *remote.Host) (facts inventory.Facts, missing string, err error) {
-	path, err := a.Agent()
+	p, err := a.load()
 	if err != nil {
 		return facts, "", err
 	}
-	program, err := os.ReadFile(path)
-	if err != nil {
-		return facts, "", fmt.Errorf("reading the program to send: %w", err)
+	dir := a.Dir
+	if dir == "" {
+		dir = DefaultAgentDir
+	}
+	if !plainPath.MatchString(dir) {
+		return facts, "", fmt.Errorf("%q is no place for a program: it must be an absolute path of letters, digits and /_.-", dir)
 	}
 	system, err := h.Run(ctx, remote.Command{Line: "uname -sm"})
 	if err != nil {
 		return facts, "", err
 	}
-	if err := fits(path, program, strings.TrimSpace(system.Stdout)); err != nil {
+	if err := fits(p.path, p.content, strings.TrimSpace(system.Stdout)); err != nil {
 		return facts, "", err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	out := document{over: func() { cancel(errTooMuch) }}
-	result, err := h.Run(ctx, remote.Command{
-		Line:  "exec sh -c " + remote.Quote(onceScript(fmt.Sprintf("%x", sha256.Sum256(program)))),
-		Stdin: bytes.NewReader(program), Stdout: &out,
-	})
-	if errors.Is(context.Cause(ctx), errTooMuch) {
-		return facts, "", errTooMuch
+	text, stderr, err := printed(ctx, h, keptScript(dir, p.digest), nil)
+	if exit, ok := errors.AsType[*remote.ExitError](err); ok && exit.Code == exitNotKept {
+		text, stderr, err = printed(ctx, h, receiveScript(dir, p.digest), bytes.NewReader(p.content))
 	}
 	if err != nil {
 		return facts, "", err
 	}
-	facts, err = inventory.DecodeFacts(out.text.Bytes())
-	return facts, unseen(result.Stderr), err
+	facts, err = inventory.DecodeFacts(text)
+	return facts, unseen(stderr), err
+}
+
+// printed runs a script that prints a facts document.
+func printed(ctx context.Context, h *remote.Host, script string, stdin io.Reader) (text []byte, stderr string, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	out := document{over: func() { cancel(errTooMuch) }}
+	result, err := h.Run(ctx, remote.Command{Line: "exec sh -c " + remote.Quote(script), Stdin: stdin, Stdout: &out})
+	if errors.Is(context.Cause(ctx), errTooMuch) {
+		return nil, "", errTooMuch
+	}
+	return out.text.Bytes(), result.Stderr, err
 }
 
 // machineNames are the processors by the names that uname -m has for them, with
@@ -165,21 +232,50 @@ func (d *document) Write(p []byte) (int, error) {
 	return d.text.Write(p)
 }
 
-// onceScript receives a program on its input, compares its digest, runs it, and
-// removes it whatever happens. Temporary directories are often mounted noexec,
-// so each is tried with a program of two lines first. It has no single quote,
-// because the user's login shell may be any.
-func onceScript(digest string) string {
+// plainPath is a path that needs no quoting in any shell.
+var plainPath = regexp.MustCompile(`^(/[A-Za-z0-9_.-]+)+$`)
+
+// exitNotKept is how keptScript ends when the program is not there as it should be.
+const exitNotKept = 75
+
+// Scripts have no single quote, because the user's login shell may be any.
+
+// ownedScript defines own PATH TYPE: that PATH is no link but of the type, belongs
+// to the user, and can be written by no other.
+const ownedScript = `own() { [ -n "$(find "$1" -prune -type "$2" -user "$(id -u)" ! -perm -020 ! -perm -002 2>/dev/null)" ]; }`
+
+// keptScript runs a program that was kept, if it is what its name says.
+func keptScript(dir, digest string) string {
 	return strings.Join([]string{
-		`umask 077`,
+		`umask 077`, `d="` + dir + `"`, `f="$d/edge-agent-` + digest + `"`, ownedScript,
+		`own "$d" d && own "$f" f || exit ` + strconv.Itoa(exitNotKept),
+		`s=$(sha256sum <"$f") && [ "${s%% *}" = "` + digest + `" ] || exit ` + strconv.Itoa(exitNotKept),
+		`exec "$f" facts`,
+	}, "; ")
+}
+
+// receiveScript receives a program on its input, compares its digest, keeps it and
+// runs it. Directories are often mounted noexec, so each is tried with a program of
+// two lines first; where it cannot be kept it is put into temporary files, and
+// removed whatever happens. What a power cut left of an earlier transfer goes after
+// an hour.
+func receiveScript(dir, digest string) string {
+	return strings.Join([]string{
+		`umask 077`, `k="` + dir + `"`, `f="$k/edge-agent-` + digest + `"`, ownedScript,
+		`runs() { printf "#!/bin/sh\nexit 0\n" >"$1" && chmod 700 "$1" && "$1" 2>/dev/null; }`,
+		`keep() { (umask 022; mkdir -p "${k%/*}") 2>/dev/null; mkdir "$k" 2>/dev/null; own "$k" d && t=$(mktemp "$k/.new.XXXXXXXXXXXX" 2>/dev/null) || return 1; ` +
+			`trap "rm -f \"$t\"" EXIT; trap "exit 129" HUP INT TERM; runs "$t" && return 0; rm -f "$t"; return 1; }`,
 		`use() { d=$(mktemp -d "$1/edge-agent.XXXXXXXXXXXX" 2>/dev/null) || return 1; trap "rm -rf \"$d\"" EXIT; trap "exit 129" HUP INT TERM; ` +
-			`printf "#!/bin/sh\nexit 0\n" >"$d/try" && chmod 700 "$d/try" && "$d/try" 2>/dev/null && return 0; rm -rf "$d"; return 1; }`,
-		`use "${TMPDIR:-/tmp}" || use /var/tmp || use /dev/shm || use "$HOME" || { echo "no directory for temporary files lets a program run (noexec?): tried ${TMPDIR:-/tmp}, /var/tmp, /dev/shm and $HOME" >&2; exit 73; }`,
-		`cat >"$d/edge-agent" || exit 74`,
-		`s=$(sha256sum <"$d/edge-agent") || exit 74`,
+			`runs "$d/try" && t="$d/edge-agent" && return 0; rm -rf "$d"; return 1; }`,
+		`kept=; if keep; then kept=yes; else use "${TMPDIR:-/tmp}" || use /var/tmp || use /dev/shm || use "$HOME" || ` +
+			`{ echo "no directory lets a program run (noexec?): tried $k, ${TMPDIR:-/tmp}, /var/tmp, /dev/shm and $HOME" >&2; exit 73; }; fi`,
+		`cat >"$t" || exit 74`,
+		`s=$(sha256sum <"$t") || exit 74`,
 		`[ "${s%% *}" = "` + digest + `" ] || { echo "the program did not arrive whole" >&2; exit 74; }`,
-		`chmod 700 "$d/edge-agent" || exit 74`,
-		`"$d/edge-agent" facts`,
+		`chmod 700 "$t" || exit 74`,
+		`if [ -n "$kept" ]; then mv -f "$t" "$f" || exit 74; t="$f"; ` +
+			`for o in "$k"/edge-agent-*; do [ "$o" = "$f" ] || rm -f "$o"; done; find "$k" -name ".new.*" -mmin +60 -exec rm -f {} \;; fi`,
+		`"$t" facts`,
 	}, "; ")
 }
 

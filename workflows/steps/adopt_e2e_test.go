@@ -152,12 +152,18 @@ func left(t *testing.T, h *remote.Host) string {
 func TestAdoptionThroughOpenSSH(t *testing.T) {
 	signer := remotetest.NewSigner(t)
 	s := startSSHD(t, signer.PublicKey())
-	ssh := block(t, s.address, s.hostKey)
+	reached := block(t, s.address, s.hostKey)
 	root, err := remote.Dial(t.Context(), remote.Config{Name: "root", Address: s.address, HostKey: s.hostKey, Signer: signer})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { root.Close() })
+	// /run is the namespace's own; /var/lib is the host's.
+	adopt := func(t *testing.T, text string, signer ssh.Signer) *adoption {
+		a := adopt(t, text, signer)
+		a.observer.Adopter.Dir = "/run/edge-provision/agent"
+		return a
+	}
 	program, err := agentProgram()
 	if err != nil {
 		t.Fatal(err)
@@ -172,13 +178,13 @@ func TestAdoptionThroughOpenSSH(t *testing.T) {
 	}
 
 	t.Run("root sees all", func(t *testing.T) {
-		v, _, _ := adopt(t, ssh, signer).see()
+		v, _, _ := adopt(t, reached, signer).see()
 		if v.Facts == nil || len(v.Facts.Disks) != len(whole.Disks) || v.Facts.Memory.Bytes != whole.Memory.Bytes {
 			t.Errorf("Facts = %+v; want what the agent sees as root, %+v", v.Facts, whole)
 		}
 	})
 	t.Run("a user sees what a user may", func(t *testing.T) {
-		v, action, said := adopt(t, ssh+"\nuser = \"ops\"", signer).see()
+		v, action, said := adopt(t, reached+"\nuser = \"ops\"", signer).see()
 		if v.Facts == nil || v.Facts.Memory == nil || action.Kind != workflows.KindNone {
 			t.Errorf("view, action = %+v, %+v; want facts", v, action)
 		}
@@ -191,7 +197,7 @@ func TestAdoptionThroughOpenSSH(t *testing.T) {
 		}
 	})
 	t.Run("a user with sudo sees all and keeps root's files", func(t *testing.T) {
-		a := adopt(t, ssh+"\nuser = \"ops\"\nsudo = true", signer)
+		a := adopt(t, reached+"\nuser = \"ops\"\nsudo = true", signer)
 		v, _, said := a.see()
 		if v.Facts == nil || len(v.Facts.Disks) != len(whole.Disks) || strings.Contains(said, "permission denied") {
 			t.Errorf("Facts = %+v, %s; want what root sees", v.Facts, said)
@@ -209,8 +215,14 @@ func TestAdoptionThroughOpenSSH(t *testing.T) {
 			t.Errorf("ReadFile() = %+v, %v; want root's file", f, err)
 		}
 	})
+	t.Run("root keeps the program where nobody else may write", func(t *testing.T) {
+		out, err := root.Run(t.Context(), remote.Command{Line: "stat -c '%U %a %n' /run/edge-provision/agent /run/edge-provision/agent/*"})
+		if err != nil || len(strings.Split(strings.TrimSpace(out.Stdout), "\n")) != 2 || strings.Count(out.Stdout, "root 700 ") != 2 {
+			t.Errorf("kept: %s, %v; want root's directory and one program, for root alone", out.Stdout, err)
+		}
+	})
 	t.Run("a program that is cut off is removed", func(t *testing.T) {
-		a := adopt(t, ssh, signer)
+		a := adopt(t, reached, signer)
 		endless, err := os.ReadFile("/usr/bin/yes")
 		if err != nil {
 			t.Fatal(err)

@@ -66,7 +66,7 @@ func adopt(t *testing.T, ssh string, signer ssh.Signer) *adoption {
 	a.observer = &steps.Observer{
 		Site: s, Catalog: a.catalog, Hosts: &steps.SSH{Site: s, Catalog: a.catalog, Signer: signer},
 		Runner:  &steps.Runner{Site: s, Catalog: a.catalog},
-		Adopter: &steps.Adopter{Site: s.Name, Catalog: a.catalog, Agent: agentProgram},
+		Adopter: &steps.Adopter{Site: s.Name, Catalog: a.catalog, Agent: agentProgram, Dir: filepath.Join(t.TempDir(), "kept", "agent")},
 	}
 	return a
 }

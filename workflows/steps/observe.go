@@ -36,8 +36,8 @@ type Observer struct {
 	Fits func(i *site.Image, digest string) (sectorBytes int, minDiskBytes int64)
 	// Runner makes steps, to have them inspect themselves.
 	Runner *Runner
-	// Adopter gathers the facts of adopted machines; nil leaves them as they
-	// were last seen.
+	// Adopter gathers the facts of machines that run, adopted or installed; nil
+	// leaves them as they were last seen.
 	Adopter *Adopter
 	// Parallelism is how many machines are asked at once; 16 when zero.
 	Parallelism int
@@ -106,25 +106,26 @@ func (o *Observer) machines(ctx context.Context, seen *workflows.Observation) er
 }
 
 func (o *Observer) machine(ctx context.Context, m *site.Machine) (workflows.MachineView, error) {
-	limit := inspectTimeout
-	if m.Adopted() {
-		limit = adoptTimeout
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	patient, cancel := context.WithTimeout(ctx, adoptTimeout)
+	defer cancel()
+	asking, cancel := context.WithTimeout(patient, inspectTimeout)
 	defer cancel()
 	var v workflows.MachineView
 	if err := o.remembered(ctx, m, &v); err != nil {
 		return v, err
 	}
 	if v.Applied != nil || m.Adopted() {
-		if err := o.host(ctx, m, &v); err != nil {
+		if err := o.host(asking, patient, m, &v); err != nil {
 			return v, err
 		}
+	}
+	if err := o.hardware(ctx, &v); err != nil {
+		return v, err
 	}
 	// A machine that answers as itself is on, and one whose agent talks to us too;
 	// its BMC need not be asked.
 	if v.Host != workflows.Present && !v.InInstaller && !m.Adopted() {
-		o.power(ctx, m, &v)
+		o.power(asking, m, &v)
 	}
 	return v, nil
 }
@@ -185,9 +186,30 @@ func (o *Observer) find(ctx context.Context, m *site.Machine) (*inventory.Machin
 	return &row, nil
 }
 
+// hardware compares what is known of a machine with its snapshot.
+func (o *Observer) hardware(ctx context.Context, v *workflows.MachineView) error {
+	if v.Machine == nil {
+		return nil
+	}
+	r, err := o.Catalog.Drift(ctx, v.Machine.ID)
+	if errors.Is(err, store.ErrNoSnapshotKey) || err == nil && r.Snapshot == nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	v.Hardware = &workflows.Hardware{
+		State: r.State, FrozenAt: r.Snapshot.TakenAt, Since: r.Since, LookedAt: r.LookedAt, Looked: v.Looked, Note: v.FactsNote, Changes: r.Changes,
+	}
+	if v.Hardware.Note == "" && v.Host != workflows.Present {
+		v.Hardware.Note = v.HostDetail
+	}
+	return nil
+}
+
 // host asks the installed system whether it is the one that this catalog
-// installed.
-func (o *Observer) host(ctx context.Context, m *site.Machine, v *workflows.MachineView) error {
+// installed, and gathers facts from it as long as patient allows.
+func (o *Observer) host(ctx, patient context.Context, m *site.Machine, v *workflows.MachineView) error {
 	h, err := o.Hosts.Host(ctx, m.Address)
 	var (
 		wrongKey *remote.HostKeyError
@@ -205,7 +227,7 @@ func (o *Observer) host(ctx context.Context, m *site.Machine, v *workflows.Machi
 	defer h.Close()
 	v.Host = workflows.Present
 	if m.Adopted() {
-		return o.adopted(ctx, m, h, v)
+		return o.refresh(patient, m, h, v)
 	}
 	f, err := h.ReadFile(ctx, identityPath)
 	switch {
@@ -218,11 +240,14 @@ func (o *Observer) host(ctx context.Context, m *site.Machine, v *workflows.Machi
 			v.HostDetail = fmt.Sprintf("%s on it cannot be read: %v", identityPath, err)
 		}
 	}
-	return nil
+	if v.Host != workflows.Present || v.HostIdentity.Catalog != o.Catalog.CatalogID().String() {
+		return nil
+	}
+	return o.refresh(patient, m, h, v)
 }
 
-// adopted gathers the facts of an adopted machine that answers.
-func (o *Observer) adopted(ctx context.Context, m *site.Machine, h *remote.Host, v *workflows.MachineView) error {
+// refresh gathers the facts of a machine that answers as itself.
+func (o *Observer) refresh(ctx context.Context, m *site.Machine, h *remote.Host, v *workflows.MachineView) error {
 	if o.Adopter == nil {
 		return nil
 	}
@@ -235,11 +260,19 @@ func (o *Observer) adopted(ctx context.Context, m *site.Machine, h *remote.Host,
 	case errors.As(err, &lacking):
 		v.FactsNote = "its facts were not gathered by edge-agent: " + lacking.Err.Error()
 	case errors.As(err, &broken), err != nil && ctx.Err() != nil:
+		if !m.Adopted() {
+			// It proved who it is; only looking at it was cut off.
+			v.FactsNote = "its facts were not gathered: " + err.Error()
+			return nil
+		}
 		v.Host, v.HostDetail = workflows.Unreachable, err.Error()
 	case err != nil:
 		return err
 	default:
-		if missing != "" {
+		v.Looked = true
+		if missing != "" && !m.Adopted() {
+			v.FactsNote = "edge-agent could not see everything: " + missing
+		} else if missing != "" {
 			as := "user " + m.SSH.User
 			if m.SSH.Sudo {
 				as = "root, by sudo of " + as

@@ -28,6 +28,7 @@ import (
 //	configure       give the disk this machine's identity
 //	restart         into its own disk
 //	greet           SSH answers with the key that was made on the machine
+//	commission      look at its hardware once more, and freeze what was seen
 type Provisioner struct {
 	Site     *site.Site
 	Catalog  *store.Store
@@ -38,6 +39,9 @@ type Provisioner struct {
 	Clock    workflows.Clock
 	// Images serves the image of a machine and says where.
 	Images ImageSource
+	// Adopter gathers facts from a machine that was installed; nil leaves those of
+	// the installer.
+	Adopter *Adopter
 	// ControllerKey is the controller's SSH key as an authorized_keys line.
 	ControllerKey string
 	// Fence is the token of the lock under which this process acts.

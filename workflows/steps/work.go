@@ -245,5 +245,24 @@ func (w *work) greet(ctx context.Context) error {
 		Kind: inventory.EventSSHUp, Message: "the installed system answered over SSH with its own host key",
 		Attrs: map[string]string{"duration": w.p.Clock.Now().Sub(began).Round(time.Millisecond).String()},
 	})
-	return w.save(ctx, phaseAnswered)
+	if err := w.save(ctx, phaseAnswered); err != nil {
+		return err
+	}
+	return w.commission(ctx)
+}
+
+// commission looks at the machine once more, as every later look will, and freezes
+// what it is made of. A look that fails leaves what the installer saw.
+func (w *work) commission(ctx context.Context) error {
+	if w.p.Adopter != nil {
+		w.p.say(w.m.Address, "facts", "looking at its hardware")
+		if err := look(ctx, w.p.Hosts, w.p.Adopter, w.m); err != nil {
+			w.p.say(w.m.Address, "facts", "what the installer saw of it stays: %v", err)
+		}
+	}
+	_, err := w.p.Catalog.Commission(ctx, w.row.ID, w.run.String())
+	if errors.Is(err, store.ErrNoSnapshotKey) || errors.Is(err, store.ErrNeverLooked) {
+		return nil
+	}
+	return err
 }

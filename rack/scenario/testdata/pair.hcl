@@ -1,5 +1,5 @@
 # A UEFI machine with its own PXE stack and a BIOS machine, each with a second
-# disk that is a bootable older copy of the image; and one that is declared, but
+# disk that is a bootable older copy of the image and a third for data; and one that is declared, but
 # that nobody asks for.
 
 site "@site@" {}
@@ -62,6 +62,11 @@ machine "node" {
       size   = GiB(1)
       serial = "OLD-${each.key}"
       source = "image.raw"
+    }
+    disk { # for data; it is swapped while the machine runs
+      bus    = "scsi"
+      size   = MiB(64)
+      serial = "DATA-${each.key}"
     }
   }
 }

@@ -1,0 +1,126 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"sync"
+	"time"
+
+	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows/site"
+)
+
+// Refresher looks at the hardware of a site's running machines again and again,
+// for as long as nobody runs plan. What it sees is compared with the snapshots as
+// it is recorded.
+type Refresher struct {
+	// Site gives the site as it is declared now; it is asked at each round.
+	Site    func() *site.Site
+	Catalog *store.Store
+	Hosts   func() Hosts
+	Adopter func() *Adopter
+	// Every is the time from one round's beginning to the next; 15 minutes when
+	// zero.
+	Every time.Duration
+	// Parallelism is how many machines are asked at once; 4 when zero, because
+	// nobody waits and the uplink may be thin.
+	Parallelism int
+	// Tell is told of a machine that cannot be looked at, once until it can again.
+	Tell func(Progress)
+
+	failing map[string]bool
+}
+
+// DefaultRefresh is how often a Refresher looks.
+const DefaultRefresh = 15 * time.Minute
+
+// Run works until ctx ends; the first round begins at once.
+func (r *Refresher) Run(ctx context.Context) {
+	every := r.Every
+	if every == 0 {
+		every = DefaultRefresh
+	}
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		if err := r.Once(ctx); err != nil && ctx.Err() == nil {
+			r.Tell(Progress{Address: "hardware", Phase: "error", Message: err.Error()})
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// Once looks at every machine that runs. The error is the catalog's; machines that
+// do not answer are told of.
+func (r *Refresher) Once(ctx context.Context) error {
+	if r.failing == nil {
+		r.failing = map[string]bool{}
+	}
+	limit := r.Parallelism
+	if limit == 0 {
+		limit = 4
+	}
+	s, hosts, adopter := r.Site(), r.Hosts(), r.Adopter()
+	slots := make(chan struct{}, limit)
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex // guards failing and errs
+		errs []error
+	)
+	for _, m := range s.Machines {
+		runs, err := r.runs(ctx, s.Name, m)
+		if err != nil {
+			errs = append(errs, err)
+			break
+		}
+		if !runs {
+			continue
+		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			err := look(ctx, hosts, adopter, m)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil && !r.failing[m.Address] && ctx.Err() == nil {
+				r.Tell(Progress{Address: m.Address, Phase: "facts", Message: "its hardware cannot be looked at: " + err.Error()})
+			}
+			r.failing[m.Address] = err != nil
+		})
+	}
+	wg.Wait()
+	// Also what programs without the key recorded, and what was changed past them.
+	return errors.Join(append(errs, r.Catalog.ReviewDrift(ctx, s.Name))...)
+}
+
+// runs reports whether a machine can be expected to answer over SSH: it is adopted,
+// or installed and in no run's hands.
+func (r *Refresher) runs(ctx context.Context, siteName string, m *site.Machine) (bool, error) {
+	if m.Adopted() {
+		return true, nil
+	}
+	row, err := r.Catalog.MachineByAddress(ctx, siteName, m.Address)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return row.State == inventory.StateInstalled, err
+}
+
+// look gathers the facts of one machine.
+func look(ctx context.Context, hosts Hosts, adopter *Adopter, m *site.Machine) error {
+	ctx, cancel := context.WithTimeout(ctx, adoptTimeout)
+	defer cancel()
+	h, err := hosts.Host(ctx, m.Address)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	_, _, err = adopter.Refresh(ctx, m, h)
+	return err
+}
