@@ -56,6 +56,7 @@ e2e: setup build kubernetes workload ## End-to-end scenarios in emulated machine
 .PHONY: e2e-packages
 e2e-packages: setup build ## The packages' own tests on real firmware, kernels and networks; prints the time of each (root)
 	$(GO) test -tags e2e -count 1 -p 1 -timeout 60m ./rack ./pxe ./imagebuilder ./workflows/agent/boot ./workflows/steps
+	$(GO) test -tags e2e -count 1 -timeout 10m -run '^TestASinkCounts' ./rack/host
 	$(GO) test -tags e2e -count 1 -timeout 10m -run '^TestOfflineMeansOffline$$' ./cmd/edge-provision
 	$(GO) test -tags e2e -count 1 -timeout 10m ./inventory/dashboard
 
