@@ -3,16 +3,24 @@
 
 site "shop-ha" {}
 
-variable "k3s_sha256" {
-  description = "Of the k3s binary: the line \"k3s\" of the release's sha256sum-amd64.txt."
-  type        = string
-  default     = "0000000000000000000000000000000000000000000000000000000000000000"
+variable "k3s_version" {
+  type    = string
+  default = "v1.36.3+k3s1"
 }
 
-variable "images_sha256" {
-  description = "Of its images: the line \"k3s-airgap-images-amd64.tar.zst\"."
-  type        = string
-  default     = "0000000000000000000000000000000000000000000000000000000000000000"
+variable "files" {
+  description = "What is installed: where each file is, and its SHA-256: the lines \"k3s\" and \"k3s-airgap-images-amd64.tar.zst\" of the release's sha256sum-amd64.txt."
+  type        = map(object({ source = string, sha256 = string }))
+  default = {
+    k3s = {
+      source = "files/k3s"
+      sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+    }
+    images = {
+      source = "files/k3s-airgap-images-amd64.tar.zst"
+      sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+    }
+  }
 }
 
 network "lan" {
@@ -39,9 +47,9 @@ machine "node" {
 }
 
 machine "camera" {
-  mac     = "52:54:00:61:00:20"
+  mac     = "52:54:00:61:00:14"
   network = network.lan
-  address = "192.168.61.20"
+  address = "192.168.61.14"
   image   = image.debian
 }
 
@@ -49,7 +57,7 @@ workflow "platform" {
   # One server begins the cluster, the others join it one after the other, then
   # the agents. It is later upgraded in the same order, a node at a time.
   step "k3s" "cluster" {
-    version = "v1.36.3+k3s1"
+    version = var.k3s_version
     servers = values(machine.node)
     agents  = machine.camera
     profile = "cis"
@@ -58,12 +66,12 @@ workflow "platform" {
     timeout = "1h"
 
     binary {
-      source = "files/k3s"
-      sha256 = var.k3s_sha256
+      source = var.files["k3s"].source
+      sha256 = var.files["k3s"].sha256
     }
     images {
-      source = "files/k3s-airgap-images-amd64.tar.zst"
-      sha256 = var.images_sha256
+      source = var.files["images"].source
+      sha256 = var.files["images"].sha256
     }
     # Only what watches the shop runs beside the camera.
     node {

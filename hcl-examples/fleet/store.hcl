@@ -26,7 +26,7 @@ module "lane" {
 
   for_each = {
     staffed = { macs = { a = "52:54:00:26:21:01", b = "52:54:00:26:21:02" }, first = 11 }
-    self    = { macs = { a = "52:54:00:26:21:03" }, first = 21 }
+    self    = { macs = { a = "52:54:00:26:21:03" }, first = 13 }
   }
 
   name         = each.key

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,9 +33,12 @@ type Config struct {
 	// others': 1–8 lower-case letters and digits. Zero: a random one. What a
 	// killed lab of the same name has left is removed first.
 	Name string
-	// Hosts is how many hosts to make, 1 to 100; zero: 1. They are called
-	// node-1, node-2, … and have the network's addresses 11, 12, ….
+	// Hosts is how many hosts to make, 1 to 100; zero: 1. They have the network's
+	// addresses 11, 12, ….
 	Hosts int
+	// Names are the hosts' names, one for each, RFC 1123 labels; nil: node-1,
+	// node-2, ….
+	Names []string
 	// Network is the only network, IPv4 and /25 or larger; zero: 172.24.0.0/24.
 	// Address 1 is the controller's and the hosts' default gateway: packets for
 	// anywhere else end there.
@@ -82,7 +86,13 @@ type Lab struct {
 // the machine is idle.
 const bootLimit = 90 * time.Second
 
-var labName = regexp.MustCompile(`^[a-z0-9]{1,8}$`)
+// maxHosts is what the addresses from 11 on in a /25 are enough for.
+const maxHosts = 100
+
+var (
+	labName  = regexp.MustCompile(`^[a-z0-9]{1,8}$`)
+	hostName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+)
 
 func (c Config) withDefaults() (Config, error) {
 	if c.Name == "" {
@@ -90,6 +100,11 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Hosts == 0 {
 		c.Hosts = 1
+	}
+	if c.Names == nil {
+		for i := range min(c.Hosts, maxHosts) {
+			c.Names = append(c.Names, fmt.Sprintf("node-%d", i+1))
+		}
 	}
 	if !c.Network.IsValid() {
 		c.Network = netip.MustParsePrefix("172.24.0.0/24")
@@ -104,14 +119,22 @@ func (c Config) withDefaults() (Config, error) {
 	switch {
 	case !labName.MatchString(c.Name):
 		return c, fmt.Errorf("lab name %q is not 1–8 lower-case letters and digits", c.Name)
-	case c.Hosts < 1 || c.Hosts > 100:
-		return c, fmt.Errorf("a lab has 1 to 100 hosts, not %d", c.Hosts)
+	case c.Hosts < 1 || c.Hosts > maxHosts:
+		return c, fmt.Errorf("a lab has 1 to %d hosts, not %d", maxHosts, c.Hosts)
+	case len(c.Names) != c.Hosts:
+		return c, fmt.Errorf("a lab of %d hosts was given %d names", c.Hosts, len(c.Names))
 	case !c.Network.Addr().Is4() || c.Network.Bits() > 25:
-		return c, fmt.Errorf("network %s is not IPv4 with room for 100 hosts", c.Network)
+		return c, fmt.Errorf("network %s is not IPv4 with room for %d hosts", c.Network, maxHosts)
 	case c.RootBytes < 1<<30 || c.RootBytes%(1<<20) != 0:
 		return c, fmt.Errorf("a root of %d bytes is not a multiple of 1 MiB from 1 GiB on", c.RootBytes)
 	case c.Image.Manifest == nil:
 		return c, errors.New("a lab needs the image that its hosts start from: see Image")
+	}
+	for i, name := range c.Names {
+		// It becomes a directory, too.
+		if !hostName.MatchString(name) || slices.Contains(c.Names[:i], name) {
+			return c, fmt.Errorf("host name %q is not an RFC 1123 label in lower case, or used twice", name)
+		}
 	}
 	for _, n := range c.DiskBytes {
 		if n <= 0 || n%512 != 0 {
@@ -177,7 +200,7 @@ func Start(ctx context.Context, config Config) (_ *Lab, err error) {
 		return nil, err
 	}
 	for i := range config.Hosts {
-		h := &Host{Name: fmt.Sprintf("node-%d", i+1), Address: addressOf(config.Network, 11+i), lab: l}
+		h := &Host{Name: config.Names[i], Address: addressOf(config.Network, 11+i), lab: l}
 		l.Hosts = append(l.Hosts, h)
 		if err := h.renew(); err != nil {
 			return nil, err

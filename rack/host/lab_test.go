@@ -25,6 +25,9 @@ func TestConfigIsCompletedOrRefused(t *testing.T) {
 	}{
 		{"a name that no link can have", "1–8 lower-case", Config{Name: "Lab"}},
 		{"too many hosts", "1 to 100 hosts", Config{Hosts: 101}},
+		{"too few names", "2 hosts was given 1 names", Config{Hosts: 2, Names: []string{"a"}}},
+		{"a name twice", "used twice", Config{Hosts: 2, Names: []string{"a", "a"}}},
+		{"a name that is a path", "RFC 1123", Config{Names: []string{"../a"}}},
 		{"a network too small", "room for 100 hosts", Config{Network: netip.MustParsePrefix("172.24.0.0/26")}},
 		{"a network of IPv6", "room for 100 hosts", Config{Network: netip.MustParsePrefix("fd00::/64")}},
 		{"a root too small", "multiple of 1 MiB", Config{RootBytes: 1 << 20}},

@@ -9,12 +9,15 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/edge-provision/edge-provision/rack/host"
 )
 
 // sink takes log lines as the site's Fluentd posts them, and tells which it has.
@@ -30,7 +33,7 @@ type sink struct {
 // listen starts a sink at the lab's controller.
 func listen(c *cluster) *sink {
 	c.t.Helper()
-	l, err := c.lab.Listen(c.t.Context(), "tcp", "172.24.0.1:0")
+	l, err := c.lab.Listen(c.t.Context(), "tcp", c.lab.Controller.String()+":0")
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -100,12 +103,6 @@ func block(c *cluster, path string) string {
 	return fmt.Sprintf("    manifest {\n      source = %q\n      sha256 = %q\n    }\n", path, c.digest(path))
 }
 
-// manifest is one of a file that is in the factory only.
-func (f *factory) manifest(name string) string {
-	f.c.t.Helper()
-	return block(f.c, f.file(upstream(f.c, name)))
-}
-
 // workloadArchive has the images that `make workload` has built.
 func workloadArchive(c *cluster) string {
 	c.t.Helper()
@@ -154,38 +151,41 @@ spec:
       volumes: [{name: volumes, hostPath: {path: /var/lib/standin-volumes, type: DirectoryOrCreate}}]
 `
 
-// tillImage is in no archive that K3s comes with: its pods run only where the
+// viewerImage is in no archive that K3s comes with: its pods run only where the
 // bundle has brought it.
-const tillImage = "registry.example/shop/till:2026.11"
+const viewerImage = "registry.example/clinic/viewer:2026.11"
+
+// fluentdImage is what the clinic names; the stand-in has its name here.
+const fluentdImage = "docker.io/fluent/fluentd-kubernetes-daemonset:v1.19.3-debian-forward-1.0"
 
 // brought are the images that only the bundle has.
 var brought = []string{
-	"docker.io/edge-provision/fluentd-standin:1", "docker.io/edge-provision/provisioner-standin:1", "reg.site.local:5000/portworx/px-operator:26.2.1",
+	fluentdImage, "reg.site.local:5000/portworx/px-operator:26.2.1",
 	"quay.io/prometheus/prometheus:v3.14.0", "quay.io/prometheus/node-exporter:v1.12.1", "registry.k8s.io/kube-state-metrics/kube-state-metrics:v2.20.0",
-	tillImage,
+	viewerImage,
 }
 
 // unrunImage is what the stand-in for Portworx's operator never starts.
 const unrunImage = "docker.io/portworx/oci-monitor:3.6.1"
 
-// till is a chart with a pod on each node.
-var till = map[string]string{
-	"Chart.yaml":  "apiVersion: v2\nname: till\nversion: 1.0.0\n",
+// viewer is a chart with a pod on each node.
+var viewer = map[string]string{
+	"Chart.yaml":  "apiVersion: v2\nname: viewer\nversion: 1.0.0\n",
 	"values.yaml": "replicas: 1\nimage: none\n",
-	"templates/till.yaml": `apiVersion: apps/v1
+	"templates/viewer.yaml": `apiVersion: apps/v1
 kind: Deployment
-metadata: {name: till}
+metadata: {name: viewer}
 spec:
   replicas: {{ .Values.replicas }}
-  selector: {matchLabels: {app: till}}
+  selector: {matchLabels: {app: viewer}}
   template:
-    metadata: {labels: {app: till}}
+    metadata: {labels: {app: viewer}}
     spec:
       terminationGracePeriodSeconds: 1
       topologySpreadConstraints:
-      - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: till}}}
+      - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: viewer}}}
       containers:
-      - name: till
+      - name: viewer
         image: {{ .Values.image }}
         imagePullPolicy: Never
         command: [sleep, "1000000"]
@@ -193,17 +193,18 @@ spec:
 }
 
 // logToken is what the site shows to its log server.
-const logToken = "Bearer the-shop's-own-token"
+const logToken = "Bearer the-clinic's-own-token"
 
-// TestClusterWithAddOns takes three hosts with two disks each to a cluster with a
-// network of tenants, storage, log shipping and monitoring by one apply from a
-// bundle, in a network whose only way out counts what leaves; finds nothing to do
-// in a second; and sees and repairs what somebody deletes and edits.
+// TestClusterWithAddOns takes the clinic of hcl-examples, three hosts with two
+// disks each, to a cluster with a network of tenants, storage, log shipping and
+// monitoring by one apply from a bundle, in a network whose only way out counts
+// what leaves; finds nothing to do in a second; and sees and repairs what
+// somebody deletes and edits.
 func TestClusterWithAddOns(t *testing.T) {
-	c := newCluster(t, 3, 40<<30, 10<<30)
-	if len(c.images) == 0 {
-		t.Skip("K3s's images are not here: a cluster without a network needs them")
-	}
+	c := newHosts(t, "clinic", host.Config{
+		Hosts: 3, Names: []string{"node-a", "node-b", "node-c"}, Network: netip.MustParsePrefix("192.168.62.0/24"), DiskBytes: []int64{100 << 30, 32 << 30},
+	})
+	c.findReleases()
 	logs := listen(c)
 	f := newFactory(c)
 	f.stock(workloadArchive(c))
@@ -211,87 +212,30 @@ func TestClusterWithAddOns(t *testing.T) {
 		f.stock(archive)
 	}
 	f.stub(unrunImage)
-	f.manyPlatforms(tillImage, f.archived(c.images[0], "docker.io/rancher/mirrored-library-busybox:1.37.0"))
-	chart := f.chart("till", till)
-	c.extra = `cni = "calico"`
-	c.steps = `
-  step "calico" "network" {
-    cluster = step.k3s.cluster
-    version = "v3.32.1"
-    tenants = ["pos", "vision"]
-` + f.manifest("tigera-operator-v3.32.1.yaml") + f.manifest("calico-crds-v3.32.1.yaml.gz") + `  }
-
-  step "manifest" "provisioner" {
-    cluster    = step.k3s.cluster
-    depends_on = [step.calico.network]
-    content = <<-EOT
-` + provisioner + `
-    EOT
-  }
-
-  step "local_path" "local" {
-    cluster     = step.k3s.cluster
-    depends_on  = [step.manifest.provisioner]
-  }
-
-  step "portworx" "storage" {
-    cluster     = step.k3s.cluster
-    nodes       = values(machine.node)
-    image       = "portworx/oci-monitor:3.6.1"
-    kvdb_disk   = "disk.bytes >= GiB(32)"
-    waive       = ["cores", "memory"] # the hosts share what this machine has
-    depends_on  = [step.manifest.provisioner]
-    snapshots {
-      every_minutes = 60
-    }
-` + f.manifest("portworx-9.1.1.yaml.gz") + `  }
-
-  step "fluentd" "logs" {
-    cluster    = step.k3s.cluster
-    depends_on = [step.calico.network]
-    image      = "docker.io/edge-provision/fluentd-standin:1"
-    verify_url = "` + logs.url + `/?q={marker}"
-    http {
-      url           = "` + logs.url + `/ingest"
-      authorization = var.log_token
-    }
-  }
-
-  step "prometheus" "metrics" {
-    cluster                  = step.k3s.cluster
-    depends_on = [step.calico.network]
-    image                    = "quay.io/prometheus/prometheus:v3.14.0"
-    node_exporter_image      = "quay.io/prometheus/node-exporter:v1.12.1"
-    kube_state_metrics_image = "registry.k8s.io/kube-state-metrics/kube-state-metrics:v2.20.0"
-    ephemeral                = true
-  }
-
-  step "helm" "till" {
-    cluster    = step.k3s.cluster
-    depends_on = [step.calico.network]
-    namespace  = "shop"
-    values     = { replicas = 3, image = "` + tillImage + `" }
-    chart {
-      source = "` + chart + `"
-      sha256 = "` + c.digest(chart) + `"
-    }
-  }
-`
-	file := f.build(`variable "log_token" {
-  type      = string
-  sensitive = true
-  default   = "` + logToken + `"
-}`)
-	i := newIsland(c, file)
+	f.rename(fluentdImage, f.archived(workloadArchive(c), "docker.io/edge-provision/fluentd-standin:1"))
+	f.manyPlatforms(viewerImage, f.archived(c.images[0], busyBox))
+	c.given(map[string]any{
+		"stack": standinSet, "k3s_version": c.versions[0].version, "bmc_password": "not-needed-here", "waive": []string{"cores", "memory"}, // the hosts share what this machine has
+		"log_sink": map[string]string{"url": logs.url + "/ingest", "search": logs.url + "/?q={marker}"}, "log_token": logToken,
+		"files": map[string]any{
+			"k3s": c.fileOf(f.file(c.versions[0].path)), "images": c.fileOf(f.file(c.packed(c.versions[0], "docker.io/edge-provision/provisioner-standin:1"))), "viewer": c.fileOf(f.chart("viewer", viewer)),
+			"operator": c.fileOf(f.file(upstream(c, "tigera-operator-v3.32.1.yaml"))), "definitions": c.fileOf(f.file(upstream(c, "calico-crds-v3.32.1.yaml.gz"))),
+			"portworx": c.fileOf(f.file(upstream(c, "portworx-9.1.1.yaml.gz"))),
+		},
+	})
+	c.site = c.example("clinic/site", map[string]int{"52:54:00:62:00:11": 0, "52:54:00:62:00:12": 1, "52:54:00:62:00:13": 2})
+	i := newIsland(c, f.build())
 	i.withoutSecret(logToken)
-	c.want(0, c.run(commandLimit, "bundle", "verify", "--site", c.site, file))
+	// K3s comes with a provisioner of its own in this directory. The stand-in's is
+	// that of Portworx, too.
+	c.on(0, "install -d -m 0700 /var/lib/rancher/k3s/server && mkdir /var/lib/rancher/k3s/server/manifests && cat >/var/lib/rancher/k3s/server/manifests/provisioner.yaml <<'EOF'\n"+provisioner+"EOF")
 
 	i.apply()
 	c.whole()
 	if len(logs.nodes) != 3 || !logs.shown[logToken] || len(logs.shown) != 1 {
 		t.Errorf("logs arrived of %d nodes, with %d kinds of credentials; want 3, all with the site's token", len(logs.nodes), len(logs.shown))
 	}
-	devices := c.on(0, "k3s kubectl -n portworx get storagecluster store -o jsonpath='{.spec.nodes[*].storage}'")
+	devices := c.on(0, "k3s kubectl -n portworx get storagecluster clinic -o jsonpath='{.spec.nodes[*].storage}'")
 	if strings.Count(devices, "/dev/disk/by-id/virtio-") != 6 {
 		t.Errorf("the StorageCluster names %s; want two disks of each of three nodes", devices)
 	}
@@ -303,10 +247,10 @@ func TestClusterWithAddOns(t *testing.T) {
 	// What stands in the statefulset then is on the nodes, so that no node asks a
 	// registry for it; the smallest archive is the one that nothing runs.
 	c.on(1, "k3s kubectl -n edge-logging delete configmap fluentd")
-	c.on(1, "k3s kubectl -n pos delete networkpolicy edge-provision-tenant")
+	c.on(1, "k3s kubectl -n patients delete networkpolicy edge-provision-tenant")
 	c.on(1, "k3s kubectl -n edge-monitoring set image statefulset/prometheus prometheus=docker.io/edge-provision/toolbox:1")
 	c.on(2, "rm \"$(ls -S /var/lib/rancher/k3s/agent/images/edge-*.tar | tail -n 1)\"")
-	i.differs("ConfigMap/edge-logging/fluentd: create: somebody deleted it", "NetworkPolicy/pos/edge-provision-tenant: create: somebody deleted it",
+	i.differs("ConfigMap/edge-logging/fluentd: create: somebody deleted it", "NetworkPolicy/patients/edge-provision-tenant: create: somebody deleted it",
 		"changed by kubectl-set", "the images of "+unrunImage+".tar are missing")
 	i.apply()
 	i.same()

@@ -192,8 +192,9 @@ func (c *cluster) uid(object string) string {
 // TestKillAtEveryBoundaryOfACluster kills apply at each boundary of each step of
 // a one-machine cluster, each time with what the kills before have left, and
 // applies once more: the whole is one installation, with one power cut after the
-// other. The boundary after a result is the one before the next step's intent.
-// Then the cluster, and after that its machine, answers nobody.
+// other. The boundary after a result is the one before the next step's intent; it
+// is passed by a repair of the last step. Then the cluster, and after that its
+// machine, answers nobody.
 func TestKillAtEveryBoundaryOfACluster(t *testing.T) {
 	c := newCluster(t, 1)
 	workload(c)
@@ -232,6 +233,11 @@ func TestKillAtEveryBoundaryOfACluster(t *testing.T) {
 		if got := c.uid(object); got != first {
 			t.Errorf("%s is %s; want %s as it was first made", object, got, first)
 		}
+	}
+	c.on(0, "k3s kubectl -n till delete deployment till")
+	c.killed(platform+"helm.till", workflows.AfterResult)
+	if r := c.apply(); !strings.Contains(r.stdout+r.stderr, "No changes.") {
+		t.Errorf("apply after a kill that came after the result = %s%s; want nothing left to do", r.stdout, r.stderr)
 	}
 	if got := c.on(0, "cat /var/lib/till/hook"); got != "ran" {
 		t.Errorf("the chart's hook wrote %q; want that it ran once for its installation", got)
@@ -311,9 +317,13 @@ func boundarySite(c *cluster, logs *sink, desk *desk) string {
 `
 }
 
-// silenceLimit bounds a command that waits for answers that do not come: a minute
-// and a half where the machine is idle, for a cluster and its machine.
-const silenceLimit = 5 * time.Minute
+// silenceLimit bounds a command that waits for answers that do not come, and
+// silentPlan a plan of a cluster that does not answer: 15 s for its API server, 15 s
+// for its K3s, and what a busy machine adds.
+const (
+	silenceLimit = 5 * time.Minute
+	silentPlan   = time.Minute
+)
 
 // silent lets first the API server and then SSH answer the controller nothing:
 // nothing is planned, nothing is removed, and all is there when they answer
@@ -334,7 +344,11 @@ func (c *cluster) silent() {
 		}
 	}
 	c.drop("6443")
+	began := time.Now()
 	unanswered(c.want(2, c.run(silenceLimit, "plan", c.site)), "k3s.cluster", "prometheus.metrics")
+	if took := time.Since(began); took > silentPlan {
+		c.t.Errorf("the plan of a cluster that does not answer took %s; want %s at most", took, silentPlan)
+	}
 	// The machine could be uninstalled; what runs on it cannot be asked.
 	target := platform + "k3s.cluster"
 	unanswered(c.want(1, c.run(silenceLimit, "destroy", "--auto-approve", "--target", target, "--destroy-data", target, c.site)), "prometheus.metrics", "calico.network")

@@ -9,7 +9,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log"
 	"net/http/httptest"
@@ -33,6 +32,7 @@ import (
 
 	"github.com/edge-provision/edge-provision/rack/host"
 	"github.com/edge-provision/edge-provision/workflows/bundle"
+	"github.com/edge-provision/edge-provision/workflows/site"
 )
 
 // factory is where a site's bundle is built: a place with a registry and with the
@@ -56,10 +56,11 @@ func newFactory(c *cluster) *factory {
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	f.mirror, f.close = strings.TrimPrefix(server.URL, "http://"), server.Close
 	c.t.Cleanup(server.Close)
-	c.versions[c.use].path = f.file(c.versions[c.use].path)
-	for i, path := range c.images {
-		c.images[i] = f.file(path)
+	if len(c.images) == 0 {
+		c.t.Skip("K3s's images are not here: a cluster without a network needs them")
 	}
+	key := strings.TrimSpace(f.run("bundle", "key", "--output", filepath.Join(f.dir, "bundle.key")))
+	c.trust = []string{"--trust-key", key, "--stack-set", filepath.Join("testdata", "standin.stack.hcl")}
 	return f
 }
 
@@ -133,6 +134,12 @@ func (f *factory) stub(image string) {
 	if err != nil {
 		f.c.t.Fatal(err)
 	}
+	f.rename(image, i)
+}
+
+// rename puts an image into the registry under another name.
+func (f *factory) rename(image string, i v1.Image) {
+	f.c.t.Helper()
 	f.put(image, func(ref name.Reference) error { return remote.Write(ref, i) })
 }
 
@@ -149,6 +156,9 @@ func (f *factory) manyPlatforms(image string, ours v1.Image) {
 		mutate.IndexAddendum{Add: other, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "arm64"}}})
 	f.put(image, func(ref name.Reference) error { return remote.WriteIndex(ref, index) })
 }
+
+// standinSet is the set of versions of testdata/standin.stack.hcl.
+const standinSet = "standin-1.34"
 
 // pack is a tar file.
 func pack(t *testing.T, files map[string]string) []byte {
@@ -195,44 +205,44 @@ func (f *factory) chart(name string, files map[string]string) string {
 	return path
 }
 
-// build declares the site, which trusts the factory's key and has these variables,
-// and builds its bundle. Then the factory, its registry and the files that the
-// site names are no more.
-func (f *factory) build(variables string) string {
+// run runs edge-provision where the bundle is built.
+func (f *factory) run(args ...string) string {
+	f.c.t.Helper()
+	ctx, cancel := context.WithTimeout(f.c.t.Context(), buildLimit)
+	defer cancel()
+	began := time.Now()
+	args = append([]string{"--data-dir", filepath.Join(f.dir, "data"), "--cache-dir", filepath.Join(f.dir, "cache")}, args...)
+	cmd := exec.CommandContext(ctx, f.c.bin, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.Output()
+	if err != nil {
+		f.c.t.Fatalf("edge-provision %q = %v\n%s%s", args, err, stdout, stderr.String())
+	}
+	f.c.t.Logf("edge-provision %q took %.1f s\n%s%s", args, time.Since(began).Seconds(), stdout, stderr.String())
+	return string(stdout)
+}
+
+// pack builds the bundle of the site as it is now.
+func (f *factory) pack(flags ...string) string {
+	f.c.t.Helper()
+	out := filepath.Join(f.c.dir, "site.bundle")
+	args := []string{"bundle", "build", f.c.site, "--output", out, "--key", filepath.Join(f.dir, "bundle.key"), "--registry-mirror", f.mirror}
+	f.run(slices.Concat(args, []string{"--stack-set", filepath.Join("testdata", "standin.stack.hcl")}, flags)...)
+	return out
+}
+
+// build builds the bundle and has it verified. Then the factory, its registry and
+// the files that the site names are no more.
+func (f *factory) build() string {
 	c := f.c
 	c.t.Helper()
-	key, out := filepath.Join(c.dir, "bundle.key"), filepath.Join(c.dir, "site.bundle")
-	run := func(args ...string) string {
-		c.t.Helper()
-		ctx, cancel := context.WithTimeout(c.t.Context(), buildLimit)
-		defer cancel()
-		began := time.Now()
-		args = append([]string{"--data-dir", filepath.Join(f.dir, "data"), "--cache-dir", filepath.Join(f.dir, "cache")}, args...)
-		cmd := exec.CommandContext(ctx, c.bin, args...)
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		stdout, err := cmd.Output()
-		if err != nil {
-			c.t.Fatalf("edge-provision %q = %v\n%s%s", args, err, stdout, stderr.String())
-		}
-		c.t.Logf("edge-provision %q took %.1f s\n%s%s", args, time.Since(began).Seconds(), stdout, stderr.String())
-		return string(stdout)
-	}
-	public := strings.TrimSpace(run("bundle", "key", "--output", key))
-	c.declare()
-	text, err := os.ReadFile(c.site)
-	if err == nil {
-		text = bytes.Replace(text, []byte("site \"store\" {}"), fmt.Appendf(nil, "site \"store\" {\n  trusted_keys = [%q]\n}\n\n%s", public, variables), 1)
-		err = os.WriteFile(c.site, text, 0o600)
-	}
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	run("bundle", "build", c.site, "--output", out, "--key", key, "--registry-mirror", f.mirror)
+	out := f.pack()
 	f.close()
-	if err := errors.Join(os.RemoveAll(f.dir), os.Remove(key)); err != nil {
+	if err := os.RemoveAll(f.dir); err != nil {
 		c.t.Fatal(err)
 	}
+	c.want(0, c.run(commandLimit, append([]string{"bundle", "verify", "--site", c.site, out}, c.trust...)...))
 	return out
 }
 
@@ -258,7 +268,7 @@ func newIsland(c *cluster, bundle string) *island {
 	defer cancel()
 	_ = c.lab.Command(ctx, "getent", "ahostsv4", "quay.io").Run()
 	_, _ = c.lab.Exec(ctx, 0, "getent", "ahostsv4", "registry-1.docker.io")
-	_, _ = c.lab.Exec(ctx, 1, "bash", "-c", "echo hello >/dev/udp/198.51.100.7/4711")
+	_, _ = c.lab.Exec(ctx, len(c.lab.Hosts)-1, "bash", "-c", "echo hello >/dev/udp/198.51.100.7/4711")
 	seen, err := sink.Take()
 	if err != nil {
 		c.t.Fatal(err)
@@ -295,7 +305,7 @@ func (i *island) quiet(when string) {
 // command runs plan or apply from the bundle.
 func (i *island) command(code int, limit time.Duration, args ...string) result {
 	i.t.Helper()
-	return i.want(code, i.run(limit, append(args, "--bundle", i.bundle, i.site)...))
+	return i.want(code, i.run(limit, slices.Concat(args, i.trust, []string{"--bundle", i.bundle, i.site})...))
 }
 
 func (i *island) apply() result {
@@ -383,7 +393,7 @@ func (i *island) inPods(images []string) {
 // withoutSecret demands that what leaves the factory does not hold a text.
 func (i *island) withoutSecret(secret string) {
 	i.t.Helper()
-	for _, path := range []string{i.bundle, strings.TrimSuffix(i.site, ".hcl") + ".lock.hcl"} {
+	for _, path := range []string{i.bundle, site.LockPath(i.site)} {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			i.t.Fatal(err)

@@ -6,13 +6,15 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// serviceManifest is three replicas, one on each node, of which two have to be
-// there, behind a service. The image is one of those that come with the stand-in.
+// serviceManifest is three replicas, one on each server, of which two have to be
+// there, behind a service. Its pods are as the restricted pod security of the cis
+// profile wants them. The image is one of those that come with K3s.
 const serviceManifest = `apiVersion: apps/v1
 kind: Deployment
 metadata: {name: till}
@@ -23,14 +25,18 @@ spec:
     metadata: {labels: {app: till}}
     spec:
       terminationGracePeriodSeconds: 5
+      securityContext: {runAsNonRoot: true, runAsUser: 1000, seccompProfile: {type: RuntimeDefault}}
       topologySpreadConstraints:
       - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {app: till}}}
       containers:
       - name: till
-        image: docker.io/library/busybox:1.37
+        image: ` + busyBox + `
         imagePullPolicy: Never
-        command: [sh, -c, "trap 'sleep 3; exit 0' TERM; mkdir -p /tmp/www; echo open >/tmp/www/index.html; httpd -f -p 8080 -h /tmp/www & wait"]
+        command: [sh, -c, "trap 'sleep 3; exit 0' TERM; echo open >/www/index.html; httpd -f -p 8080 -h /www & wait"]
         readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+        securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+        volumeMounts: [{name: www, mountPath: /www}]
+      volumes: [{name: www, emptyDir: {}}]
 ---
 apiVersion: policy/v1
 kind: PodDisruptionBudget
@@ -68,10 +74,10 @@ type phase struct {
 	host int
 }
 
-var phaseLine = regexp.MustCompile(`^\s*([0-9.]+)s .*machine\.node\["(\d)"\]: (draining node|evicting pod|starting K3s|node node-\d is ready)`)
+var phaseLine = regexp.MustCompile(`^\s*([0-9.]+)s .*?(machine\.\S+): (draining node|evicting pod|starting K3s|node \S+ is ready)`)
 
 // phases reads what apply reported, which began at a time.
-func phases(began time.Time, stdout string) []phase {
+func (c *cluster) phases(began time.Time, stdout string) []phase {
 	var out []phase
 	for line := range strings.Lines(stdout) {
 		m := phaseLine.FindStringSubmatch(line)
@@ -79,8 +85,7 @@ func phases(began time.Time, stdout string) []phase {
 			continue
 		}
 		seconds, _ := strconv.ParseFloat(m[1], 64)
-		host, _ := strconv.Atoi(m[2])
-		out = append(out, phase{at: began.Add(time.Duration(seconds * float64(time.Second))), what: m[3], host: host - 1})
+		out = append(out, phase{at: began.Add(time.Duration(seconds * float64(time.Second))), what: m[3], host: slices.Index(c.machines, m[2])})
 	}
 	return out
 }

@@ -16,11 +16,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/edge-provision/edge-provision/rack/host"
 )
 
 // watched applies and tells see each line of progress, with the process, so that
@@ -90,95 +91,109 @@ func (c *cluster) eventually(what string, limit time.Duration, ask func() error)
 	}
 }
 
-// TestServersLosePowerWhileTheyJoin cuts the power of the second server while it
+// identity tells one cluster from another.
+const identity = "sha256sum </var/lib/rancher/k3s/server/tls/server-ca.crt"
+
+// powerCuts makes the cluster and cuts the power of the second server while it
 // joins, with the controller's run, and applies again when it is back; and that
 // of the third, while the run goes on and waits for it.
-func TestServersLosePowerWhileTheyJoin(t *testing.T) {
-	c := newCluster(t, 3)
-	c.declare()
+func (c *cluster) powerCuts() {
+	c.t.Helper()
 	joins := func(n int) string {
-		return fmt.Sprintf("machine.node[\"%d\"]: waiting: https://%s:6443/", n, c.lab.Hosts[n-1].Address)
+		return fmt.Sprintf("%s: waiting: https://%s:6443/", c.machines[n], c.lab.Hosts[n].Address)
 	}
 
 	cut := false
 	r := c.watched(func(l line, p *os.Process) {
-		if cut || !strings.HasPrefix(l.Message, joins(2)) {
+		if cut || !strings.HasPrefix(l.Message, joins(1)) {
 			return
 		}
 		cut = true
-		if err := c.lab.Kill(t.Context(), 1); err != nil {
-			t.Error(err)
+		if err := c.lab.Kill(c.t.Context(), 1); err != nil {
+			c.t.Error(err)
 		}
 		// The first signal asks, the second orders.
 		for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {
 			if err := p.Signal(s); err != nil {
-				t.Errorf("signalling the controller = %v", err)
+				c.t.Errorf("signalling the controller = %v", err)
 			}
 		}
 	})
 	if !cut || r.code != 1 {
-		t.Fatalf("apply exits with %d, the power was cut: %v; want it cut in the join of the second server, and 1", r.code, cut)
+		c.t.Fatalf("apply exits with %d, the power was cut: %v; want it cut in the join of the second server, and 1", r.code, cut)
 	}
-	identity := "sha256sum </var/lib/rancher/k3s/server/tls/server-ca.crt"
 	ca := c.on(0, identity)
 	// While it is off, nothing is planned: it may have data of the cluster.
 	if r := c.want(2, c.run(commandLimit, "plan", c.site)); strings.Contains(r.stdout, " will ") {
-		t.Errorf("plan while a server is off = %s; want nothing that will be done", r.stdout)
+		c.t.Errorf("plan while a server is off = %s; want nothing that will be done", r.stdout)
 	}
-	if err := c.lab.Boot(t.Context(), 1); err != nil {
-		t.Fatal(err)
+	if err := c.lab.Boot(c.t.Context(), 1); err != nil {
+		c.t.Fatal(err)
 	}
 
 	cut = false
 	r = c.watched(func(l line, _ *os.Process) {
-		if cut || !strings.HasPrefix(l.Message, joins(3)) {
+		if cut || !strings.HasPrefix(l.Message, joins(2)) {
 			return
 		}
 		cut = true
-		if err := c.lab.Kill(t.Context(), 2); err != nil {
-			t.Error(err)
+		if err := c.lab.Kill(c.t.Context(), 2); err != nil {
+			c.t.Error(err)
 		}
 		// Two servers are a majority of three, whether it votes already or not.
 		c.eventually("the API answers while a third server is off", 2*time.Minute, func() error {
 			return c.ask(0, "k3s kubectl --request-timeout=10s get --raw /readyz")
 		})
-		if err := c.lab.Boot(t.Context(), 2); err != nil {
-			t.Error(err)
+		if err := c.lab.Boot(c.t.Context(), 2); err != nil {
+			c.t.Error(err)
 		}
 	})
 	if !cut || r.code != 0 {
 		c.confess()
-		t.Fatalf("apply exits with %d, the power was cut: %v; want it cut in the join of the third server, and waited for", r.code, cut)
+		c.t.Fatalf("apply exits with %d, the power was cut: %v; want it cut in the join of the third server, and waited for", r.code, cut)
 	}
-	c.whole()
-	for i := range c.lab.Hosts {
+	for i, h := range c.ofServers() {
 		if got := c.on(i, identity); got != ca {
-			t.Errorf("%s has another CA than the first server had; want one cluster", c.lab.Hosts[i].Name)
+			c.t.Errorf("%s has another CA than the first server had; want one cluster", h.Name)
 		}
 	}
-	c.same()
 }
 
-// TestDiskFullWhileImagesAreImported brings an image to a machine whose disk has
-// room for its file and not for what is in it.
-func TestDiskFullWhileImagesAreImported(t *testing.T) {
-	c := newCluster(t, 1)
-	small := slices.Clone(c.images)
-	c.images = append(c.images, largeImage(c))
-	// 800 MiB are left as df counts them, for K3s and its own images.
+// TestOfflineStore applies hcl-examples/offline from a bundle to a machine whose
+// disk has room for an archive of images and not for what is in it; and when room
+// is made from another bundle, without that archive. Nothing leaves the site.
+func TestOfflineStore(t *testing.T) {
+	c := newHosts(t, "store-0815", host.Config{Names: []string{"node"}})
+	c.findReleases()
+	f := newFactory(c)
+	// The till's program only has to stay.
+	f.rename("registry.example/shop/till:2026.11", f.archived(c.images[0], "docker.io/rancher/mirrored-pause:3.6"))
+	const tillKey = "the-till's-own-key"
+	c.given(map[string]any{"stack": standinSet, "k3s_version": c.versions[0].version, "k3s": c.fileOf(f.file(c.versions[0].path)), "till_key": tillKey})
+	c.site = c.example("offline/site", map[string]int{"": 0})
+
+	c.given(map[string]any{"k3s_images": c.fileOf(f.file(largeImage(c)))})
+	i := newIsland(c, f.pack())
+	i.withoutSecret(tillKey)
+	// 800 MiB are left as df counts them, for K3s.
 	c.on(0, `fallocate -l "$(( $(df -Pk /var/lib | awk 'NR==2 {print $4}') - 800 * 1024 ))K" /var/lib/filler`)
-	c.declare()
-	r := c.want(1, c.run(clusterLimit, "apply", "--auto-approve", c.site))
+	r := i.command(1, clusterLimit, "apply", "--auto-approve")
 	if out := r.stdout + r.stderr; !strings.Contains(out, "its disk is full, K3s says") || !strings.Contains(out, "make room and apply again") {
 		t.Errorf("apply = %s; want the full disk said, and what to do", out)
 	}
-	// Room is made, and the image is not brought any more.
 	c.on(0, "rm /var/lib/filler")
-	c.images = small
-	c.declare()
-	c.apply()
+	c.given(map[string]any{"k3s_images": c.fileOf(f.file(c.packed(c.versions[0])))})
+	i.bundle = f.build()
+	i.apply()
 	c.whole()
-	c.same()
+	if got := c.on(0, "cat /etc/till.key"); got != tillKey {
+		t.Errorf("the till has the key %q; want %q, which is in no bundle", got, tillKey)
+	}
+	if got := c.on(0, "k3s kubectl get deployment till -o jsonpath='{.status.readyReplicas}'"); got != "1" {
+		t.Errorf("the till has %q ready replicas; want 1", got)
+	}
+	i.same()
+	i.quiet("while the bundles were applied")
 }
 
 // largeImageBytes is what the layer of largeImage unpacks to.

@@ -1,21 +1,56 @@
 # A clinic with three machines, any one of which may fail: K3s with a network of
-# tenants, replicated storage, logs that survive a cut uplink, and monitoring of
-# its own. The files are got once, and named here by their digests.
+# tenants, replicated storage, logs that survive a cut uplink, monitoring of its
+# own, and a program on each machine. Everything comes from one signed file:
+#
+#   edge-provision bundle key -o bundle.key
+#   edge-provision bundle build site --key bundle.key -o clinic.bundle
+#   edge-provision apply -bundle clinic.bundle --trust-key ed25519:… site
+
+variable "stack" {
+  description = "The set of versions; one that this program does not have is given with --stack-set."
+  type        = string
+  default     = "2026.11"
+}
 
 site "clinic" {
-  stack       = "2026.11"
+  stack       = var.stack
   stack_allow = ["kernel/portworx"] # the vendor's list of kernels was looked at by hand
 }
 
-variable "sha256" {
-  description = "Digests of the files, by name."
-  type        = map(string)
+variable "k3s_version" {
+  type    = string
+  default = "v1.36.3+k3s1"
+}
+
+variable "files" {
+  description = "What is installed: where each file is, and its SHA-256. They are got once."
+  type        = map(object({ source = string, sha256 = string }))
   default = {
-    k3s         = "0000000000000000000000000000000000000000000000000000000000000000"
-    images      = "0000000000000000000000000000000000000000000000000000000000000000"
-    operator    = "0000000000000000000000000000000000000000000000000000000000000000"
-    definitions = "0000000000000000000000000000000000000000000000000000000000000000"
-    portworx    = "0000000000000000000000000000000000000000000000000000000000000000"
+    k3s = {
+      source = "files/k3s"
+      sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+    }
+    images = {
+      source = "files/k3s-airgap-images-amd64.tar.zst"
+      sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+    }
+    operator = {
+      source = "files/tigera-operator.yaml"
+      sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+    }
+    definitions = {
+      source = "files/operator-crds.yaml"
+      sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+    }
+    portworx = {
+      source = "files/portworx.yaml"
+      sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+    }
+    # A chart of the clinic's own.
+    viewer = {
+      source = "files/viewer-1.0.0.tgz"
+      sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+    }
   }
 }
 
@@ -24,17 +59,26 @@ variable "bmc_password" {
   sensitive = true
 }
 
-variable "log_key" {
-  description = "Shared with the sink of logs."
-  type        = string
-  sensitive   = true
-  default     = "change-me"
+variable "log_sink" {
+  description = "Where logs go, and where one asks whether a line has arrived."
+  type        = object({ url = string, search = string })
+  default = {
+    url    = "https://logs.example/ingest"
+    search = "https://logs.example/search?q={marker}"
+  }
 }
 
-variable "log_ca" {
-  description = "The authority of the sink's certificate, PEM."
+variable "log_token" {
+  description = "Shown to the sink of logs. Not in the bundle: it is given where the site is applied."
   type        = string
-  default     = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"
+  sensitive   = true
+  default     = "Bearer change-me"
+}
+
+variable "waive" {
+  description = "Demands of Portworx that a trial on small machines goes without: \"cores\", \"memory\"."
+  type        = list(string)
+  default     = []
 }
 
 network "lan" {
@@ -67,30 +111,29 @@ machine "node" {
   }
 
   root_disk {
-    match  = disk.bytes >= GiB(32)
-    select = "smallest"
+    match = disk.bytes < GiB(32)
   }
 
   require {
-    condition = facts.memory.bytes >= GiB(7) && length(facts.disks) >= 2
-    message   = "a node stores for the others, too: it needs memory and a second disk"
+    condition = facts.memory.bytes >= GiB(7) && length(facts.disks) >= 3
+    message   = "a node stores for the others, too: it needs memory, a disk for data and one for keys"
   }
 }
 
 workflow "platform" {
   step "k3s" "cluster" {
-    version = "v1.36.3+k3s1"
+    version = var.k3s_version
     servers = values(machine.node)
     cni     = "calico"
     timeout = "1h"
 
     binary {
-      source = "files/k3s"
-      sha256 = var.sha256.k3s
+      source = var.files["k3s"].source
+      sha256 = var.files["k3s"].sha256
     }
     images {
-      source = "files/k3s-airgap-images-amd64.tar.zst"
-      sha256 = var.sha256.images
+      source = var.files["images"].source
+      sha256 = var.files["images"].sha256
     }
   }
 
@@ -102,46 +145,54 @@ workflow "platform" {
     tenants   = ["patients", "cameras"]
 
     manifest {
-      source = "files/tigera-operator.yaml"
-      sha256 = var.sha256.operator
+      source = var.files["operator"].source
+      sha256 = var.files["operator"].sha256
     }
     manifest {
-      source = "files/operator-crds.yaml"
-      sha256 = var.sha256.definitions
+      source = var.files["definitions"].source
+      sha256 = var.files["definitions"].sha256
     }
   }
 
-  # Every disk that is free is for data. edge-database keeps three copies.
+  # The large disks are for data, the others for Portworx's keys. edge-database
+  # keeps three copies.
   step "portworx" "storage" {
     depends_on = [step.calico.network]
 
-    cluster        = step.k3s.cluster
-    nodes          = values(machine.node)
-    image          = "portworx/oci-monitor:3.6.1"
-    disks          = "disk.bytes >= GiB(100)"
-    data_interface = "eth0"
+    cluster   = step.k3s.cluster
+    nodes     = values(machine.node)
+    image     = "portworx/oci-monitor:3.6.1"
+    kvdb_disk = "disk.bytes >= GiB(32) && disk.bytes < GiB(100)"
+    disks     = "disk.bytes >= GiB(100)"
+    waive     = var.waive
 
     snapshots {
       every_minutes = 60
       retain        = 24
     }
     manifest {
-      source = "files/portworx.yaml"
-      sha256 = var.sha256.portworx
+      source = var.files["portworx"].source
+      sha256 = var.files["portworx"].sha256
     }
+  }
+
+  # For what may be lost with its machine.
+  step "local_path" "scratch" {
+    cluster    = step.k3s.cluster
+    depends_on = [step.calico.network]
   }
 
   # A day without an uplink fits into the buffer.
   step "fluentd" "logs" {
     depends_on = [step.calico.network]
 
-    cluster = step.k3s.cluster
-    image   = "docker.io/fluent/fluentd-kubernetes-daemonset:v1.19.3-debian-forward-1.0"
+    cluster    = step.k3s.cluster
+    image      = "docker.io/fluent/fluentd-kubernetes-daemonset:v1.19.3-debian-forward-1.0"
+    verify_url = var.log_sink.search
 
-    forward {
-      host       = "logs.example"
-      ca         = var.log_ca
-      shared_key = var.log_key
+    http {
+      url           = var.log_sink.url
+      authorization = var.log_token
     }
     buffer {
       limit_bytes = GiB(1)
@@ -175,6 +226,19 @@ workflow "platform" {
           requests:
             storage: 20Gi
     EOT
+  }
+
+  # The program that the doctors use, on each machine.
+  step "helm" "viewer" {
+    cluster    = step.k3s.cluster
+    depends_on = [step.calico.network]
+    namespace  = "viewer"
+    values     = { replicas = length(machine.node), image = "registry.example/clinic/viewer:2026.11" }
+
+    chart {
+      source = var.files["viewer"].source
+      sha256 = var.files["viewer"].sha256
+    }
   }
 }
 

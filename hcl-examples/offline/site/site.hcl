@@ -8,6 +8,11 @@
 # are the lines "k3s" and "k3s-airgap-images-amd64.tar.zst" of the release's
 # sha256sum-amd64.txt: put them here instead of the zeros, which fit no file.
 
+variable "k3s_version" {
+  type    = string
+  default = "v1.36.3+k3s1"
+}
+
 variable "k3s" {
   type = object({ source = string, sha256 = string })
   default = {
@@ -31,8 +36,14 @@ variable "till_key" {
   default   = "change-me-on-site"
 }
 
+variable "stack" {
+  description = "The set of versions; one that this program does not have is given with --stack-set."
+  type        = string
+  default     = "2026.11"
+}
+
 site "store-0815" {
-  stack = "2026.11"
+  stack = var.stack
   # Whose bundles this site takes: what "bundle key" printed.
   trusted_keys = ["ed25519:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]
 }
@@ -53,7 +64,7 @@ workflow "platform" {
   }
 
   step "k3s" "cluster" {
-    version = "v1.36.3+k3s1"
+    version = var.k3s_version
     servers = machine.node
     binary {
       source = var.k3s.source
