@@ -214,7 +214,9 @@ func TestADiscoveredMachineWithAFullDiskIsNotErased(t *testing.T) {
 	// nobody else has.
 	service, err := steps.Listen(ctx, steps.ServiceConfig{
 		Site: w.site, Catalog: w.catalog, Authority: w.ca, Wanted: w.wanted, Now: time.Now,
-		Sockets: func(*site.Network) (*pxe.Sockets, netip.Addr) { return &pxe.Sockets{}, netip.MustParseAddr("127.26.33.7") },
+		Sockets: func(*site.Network) (*pxe.Sockets, netip.Addr) {
+			return &pxe.Sockets{}, netip.MustParseAddr("127.26.33.7")
+		},
 	})
 	if err != nil {
 		t.Fatal(err)

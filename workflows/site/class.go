@@ -226,15 +226,6 @@ func (e *evaluator) reactWorkflow(attr *hclsyntax.Attribute) string {
 	return ""
 }
 
-// ClassByName finds a class; nil when there is none.
-func (s *Site) ClassByName(name string) *Class {
-	i := slices.IndexFunc(s.Classes, func(c *Class) bool { return c.Name == name })
-	if i < 0 {
-		return nil
-	}
-	return s.Classes[i]
-}
-
 func (p *printer) class(c *Class) {
 	p.block(0, "%s", c.Address)
 	p.line(1, "match = %s", c.Match)

@@ -302,8 +302,11 @@ func TestAReactionInstallsNoOtherMachine(t *testing.T) {
 	var verdicts []string
 	c.answer = func(_ context.Context, targets []string, approve func(workflows.Plan) error) (workflows.Plan, error) {
 		for _, a := range []workflows.Action{
-			{Address: targets[0], Kind: workflows.KindInstall}, {Address: targets[0], Kind: workflows.KindInspect}, {Address: "image.till", Kind: workflows.KindBuild},
-			{Address: "machine.till[\"right\"]", Kind: workflows.KindInspect}, {Address: "machine.till[\"right\"]", Kind: workflows.KindInstall},
+			{Address: targets[0], Kind: workflows.KindInstall},
+			{Address: targets[0], Kind: workflows.KindInspect},
+			{Address: "image.till", Kind: workflows.KindBuild},
+			{Address: "machine.till[\"right\"]", Kind: workflows.KindInspect},
+			{Address: "machine.till[\"right\"]", Kind: workflows.KindInstall},
 		} {
 			verdicts = append(verdicts, fmt.Sprintf("%s %v", a.Kind, approve(workflows.Plan{Actions: []workflows.Action{a}}) == nil))
 		}
