@@ -27,7 +27,8 @@ func standing(now time.Time) map[string]*workflows.Hardware {
 			State: inventory.DriftChanged, FrozenAt: frozen, Since: at(time.Hour), LookedAt: at(9 * 24 * time.Hour), Note: "no SSH",
 			Changes: []inventory.Change{
 				{Path: "bios.version", Old: `"1.9.2"`, New: `"1.12.1"`},
-				{Path: `disks["S2"]`, Old: `{"bytes":200,"serial":"S2"}`}, {Path: `disks["S3"]`, New: `{"bytes":300,"serial":"S3"}`},
+				{Path: `disks["S2"]`, Old: `{"bytes":200,"serial":"S2"}`},
+				{Path: `disks["S3"]`, New: `{"bytes":300,"serial":"S3"}`},
 			},
 		},
 	}

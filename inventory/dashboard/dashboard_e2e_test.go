@@ -34,6 +34,7 @@ func TestDashboardInABrowser(t *testing.T) {
 		{"the keyboard alone reaches a machine", reached},
 		{"racks show where machines stand", stood},
 		{"one machine is told with its boot, facts and history", told},
+		{"changed hardware is marked, explained and ended", drifted},
 		{"a run is a graph that moves", moved},
 		{"a change arrives without reloading", arrived},
 		{"what machines report is never HTML", harmless},
@@ -74,6 +75,31 @@ func listed(t *testing.T, b *browser, s *shop) {
 	}
 	p.theme("light")
 	p.picture("dashboard-fleet.png", 470)
+}
+
+func drifted(t *testing.T, b *browser, s *shop) {
+	p := b.open(t, s.base, "")
+	const node = `machine.node["b"]`
+	p.until("the mark in the fleet", cell(node)+`?.innerText.includes("hardware changed")`)
+	p.until("the count above", `document.querySelector("#summary a.drift")?.innerText === "1 with changed hardware"`)
+	if value[bool](p, cell(`machine.node["a"]`)+`.innerText.includes("hardware")`) {
+		t.Error("a machine that was never frozen is marked; want no mark")
+	}
+	p = b.open(t, s.base, "#/machine/"+s.machines[node].ID.String())
+	const section = `(document.getElementById("section-hardware")?.parentElement.innerText ?? "")`
+	for _, want := range []string{"changed since", "last looked at 1\u202fh ago", `disk "S5STNX0T00002" is gone`, `disk "S5STNX0T90210" is new`, `inventory accept 'machine.node["b"]'`} {
+		p.until(want, fmt.Sprintf("%s.includes(%q)", section, want))
+	}
+	r, err := s.catalog.Drift(t.Context(), s.machines[node].ID)
+	if err == nil {
+		_, err = s.catalog.AcceptDrift(t.Context(), s.machines[node].ID, r.Digest, "ops")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.until("its end, without reloading", fmt.Sprintf("%s.includes(%q)", section, "no change since"))
+	p = b.open(t, s.base, "#/machine/"+s.machines["machine.gateway"].ID.String())
+	p.until("that another one was never frozen", fmt.Sprintf("%s.includes(%q)", section, "not frozen yet"))
 }
 
 func found(t *testing.T, b *browser, s *shop) {

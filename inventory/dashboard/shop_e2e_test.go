@@ -4,6 +4,7 @@ package dashboard_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -99,6 +100,7 @@ func openShop(t *testing.T) *shop {
 	}
 	s.boot(`machine.node["a"]`)
 	s.history(`machine.node["a"]`)
+	s.swap(`machine.node["b"]`, nuc(2, 64))
 	s.begin()
 	if err := catalog.Flush(t.Context()); err != nil {
 		t.Fatal(err)
@@ -219,6 +221,21 @@ func strange(n int) *inventory.Facts {
 }
 
 var attribute = regexp.MustCompile(`(\w+)=(?:"([^"]*)"|(\S+))`)
+
+// swap freezes a machine and has another disk reported of it, an hour ago.
+func (s *shop) swap(address string, f *inventory.Facts) {
+	s.Helper()
+	s.catalog.UseSnapshotKey(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))
+	id := s.machines[address].ID
+	_, err := s.catalog.Commission(s.Context(), id, "")
+	if err == nil {
+		f.Disks[1].Serial, f.Disks[1].WWN = "S5STNX0T90210", ""
+		_, _, err = s.catalog.PutFacts(s.Context(), id, inventory.SourceAgent, *f, time.Now().Add(-time.Hour))
+	}
+	if err != nil {
+		s.Fatal(err)
+	}
+}
 
 // boot records a whole boot, as the timeline's own tests tell it.
 func (s *shop) boot(address string) {

@@ -46,20 +46,36 @@ func TestCompareTellsWhatWasChangedInTheMachine(t *testing.T) {
 		want   string
 	}{
 		{"nothing", nil, ""},
-		{"a disk is swapped", func(f *inventory.Facts) { f.Disks[1].Serial, f.Disks[1].Bytes = "S3", 300 },
-			"disk \"S2\" is gone (bytes 200, serial \"S2\")\ndisk \"S3\" is new (bytes 300, serial \"S3\")"},
-		{"a module is gone", func(f *inventory.Facts) { f.Memory.Modules, f.Memory.Bytes = f.Memory.Modules[:1], 32<<30 },
-			"memory module \"A2\" is gone (bytes 34359738368, serial \"8A1C\")"},
-		{"a module is replaced in its slot", func(f *inventory.Facts) { f.Memory.Modules[1].Serial = "8A1D" },
-			"memory module \"A2\": serial is \"8A1D\"; it was \"8A1C\""},
-		{"firmware is updated", func(f *inventory.Facts) { f.BIOS = &inventory.BIOS{Vendor: "Dell Inc.", Version: "1.12.1", Date: "11/17/2023"} },
-			"bios.version is \"1.12.1\"; it was \"1.9.2\""},
-		{"a disk's firmware is updated", func(f *inventory.Facts) { f.Disks[0].FirmwareRev = "B" },
-			"disk \"S1\": firmware_rev is \"B\"; it was \"A\""},
-		{"secure boot is switched off", func(f *inventory.Facts) { no := false; f.Firmware.SecureBoot = &no },
-			"firmware.secure_boot is false; it was true"},
-		{"a network card is replaced by its twin", func(f *inventory.Facts) { f.NICs[0].MAC[5] = 2 },
-			"network port \"02:00:00:00:00:01\" is gone (mac \"02:00:00:00:00:01\")\nnetwork port \"02:00:00:00:00:02\" is new (mac \"02:00:00:00:00:02\")"},
+		{
+			"a disk is swapped", func(f *inventory.Facts) { f.Disks[1].Serial, f.Disks[1].Bytes = "S3", 300 },
+			"disk \"S2\" is gone (bytes 200, serial \"S2\")\ndisk \"S3\" is new (bytes 300, serial \"S3\")",
+		},
+		{
+			"a module is gone", func(f *inventory.Facts) { f.Memory.Modules, f.Memory.Bytes = f.Memory.Modules[:1], 32<<30 },
+			"memory module \"A2\" is gone (bytes 34359738368, serial \"8A1C\")",
+		},
+		{
+			"a module is replaced in its slot", func(f *inventory.Facts) { f.Memory.Modules[1].Serial = "8A1D" },
+			"memory module \"A2\": serial is \"8A1D\"; it was \"8A1C\"",
+		},
+		{
+			"firmware is updated", func(f *inventory.Facts) {
+				f.BIOS = &inventory.BIOS{Vendor: "Dell Inc.", Version: "1.12.1", Date: "11/17/2023"}
+			},
+			"bios.version is \"1.12.1\"; it was \"1.9.2\"",
+		},
+		{
+			"a disk's firmware is updated", func(f *inventory.Facts) { f.Disks[0].FirmwareRev = "B" },
+			"disk \"S1\": firmware_rev is \"B\"; it was \"A\"",
+		},
+		{
+			"secure boot is switched off", func(f *inventory.Facts) { no := false; f.Firmware.SecureBoot = &no },
+			"firmware.secure_boot is false; it was true",
+		},
+		{
+			"a network card is replaced by its twin", func(f *inventory.Facts) { f.NICs[0].MAC[5] = 2 },
+			"network port \"02:00:00:00:00:01\" is gone (mac \"02:00:00:00:00:01\")\nnetwork port \"02:00:00:00:00:02\" is new (mac \"02:00:00:00:00:02\")",
+		},
 		{"a card is pulled and the rest renumbered", func(f *inventory.Facts) {
 			f.PCI = []inventory.PCI{{Address: "0000:05:00.0", Class: "020000", Vendor: "8086", Device: "15f2"}}
 		}, "PCI function \"8086:15f2 class 020000\": count is 1; it was 2"},

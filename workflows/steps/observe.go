@@ -67,6 +67,10 @@ func (o *Observer) Observe(ctx context.Context) (workflows.Observation, error) {
 		}
 		seen.Images[i.Address] = view
 	}
+	// What others recorded since, and what was changed past all programs.
+	if err := o.Catalog.ReviewDrift(ctx, o.Site.Name); err != nil && !errors.Is(err, store.ErrNoSnapshotKey) {
+		return seen, err
+	}
 	if err := o.machines(ctx, &seen); err != nil {
 		return seen, err
 	}

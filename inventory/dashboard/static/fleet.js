@@ -4,13 +4,14 @@
 import { get, Problem, settle, watch } from "./api.js";
 import { announce, h, replace, setText, state } from "./dom.js";
 import { ago, date, memory, nameOf, plural, processor, size } from "./format.js";
+import { drifted, mark } from "./hardware.js";
 import { racks } from "./rack.js";
 import { searchBox } from "./search.js";
 
 const pageSize = 200;
 const mostParts = 8; // requests for one page of a search that looks at every machine
 const mostRows = 2000; // what a browser, and a person, can still look through
-const fields = "id,site,address,serial,state,macs,tags,first_seen,last_seen," +
+const fields = "id,site,address,serial,state,macs,tags,first_seen,last_seen,drift,looked_at," +
   "facts.system.manufacturer,facts.system.product,facts.cpu.model,facts.cpu.cores,facts.memory.bytes,facts.disks.bytes";
 
 // columns of the table; sort is what the API calls the order by it.
@@ -166,6 +167,7 @@ export async function fleet(root, context) {
       } else if (type === "machine") {
         const before = known.get(data.id);
         if (!before && known.size >= mostRows) return;
+        if (before && !drifted(before) && drifted(data)) announce(`${nameOf(data)}: ${drifted(data)}`);
         if (before && before.state !== data.state) announce(`${nameOf(data)}: ${before.state}, now ${data.state}`);
         if (!before && !anew) announce(`${nameOf(data)} appeared, ${data.state}`);
         known.set(data.id, data);
@@ -190,8 +192,14 @@ function summarise(element, machines, next, filter, examined) {
   const parts = stateOrder.filter((name) => counts.has(name)).map((name) =>
     filter ? h("span", { class: "count" }, state(name), h("b", {}, String(counts.get(name))))
       : h("a", { class: "count", href: "#/?" + new URLSearchParams({ filter: `machine.state == "${name}"` }) }, state(name), h("b", {}, String(counts.get(name)))));
+  const changed = machines.filter(drifted).length;
+  if (changed > 0) {
+    const text = `${changed} with changed hardware`;
+    parts.push(filter ? h("span", { class: "drift" }, text)
+      : h("a", { class: "drift", href: "#/?" + new URLSearchParams({ filter: 'machine.drift != "none"' }) }, text));
+  }
   const looked = next && filter ? `${plural(examined, "machine")} looked at` : "";
-  const text = [total, looked, ...counts].join();
+  const text = [total, looked, changed, ...counts].join();
   if (element.dataset.said === text) return;
   element.dataset.said = text;
   replace(element, h("span", {}, total), looked && h("span", {}, looked), parts);
@@ -240,7 +248,8 @@ function table(body, parameters, sort) {
         return;
       }
       if (c.name === "State") {
-        if (cell.textContent !== m.state) cell.replaceChildren(state(m.state));
+        const shown = m.state + drifted(m);
+        if (cell.textContent !== shown) cell.replaceChildren(state(m.state), mark(m));
         return;
       }
       const value = c.cell ? c.cell(m, ip) : c.value(m);

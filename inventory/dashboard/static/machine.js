@@ -6,6 +6,7 @@ import { boot } from "./boot.js";
 import { announce, h, replace, setText, state } from "./dom.js";
 import { facts } from "./facts.js";
 import { ago, clock, date, nameOf, plural, span } from "./format.js";
+import { hardware } from "./hardware.js";
 import { history } from "./history.js";
 
 const runsToShow = 5;
@@ -21,6 +22,7 @@ export async function machine(root, context) {
   const picture = boot();
   const log = tail();
   const changes = history(path, signal);
+  const parts = hardware(path, signal);
   const tree = facts();
   const steps = h("div", {});
   root.append(
@@ -30,7 +32,7 @@ export async function machine(root, context) {
     section("Boot timeline", picture.element),
     h("div", { class: "columns" },
       h("div", {}, section("Events", log.element), section("Runs", steps), section("History", changes.element)),
-      h("div", {}, section("Facts", tree.element))));
+      h("div", {}, section("Hardware", parts.element), section("Facts", tree.element))));
 
   let now; // the machine as it was read last
   const readMachine = async () => {
@@ -49,6 +51,7 @@ export async function machine(root, context) {
     explain(finding, t.findings);
   };
   const readFacts = async () => tree.show(await get(path + "/facts", {}, signal));
+  const readHardware = async () => parts.read(now);
   const readSteps = async () => {
     const runs = await get("/v1/runs", { site: now.site, limit: runsToShow }, signal);
     const attempts = now.address === undefined ? [] : await Promise.all(runs.items.map(async (run) => ({
@@ -61,6 +64,7 @@ export async function machine(root, context) {
   const timelineSoon = settle(() => readTimeline().catch(context.fail), 400);
   const machineSoon = settle(() => readMachine().catch(context.fail), 400);
   const factsSoon = settle(() => Promise.all([readFacts(), changes.read()]).catch(context.fail), 400);
+  const hardwareSoon = settle(() => readHardware().catch(context.fail), 400);
   const stepsSoon = settle(() => readSteps().catch(context.fail), 400);
   await readMachine();
   watch("/v1/watch/events", { machine: now.id }, {
@@ -68,10 +72,13 @@ export async function machine(root, context) {
       timelineSoon();
       if (type !== "event" || event.kind.startsWith("machine.") || event.kind === "ssh.up") machineSoon();
       if (type !== "event" || event.kind === "agent.facts") factsSoon();
+      if (type !== "event" || event.kind.startsWith("machine.")) hardwareSoon();
       if (type !== "event" || event.kind.startsWith("step.") || event.kind.startsWith("run.")) stepsSoon();
     },
   }).catch(context.fail);
-  await Promise.all([readTimeline(), readFacts(), changes.read(), readSteps()]);
+  const clockwork = setInterval(hardwareSoon, 60000); // a look that finds nothing new is no event
+  signal.addEventListener("abort", () => clearInterval(clockwork));
+  await Promise.all([readTimeline(), readFacts(), changes.read(), readHardware(), readSteps()]);
 }
 
 function section(title, ...content) {

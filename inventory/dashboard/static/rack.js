@@ -3,6 +3,7 @@
 
 import { h, replace, state, tone } from "./dom.js";
 import { memory, nameOf } from "./format.js";
+import { drifted } from "./hardware.js";
 
 const mostUnits = 60;
 const leastUnits = 6;
@@ -49,7 +50,7 @@ function compareKeys(a, b) {
 function device(m, flat) {
   const about = [m.facts?.system?.product, m.facts?.memory?.bytes && memory(m.facts.memory.bytes)].filter(Boolean).join(" · ");
   return h("a", { class: flat ? "device flat" : "device", "data-state": tone(m.state), "data-machine": m.id, href: `#/machine/${m.id}` },
-    h("span", { class: "name" }, nameOf(m)), h("span", { class: "about" }, about || m.serial || "not inspected"), state(m.state));
+    h("span", { class: "name" }, nameOf(m)), h("span", { class: "about" }, drifted(m) || about || m.serial || "not inspected"), state(m.state));
 }
 
 function drawRack(site, rack, machines) {
