@@ -264,8 +264,8 @@ func TestDocumentationIsASite(t *testing.T) {
 	if len(diags) > 0 {
 		t.Fatalf("Load() =\n%s; want no diagnostic", render(s, tidy(diags)))
 	}
-	if len(s.Machines) != 6 || len(s.Workflows) != 4 {
-		t.Errorf("Load() = %d machines, %d workflows; want 6 and 4", len(s.Machines), len(s.Workflows))
+	if len(s.Machines) != 9 || len(s.Workflows) != 5 {
+		t.Errorf("Load() = %d machines, %d workflows; want 9 and 5", len(s.Machines), len(s.Workflows))
 	}
 	functions := functions(&module{})
 	for name := range functions {
