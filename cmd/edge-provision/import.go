@@ -35,6 +35,7 @@ A machine that is in conflict with others is left out and named.`,
 				in = file
 			}
 			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
+				a.snapshotsAtHand(ctx, s) // what is taken is compared with them
 				return a.importMachines(ctx, s, f.site, args[0], in)
 			})
 		},
