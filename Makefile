@@ -15,7 +15,7 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 14
 
 .PHONY: demo
-demo: $(if $(filter 1,$(CLUSTER)),demo-announce) setup build ## Take two emulated machines from powered off to SSH; CLUSTER=1: one, to a node with Prometheus (root)
+demo: $(if $(filter 1,$(CLUSTER)),demo-announce) setup build ## Take two emulated machines from powered off to SSH; CLUSTER=1: one, to a node with Prometheus; KEEP=1: leave them up, with a dashboard (root)
 	GO='$(GO)' CLUSTER='$(CLUSTER)' rack/demo.sh
 
 .PHONY: demo-announce

@@ -376,7 +376,7 @@ func (a *app) inventoryHistory(f *inventoryFlags) *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if f.remote.given() {
-				return a.showRemote(cmd.Context(), f, args[0])
+				return a.historyRemote(cmd.Context(), f, args[0])
 			}
 			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
 				m, err := findMachine(ctx, s, f.site, args[0])
@@ -387,21 +387,27 @@ func (a *app) inventoryHistory(f *inventoryFlags) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if f.format == "json" {
-					return writeJSON(a.stdout, documents)
-				}
-				last := map[inventory.Source]inventory.Facts{}
-				for _, d := range documents {
-					fmt.Fprintf(a.stdout, "%s  %-8s %s  seen until %s\n", d.ObservedAt.Format(time.RFC3339), d.Source, d.Digest[:min(19, len(d.Digest))], d.LastSeen.Format(time.RFC3339))
-					if before, ok := last[d.Source]; ok {
-						printChanges(a.stdout, inventory.Diff(before, d.Facts))
-					}
-					last[d.Source] = d.Facts
-				}
-				return nil
+				return a.printHistory(documents, f.format)
 			})
 		},
 	}
+}
+
+// printHistory writes reports, oldest first, with what changed between those of
+// one source.
+func (a *app) printHistory(documents []inventory.Document, format string) error {
+	if format == "json" {
+		return writeJSON(a.stdout, documents)
+	}
+	last := map[inventory.Source]inventory.Facts{}
+	for _, d := range documents {
+		fmt.Fprintf(a.stdout, "%s  %-8s %s  seen until %s\n", d.ObservedAt.Format(time.RFC3339), d.Source, d.Digest[:min(19, len(d.Digest))], d.LastSeen.Format(time.RFC3339))
+		if before, ok := last[d.Source]; ok {
+			printChanges(a.stdout, inventory.Diff(before, d.Facts))
+		}
+		last[d.Source] = d.Facts
+	}
+	return nil
 }
 
 func printChanges(out io.Writer, changes []inventory.Change) {

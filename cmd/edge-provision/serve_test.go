@@ -103,12 +103,16 @@ func cli(t *testing.T, want int, args ...string) (stdout, stderr string) {
 
 func TestInventoryIsTheSameOverTheAPI(t *testing.T) {
 	c := serveShop(t, apiFlags{})
+	cli(t, exitOK, "inventory", "set", "52-54-00-04-21-01", "chassis.asset_tag=0042", "bios.version=1.0")
+	cli(t, exitOK, "inventory", "set", "52-54-00-04-21-01", "bios.version=1.1")
 	for _, args := range [][]string{
 		{"inventory", "list"},
 		{"inventory", "list", "-o", "json"},
 		{"inventory", "list", "-o", "csv", "--sort=-facts.memory.bytes"},
 		{"inventory", "query", "facts.memory.bytes >= GiB(8)", "-o", "wide"},
 		{"inventory", "show", "52-54-00-04-21-01"},
+		{"inventory", "history", "52-54-00-04-21-01"},
+		{"inventory", "history", "52-54-00-04-21-01", "-o", "json"},
 		{"inventory", "export", "-o", "json", "--filter", "facts.cpu.threads == 8"},
 	} {
 		local, _ := cli(t, exitOK, args...)

@@ -25,7 +25,7 @@ type remoteFlags struct {
 const tokenVariable = "EDGE_TOKEN"
 
 func (f *remoteFlags) register(c *cobra.Command) {
-	c.PersistentFlags().StringVar(&f.server, "server", "", "ask the controller at this URL and no catalog (list, query, show, export)")
+	c.PersistentFlags().StringVar(&f.server, "server", "", "ask the controller at this URL and no catalog (list, query, show, history, export)")
 	c.PersistentFlags().StringVar(&f.ca, "ca", "", "file of the certificate authority of --server; default: this host's")
 	c.PersistentFlags().StringVar(&f.tokenFile, "token-file", "", "file of the token for --server; default: the variable "+tokenVariable)
 }
@@ -123,4 +123,20 @@ func (a *app) showRemote(ctx context.Context, f *inventoryFlags, name string) er
 		return err
 	}
 	return a.showMachine(m.Machine, facts.Facts, facts.Sources, &hardware)
+}
+
+func (a *app) historyRemote(ctx context.Context, f *inventoryFlags, name string) error {
+	c, err := f.remote.client()
+	if err != nil {
+		return err
+	}
+	reports, err := client.Collect(c.History(ctx, name, ""))
+	if err != nil {
+		return err
+	}
+	documents := make([]inventory.Document, len(reports))
+	for i, r := range reports { // the newest came first
+		documents[len(reports)-1-i] = r.Document
+	}
+	return a.printHistory(documents, f.format)
 }

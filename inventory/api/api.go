@@ -149,10 +149,10 @@ type Server struct {
 	openAPI []byte
 	// factsSchema is the JSON Schema of facts documents.
 	factsSchema []byte
-	metrics *metrics
-	hub     *hub
-	readers chan struct{}
-	touched touched
+	metrics     *metrics
+	hub         *hub
+	readers     chan struct{}
+	touched     touched
 
 	operations operations
 }

@@ -24,7 +24,6 @@ var formats = map[reflect.Type]object{
 	reflect.TypeFor[resource.Role](): {"type": "string", "enum": resource.Roles()},
 }
 
-
 // openAPI describes the routes as OpenAPI 3.1 has it
 // (https://spec.openapis.org/oas/v3.1.1.html).
 func openAPI(routes []route, version string) ([]byte, error) {

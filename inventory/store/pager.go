@@ -347,7 +347,7 @@ func (p *pager) read(ctx context.Context, q *sqlText, row func(at position, fits
 // is full, there is nothing more, or the budget is used up.
 func (p *pager) chunks(ctx context.Context, look func(ctx context.Context, most int) (looked int, err error)) error {
 	for size := firstChunk; !p.full(); size = min(2*size, lastChunk) {
-		most := min(size, p.budget-p.examined)
+		most := min(size, p.probablyEnough(), p.budget-p.examined)
 		if most <= 0 {
 			p.partial = true
 			return nil
@@ -362,6 +362,16 @@ func (p *pager) chunks(ctx context.Context, look func(ctx context.Context, most 
 		}
 	}
 	return nil
+}
+
+// probablyEnough is how many machines to look at next to fill the page, if as many
+// of them fit as until now.
+func (p *pager) probablyEnough() int {
+	if len(p.hits) == 0 {
+		return lastChunk
+	}
+	wanted := p.limit + 1 - len(p.hits)
+	return min(lastChunk, firstChunk/4+wanted*p.examined/len(p.hits))
 }
 
 // walk looks at the machines of a narrowing in the order of their ids.

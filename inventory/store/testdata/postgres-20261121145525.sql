@@ -363,7 +363,7 @@ INSERT INTO refusals VALUES ('hmac:1', '172.22.1.11', '2026-11-21 12:00:20+00');
 INSERT INTO runs VALUES ('019aa5c2-7c00-7000-8000-000000000001', 'store-0421', 'sha256:plan', '[{"do": "create", "address": "machine.node[\"a\"]"}]', 'running', NULL, '2026-11-21 12:00:15+00', NULL, NULL);
 INSERT INTO schema_migrations VALUES ('20261121120818', 'initial', 'a9aae07b3860aba377d507c30176baf8957ee456ebe05e2472c74f0622f938b6', '2026-11-21T12:00:01Z');
 INSERT INTO schema_migrations VALUES ('20261121121453', 'host_keys', '1199f0a1eb4b114167598e3eb17d76b606d09bb9a074247d15fdbf63ddba021f', '2026-11-21T12:14:53Z');
-INSERT INTO schema_migrations VALUES ('20261121145525', 'applied_inputs', 'ef6094cfb5379b187512056b98d0c8daf5b7b1c008f3142d0d44c5ab30e7e971', '2026-11-21T14:55:25Z');
+INSERT INTO schema_migrations VALUES ('20261121145525', 'applied_inputs', 'ef6094cfb5379b187512056b98d0c8daf5b7b1c008f3142d0d44c5ab30e7e971', '2026-11-21T22:50:56Z');
 INSERT INTO settings VALUES ('catalog.id', '\x01a1fe06b397768dbdbf5b2f68654eb9', '2026-11-21 12:00:02+00');
 INSERT INTO settings VALUES ('keyring/ca', '\x6167652d656e6372797074696f6e2e6f72672f76310a00', '2026-11-21 12:00:21+00');
 INSERT INTO sites VALUES ('store-0421', NULL, '2026-11-21 12:00:03+00');
