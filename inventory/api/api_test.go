@@ -255,6 +255,10 @@ func (s *shop) fill() inventory.Machine {
 		}),
 		s.catalog.PutImage(ctx, store.Image{Digest: sampleDigest, Name: "edge-os", Path: "/var/lib/somewhere", RawBytes: 1, StoredBytes: 1}),
 	}
+	s.catalog.UseSnapshotKey(snapshotKey)
+	if _, err := s.catalog.Commission(ctx, m.ID, ""); err != nil {
+		s.Fatal(err)
+	}
 	f := facts(1)
 	f.BIOS.Version = "1.1"
 	_, _, err := s.catalog.PutFacts(ctx, m.ID, inventory.SourceAgent, f, time.Time{})

@@ -11,6 +11,8 @@ import (
 	"github.com/edge-provision/edge-provision/inventory/resource"
 )
 
+var snapshotKey = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+
 // disked reports a machine with one disk.
 func (s *shop) disked(m inventory.Machine, serial string) {
 	s.Helper()
@@ -35,7 +37,7 @@ func (s *shop) accept(m inventory.Machine, key, digest string) reply {
 
 func TestDriftIsShownFilteredCountedAndAccepted(t *testing.T) {
 	s := open(t)
-	s.catalog.UseSnapshotKey(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))
+	s.catalog.UseSnapshotKey(snapshotKey)
 	m, other := s.machine(1), s.machine(2)
 	s.disked(m, "OLD")
 	if d := s.drift(m); d.State != "" || d.Snapshot != nil || d.LookedAt == nil {
