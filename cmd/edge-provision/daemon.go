@@ -137,6 +137,20 @@ func (r *daemonRun) Stop() {
 	}
 }
 
+// ask asks whoever follows. Who stops the run is not asked any more.
+func (r *daemonRun) ask(ctx context.Context, question string) (answer string, ok bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-r.stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return r.session.Ask(ctx, question)
+}
+
 func (r *daemonRun) began(id uuid.UUID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -262,6 +262,29 @@ func TestCtrlCInAPipeCancelsTheDaemonsRun(t *testing.T) {
 	}
 }
 
+func TestStoppingServeAnswersAQuestionWithNo(t *testing.T) {
+	p := newPlant(t)
+	p.declare(quick)
+	d := p.serve(nil)
+	silent, typing, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer typing.Close()
+	client, out := p.start(silent, "apply", p.site())
+	silent.Close()
+	p.await("the question", func() bool { return strings.Contains(out.String(), "Do you want") })
+	d.signal(syscall.SIGTERM)
+	if err := client.Wait(); err == nil || client.ProcessState.ExitCode() != exitError {
+		t.Errorf("apply exits with %v; want 1", err)
+	}
+	p.wants(out.String(), "Not approved")
+	d.ends(exitOK)
+	if n := len(p.runs()); n != 0 {
+		t.Errorf("%d runs; want none", n)
+	}
+}
+
 func TestRunsCancelStopsTheDaemonsRun(t *testing.T) {
 	p := newPlant(t)
 	p.declare(slow)

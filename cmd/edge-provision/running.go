@@ -176,7 +176,7 @@ func covered(plan, approved workflows.Plan) bool {
 // confirm asks on the terminal; anything but the wanted answer is no.
 func (r *running) confirm(question, want string) bool {
 	if r.app.run != nil {
-		answer, ok := r.app.run.session.Ask(r.app.daemon.ctx, question)
+		answer, ok := r.app.run.ask(r.app.daemon.ctx, question)
 		return ok && strings.TrimSpace(answer) == want
 	}
 	fmt.Fprint(r.app.stderr, question)

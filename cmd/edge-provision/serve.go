@@ -175,11 +175,12 @@ func (d *daemon) serve(ctx context.Context, commands *net.UnixListener, served *
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	d.ctx = ctx
+	site := d.world.site.Name // which stays, whatever is reloaded
 	services := []func(context.Context) error{
 		d.service.Serve,
 		func(ctx context.Context) error {
 			hello := control.Hello{
-				Version: control.Version, Program: version, Site: d.world.site.Name, Catalog: d.catalog.CatalogID().String(), PID: os.Getpid(),
+				Version: control.Version, Program: version, Site: site, Catalog: d.catalog.CatalogID().String(), PID: os.Getpid(),
 			}
 			return control.Serve(ctx, commands, hello, d.converse, func(err error) { d.app.logger().Warn("refused a client", "error", err) })
 		},
@@ -211,7 +212,7 @@ func (d *daemon) serve(ctx context.Context, commands *net.UnixListener, served *
 	for _, part := range parts {
 		all.Go(func() { part(ctx) })
 	}
-	d.report(d.manager.Ready("Serving site " + d.world.site.Name))
+	d.report(d.manager.Ready("Serving site " + site))
 	<-ctx.Done()
 	d.report(d.manager.Stopping("Stopping"))
 	d.close()
