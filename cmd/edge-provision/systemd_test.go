@@ -10,7 +10,8 @@ import (
 )
 
 // TestUnitsAreWhatSystemdTakes has systemd's own program look at the units, and
-// holds the command in them to the flags that there are. Nothing is started.
+// holds the command in them to the flags that there are. TestSystemdRunsTheUnits
+// starts them.
 func TestUnitsAreWhatSystemdTakes(t *testing.T) {
 	dir := t.TempDir()
 	self, err := os.Executable()
