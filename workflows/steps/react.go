@@ -309,7 +309,7 @@ func (r *Reactor) carry(ctx context.Context, s *site.Site, m class.Move) (invent
 			if err != nil {
 				return "", "", fmt.Errorf("running %s: %w", m.Rule.Workflow, err)
 			}
-			done = append(done, fmt.Sprintf("%d steps of %s ran", len(steps), m.Rule.Workflow))
+			done = append(done, fmt.Sprintf("steps of %s that are as declared: %d", m.Rule.Workflow, len(steps)))
 		}
 	}
 	return inventory.ReactionDone, strings.Join(done, "; "), nil
