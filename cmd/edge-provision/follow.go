@@ -263,10 +263,12 @@ func (f *following) take(l line) error {
 		f.pending = nil
 		return f.conn.Send(control.KindAnswer, a)
 	}
+	answer := strings.ToLower(strings.TrimSpace(l.text))
+	if answer == "d" || answer == "detach" {
+		return f.leave() // with the display held: it would draw over what is said now
+	}
 	f.settle()
-	switch strings.ToLower(strings.TrimSpace(l.text)) {
-	case "d", "detach":
-		return f.leave()
+	switch answer {
 	case "c", "cancel":
 		if err := f.cancel(); err != nil {
 			return err
