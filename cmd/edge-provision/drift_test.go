@@ -69,4 +69,16 @@ func TestHardwareIsFrozenByTheFirstApplyAndComparedAfterIt(t *testing.T) {
 	report("NEW") // put back
 	plan(exitOK, "looked at now, no change")
 	p.wants(p.must(exitOK, "", "trace", "machine.m"), "hardware repaired")
+
+	// The daemon looks by itself.
+	s := p.serve(nil, "-refresh=100ms", "-agent", agent)
+	report("THIRD")
+	p.await("the daemon to find the third disk", func() bool {
+		return strings.Contains(p.must(exitOK, "", "inventory", "query", `machine.drift == "changed"`, "-o", "json"), "machine.m")
+	})
+	plan(exitDifferent, `disk "THIRD" is new`) // through the daemon
+	p.must(exitOK, "", "inventory", "accept", "--auto-approve", "machine.m")
+	plan(exitOK, "looked at now, no change")
+	s.signal(os.Interrupt)
+	s.ends(exitOK)
 }
