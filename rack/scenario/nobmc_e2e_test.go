@@ -19,7 +19,8 @@ import (
 
 // TestNetworkFirstMachinesDoNotLoop has machines that boot from the network
 // whenever they start: one that nobody declared is recorded once and sent to its
-// disk, and one without BMC is installed once, also when it is started again.
+// disk, one that is of a class is installed by serve, and one without BMC is
+// installed once, also when it is started again.
 func TestNetworkFirstMachinesDoNotLoop(t *testing.T) {
 	l := newLab(t, "nobmc.hcl")
 	l.image("image.edge-os")
@@ -43,6 +44,31 @@ func TestNetworkFirstMachinesDoNotLoop(t *testing.T) {
 			l.t.Errorf("inventory query = %q; want %s", r.stdout, stranger)
 		}
 		l.power("machine.stranger[0]", rack.PowerOff)
+	})
+	ok = ok && l.sub("unknown machine of a class is installed by serve", func(l *lab) {
+		const kiosk = "machine.kiosk"
+		stop := l.serve()
+		l.power(kiosk, rack.PowerOn)
+		var reactions []inventory.Reaction
+		l.eventually("serve has ended what the class starts", applyLimit, func() bool {
+			s := l.open()
+			defer s.Close()
+			var err error
+			if reactions, err = s.Reactions(l.t.Context(), store.ReactionFilter{}); err != nil {
+				l.t.Fatalf("reading what classes started = %v", err)
+			}
+			return len(reactions) == 1 && reactions[0].State.Final()
+		})
+		stop()
+		if r := reactions[0]; r.State != inventory.ReactionDone || r.Address != kiosk || r.Attempts != 1 {
+			l.t.Errorf("reaction = %+v; want %s done at the first attempt", r, kiosk)
+		}
+		if r := l.ssh("172.22.0.12:22", "hostname; cat /etc/motd"); r.stdout != "kiosk\nThis is the kiosk.\n" {
+			l.t.Errorf("the kiosk says %q; want its name and its message", r.stdout)
+		}
+		if n := count(l.events(kiosk), inventory.EventAgentSession); n != 1 {
+			l.t.Errorf("the machine was in the installer %d times; want once, from discovery to installation", n)
+		}
 	})
 	ok = ok && l.sub("installed when somebody switches it on", func(l *lab) {
 		l.interrupt(func(n line) bool { return strings.HasPrefix(n.Message, "switch on node") }, func(*os.Process) {

@@ -1,6 +1,6 @@
-# A machine without BMC that boots from the network first, and one that the
-# site does not declare unless it is asked to: the rack has it, apply and serve
-# do not know it.
+# A machine without BMC that boots from the network first, one that the site
+# does not declare unless it is asked to (the rack has it, apply and serve do not
+# know it), and one that is whatever machine has a certain disk.
 
 site "@site@" {}
 
@@ -42,6 +42,45 @@ machine "node" {
     disk {
       size = GiB(1)
     }
+  }
+}
+
+class "kiosk" {
+  match = any([for d in facts.disks : d.serial == "KIOSK-0"])
+
+  react {
+    provision = machine.kiosk
+    workflow  = workflow.kiosk
+  }
+}
+
+machine "kiosk" {
+  match        = class.kiosk
+  network      = network.edge
+  address      = "172.22.0.12"
+  image        = image.edge-os
+  boot_timeout = "8m"
+
+  rack {
+    firmware   = "bios"
+    memory     = MiB(896)
+    boot_order = ["network", "disk"]
+
+    disk {
+      size   = GiB(1)
+      serial = "KIOSK-0"
+    }
+    nic {
+      mac = "52:54:00:e2:04:03"
+    }
+  }
+}
+
+workflow "kiosk" {
+  step "file" "motd" {
+    hosts   = machine.kiosk
+    path    = "/etc/motd"
+    content = "This is the kiosk.\n"
   }
 }
 
