@@ -35,8 +35,8 @@ func (a *app) serveCommand() *cobra.Command {
 		Use:   "serve SITE.hcl",
 		Short: "Hold a site: answer its machines, serve the API, and carry out runs, until stopped",
 		Long: `Serves DHCP, TFTP, HTTP and the agents' API on the declared networks. By itself it powers
-nothing and installs nothing: declared machines get their addresses and boot from their own
-disks, and on a network with unknown = "discover" undeclared machines are booted
+nothing, and installs only what a class of the site provisions (react): declared machines
+get their addresses and boot from their own disks, and on a network with unknown = "discover" undeclared machines are booted
 into the installer once, recorded with their facts, and sent back to their disk.
 
 While it runs, plan, apply, destroy and runs resume of the same site on this host work through
