@@ -236,24 +236,25 @@ func TestCAThatSignedTheCertificateIsTrusted(t *testing.T) {
 }
 
 func TestBadAnswersAreErrorsWithinBounds(t *testing.T) {
-	var response *bmc.ResponseError
-	var unreachable *bmc.UnreachableError
+	// A target of its own for each case: they run at once.
+	response := func() any { return new(*bmc.ResponseError) }
+	unreachable := func() any { return new(*bmc.UnreachableError) }
 	tests := []struct {
 		fault  sim.Fault
-		target any
+		target func() any
 		logout bool
 	}{
-		{sim.FaultHang, &unreachable, false},
-		{sim.FaultHangSystem, &unreachable, true},
-		{sim.FaultReset, &unreachable, false},
-		{sim.FaultUnavailable, &response, false},
-		{sim.FaultRedirect, &response, false},
-		{sim.FaultGarbage, &response, true},
-		{sim.FaultWrongTypes, &response, true},
-		{sim.FaultHuge, &response, true},
-		{sim.FaultManyLinks, &response, true},
-		{sim.FaultPages, &response, true},
-		{sim.FaultForeignLink, &response, true},
+		{sim.FaultHang, unreachable, false},
+		{sim.FaultHangSystem, unreachable, true},
+		{sim.FaultReset, unreachable, false},
+		{sim.FaultUnavailable, response, false},
+		{sim.FaultRedirect, response, false},
+		{sim.FaultGarbage, response, true},
+		{sim.FaultWrongTypes, response, true},
+		{sim.FaultHuge, response, true},
+		{sim.FaultManyLinks, response, true},
+		{sim.FaultPages, response, true},
+		{sim.FaultForeignLink, response, true},
 	}
 	for _, tt := range tests {
 		t.Run(string(tt.fault), func(t *testing.T) {
@@ -265,8 +266,8 @@ func TestBadAnswersAreErrorsWithinBounds(t *testing.T) {
 			}
 			r.service.SetFault(tt.fault)
 			state, err := r.open(t, bmc.Deps{}).PowerState(t.Context())
-			if err == nil || !errors.As(err, tt.target) {
-				t.Fatalf("PowerState() = %s, %v; want %T", state, err, tt.target)
+			if target := tt.target(); err == nil || !errors.As(err, target) {
+				t.Fatalf("PowerState() = %s, %v; want %T", state, err, target)
 			}
 			if len(err.Error()) > 1500 {
 				t.Errorf("the error has %d bytes; want a message that fits a terminal", len(err.Error()))
