@@ -212,7 +212,6 @@ func TestADiscoveredMachineWithAFullDiskIsNotErased(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	var said []string
 	a := &app{stdout: io.Discard, stderr: t.Output()}
 	w, err := a.open(ctx, path, func(steps.Progress) {})
 	if err != nil {
@@ -245,7 +244,7 @@ func TestADiscoveredMachineWithAFullDiskIsNotErased(t *testing.T) {
 	}
 	r := &steps.Reactor{
 		Site: func() *site.Site { return d.current().site }, Catalog: d.catalog, Carrier: carrier{d, d.ends},
-		Tell: func(p steps.Progress) { said = append(said, p.Address+" "+p.Phase+" "+p.Message) },
+		Tell: func(p steps.Progress) { t.Log(p.Address, p.Phase, p.Message) },
 	}
 	for range 2 {
 		if err := r.Pass(ctx); err != nil {

@@ -32,7 +32,7 @@ type Reactor struct {
 	Site    func() *site.Site
 	Catalog *store.Store
 	Carrier Carrier
-	Tell    func(Progress)
+	Tell    func(Progress)   // may be called by several goroutines at once
 	Now     func() time.Time // time.Now when nil
 
 	mu      sync.Mutex
