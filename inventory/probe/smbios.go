@@ -2,6 +2,7 @@ package probe
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -253,17 +254,22 @@ func memoryModule(s structure) (inventory.MemoryModule, bool) {
 		Locator: s.text(0x10), Bytes: size, Type: memoryTypes[s.byte(0x12)],
 		Manufacturer: s.text(0x17), Serial: s.text(0x18), Part: s.text(0x1a),
 	}
-	if speed := s.word(0x15); speed == 0xffff {
-		module.SpeedMTs = int(s.dword(0x54))
-	} else {
-		module.SpeedMTs = int(speed)
-	}
+	module.SpeedMTs = cmp.Or(s.speed(0x20, 0x58), s.speed(0x15, 0x54))
 	total, data := s.word(0x08), s.word(0x0a)
 	if total != 0 && total != 0xffff && data != 0 && data != 0xffff {
 		ecc := total > data
 		module.ECC = &ecc
 	}
 	return module, true
+}
+
+// speed is a configured or a greatest speed: one word, of which 0xffff means that
+// the double word at the second offset holds it, and 0 that it is not known.
+func (s structure) speed(short, long int) int {
+	if n := s.word(short); n != 0xffff {
+		return int(n)
+	}
+	return int(s.dword(long) & 0x7fffffff)
 }
 
 // memoryTypes is table 77 of 7.18.2; types that no machine of this century has
