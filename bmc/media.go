@@ -9,9 +9,10 @@ import (
 )
 
 // InsertMedia puts a disc image into the machine's virtual CD drive and reads
-// back that it is there; what was in the drive is ejected. The BMC itself fetches
-// the image, from a URL (http or https) that it must be able to reach. It does
-// not change what the machine boots: see SetNextBoot.
+// back that it is there; what was in the drive, or in another one that takes
+// discs, is ejected. The BMC itself fetches the image, from a URL (http or https)
+// that it must be able to reach. It does not change what the machine boots: see
+// SetNextBoot.
 func (c *Controller) InsertMedia(ctx context.Context, image string) error {
 	u, err := url.Parse(image)
 	switch {
@@ -23,8 +24,8 @@ func (c *Controller) InsertMedia(ctx context.Context, image string) error {
 	return c.media(ctx, "inserting virtual media", image)
 }
 
-// EjectMedia takes the image out of the machine's virtual CD drive; it is no
-// error when there is none.
+// EjectMedia takes the image out of the machine's virtual CD drive, of every one
+// where there are several; it is no error when there is none.
 func (c *Controller) EjectMedia(ctx context.Context) error {
 	return c.media(ctx, "ejecting virtual media", "")
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -82,6 +83,11 @@ func (s *redfishSession) setPower(ctx context.Context, a PowerAction) error {
 		verb = "cycle"
 	}
 	s.http.begin(ctx)
+	// Early firmware of HPE iLO 5 takes no GracefulShutdown; its power button
+	// asks the operating system to shut down just so.
+	if reset := s.document().Actions.Reset; a == Soft && !slices.Contains(reset.Allowed, "GracefulShutdown") && slices.Contains(reset.Allowed, "PushPowerButton") {
+		return s.post(ctx, reset.Target, map[string]string{"ResetType": "PushPowerButton"})
+	}
 	_, err := s.conn.PowerSet(ctx, verb)
 	return s.explain(ctx, err)
 }
@@ -131,6 +137,12 @@ type systemDocument struct {
 		BootSourceOverrideEnabled string
 		BootSourceOverrideMode    string
 		BootSourceOverrideTarget  string
+	}
+	Actions struct {
+		Reset struct {
+			Target  string   `json:"target"`
+			Allowed []string `json:"ResetType@Redfish.AllowableValues"`
+		} `json:"#ComputerSystem.Reset"`
 	}
 }
 

@@ -1,6 +1,8 @@
 package bmc
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -20,24 +22,42 @@ type own struct{}
 
 // get reads one document of the session.
 func (s *redfishSession) get(ctx context.Context, path string, doc any) error {
+	return s.do(ctx, http.MethodGet, path, nil, doc)
+}
+
+// post carries out one action of the session.
+func (s *redfishSession) post(ctx context.Context, path string, arguments any) error {
+	body, err := json.Marshal(arguments)
+	if err != nil {
+		return err
+	}
+	return s.do(ctx, http.MethodPost, path, body, nil)
+}
+
+// do sends one request; a nil doc leaves the answer unread.
+func (s *redfishSession) do(ctx context.Context, method, path string, body []byte, doc any) error {
 	if !strings.HasPrefix(path, "/") {
 		return &fault{kind: faultResponse, err: fmt.Errorf("the BMC sent a link that is no path: %s", clip(path))}
 	}
 	s.http.mu.Lock()
 	token := s.http.token
 	s.http.mu.Unlock()
-	req, err := http.NewRequestWithContext(context.WithValue(ctx, own{}, true), http.MethodGet, "https://"+s.http.host+path, nil)
+	req, err := http.NewRequestWithContext(context.WithValue(ctx, own{}, true), method, "https://"+s.http.host+path, bytes.NewReader(body))
 	if err != nil {
 		return &fault{kind: faultResponse, err: fmt.Errorf("the BMC sent a link that is no path: %s", clip(path))}
 	}
 	req.Header.Set("X-Auth-Token", token)
 	req.Header.Set("Accept", "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	resp, err := s.http.client().Do(req)
 	if err == nil {
 		defer resp.Body.Close()
-		if resp.StatusCode >= 300 {
-			err = fmt.Errorf("GET %s: HTTP %s", clip(path), clip(resp.Status))
-		} else {
+		switch {
+		case resp.StatusCode >= 300:
+			err = fmt.Errorf("%s %s: HTTP %s", method, clip(path), clip(resp.Status))
+		case doc != nil:
 			err = json.NewDecoder(resp.Body).Decode(doc)
 		}
 	}
@@ -161,7 +181,10 @@ type thermalDocument struct {
 		Name, FanName string // FanName before Thermal v1.3
 		Reading       *float64
 		ReadingUnits  string
-		Status        sensorStatus
+		// HPE iLO 4 has these from before Redfish 1.0 in their place.
+		CurrentReading *float64
+		Units          string
+		Status         sensorStatus
 	}
 	Voltages []struct {
 		Name         string
@@ -169,7 +192,7 @@ type thermalDocument struct {
 		Status       sensorStatus
 	}
 	PowerControl []struct {
-		Name               string
+		Name, MemberID     string // HPE iLO 5 leaves the name out
 		PowerConsumedWatts *float64
 		Status             sensorStatus
 	}
@@ -187,51 +210,72 @@ func (d thermalDocument) sensors() []Sensor {
 	}
 	for _, f := range d.Fans {
 		unit := "rpm"
-		if f.ReadingUnits == "Percent" {
+		if cmp.Or(f.ReadingUnits, f.Units) == "Percent" {
 			unit = "%"
 		}
-		if f.Name == "" {
-			f.Name = f.FanName
-		}
-		add(f.Name, SensorFan, f.Reading, unit, f.Status)
+		add(cmp.Or(f.Name, f.FanName), SensorFan, cmp.Or(f.Reading, f.CurrentReading), unit, f.Status)
 	}
 	for _, v := range d.Voltages {
 		add(v.Name, SensorVoltage, v.ReadingVolts, "V", v.Status)
 	}
 	for _, p := range d.PowerControl {
-		add(p.Name, SensorPower, p.PowerConsumedWatts, "W", p.Status)
+		add(cmp.Or(p.Name, strings.TrimSpace("PowerControl "+p.MemberID)), SensorPower, p.PowerConsumedWatts, "W", p.Status)
 	}
 	return out
 }
 
 // media goes through bmclib, which knows what drives and forms of the request
-// controllers take, and is then read back.
+// controllers take, and is then read back. Of several drives, such as the two of
+// an iDRAC, bmclib looks at one only, and is content when that is empty. So those
+// that hold something are emptied first.
 func (s *redfishSession) media(ctx context.Context, image string) error {
 	s.http.begin(ctx)
+	held, err := s.setMedia(ctx, "")
+	if err != nil {
+		return err
+	}
+	for _, drive := range held {
+		if eject := drive.Actions.Eject.Target; eject != "" {
+			if err := s.post(ctx, eject, struct{}{}); err != nil {
+				return err
+			}
+		}
+	}
+	if image != "" || len(held) > 0 {
+		if held, err = s.setMedia(ctx, image); err != nil {
+			return err
+		}
+	}
+	if len(held) > 0 != (image != "") {
+		return &fault{kind: faultResponse, err: fmt.Errorf("the BMC accepted the action, but its virtual drive is not as asked; look at the virtual media of its web page: another user's session may hold the drive")}
+	}
+	return nil
+}
+
+// setMedia has bmclib insert or, with no image, eject, and returns the CD drives
+// that hold something afterwards.
+func (s *redfishSession) setMedia(ctx context.Context, image string) ([]mediaDocument, error) {
 	s.http.mu.Lock()
 	s.http.drives = nil
 	s.http.mu.Unlock()
 	_, err := s.conn.SetVirtualMedia(ctx, "CD", image)
 	if err := s.explain(ctx, err); err != nil {
-		return err
+		return nil, err
 	}
 	s.http.mu.Lock()
 	drives := s.http.drives
 	s.http.mu.Unlock()
-	holds := false
+	var held []mediaDocument
 	for _, path := range drives {
 		var drive mediaDocument
 		if err := s.get(ctx, path, &drive); err != nil {
-			return err
+			return nil, err
 		}
 		if drive.takesCD() && drive.Inserted {
-			holds = true
+			held = append(held, drive)
 		}
 	}
-	if holds != (image != "") {
-		return &fault{kind: faultResponse, err: fmt.Errorf("the BMC accepted the action, but its virtual drive is not as asked; look at the virtual media of its web page: another user's session may hold the drive")}
-	}
-	return nil
+	return held, nil
 }
 
 // mediaDocument is what is read of a VirtualMedia (DSP0268).
@@ -239,6 +283,11 @@ type mediaDocument struct {
 	odataLink
 	MediaTypes []string
 	Inserted   bool
+	Actions    struct {
+		Eject struct {
+			Target string `json:"target"`
+		} `json:"#VirtualMedia.EjectMedia"`
+	}
 }
 
 func (d mediaDocument) takesCD() bool {
