@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -121,6 +122,7 @@ func (s *Store) freeze(ctx context.Context, tx *ent.Tx, key ed25519.PrivateKey, 
 	if err != nil {
 		return err
 	}
+	docs = observed(docs)
 	if len(docs) == 0 {
 		return ErrNeverLooked
 	}
@@ -139,6 +141,14 @@ func (s *Store) freeze(ctx context.Context, tx *ent.Tx, key ed25519.PrivateKey, 
 		return err
 	}
 	return tx.Machine.UpdateOneID(m.ID).SetDrift(string(inventory.DriftNone)).ClearDriftDigest().ClearDriftSince().Exec(ctx)
+}
+
+// observed are the documents of programs that looked. What people write changes
+// no hardware, and must not hide that it changed.
+func observed(docs map[inventory.Source]inventory.Document) map[inventory.Source]inventory.Document {
+	looks := maps.Clone(docs)
+	delete(looks, inventory.SourceManual)
+	return looks
 }
 
 func newestSnapshot(ctx context.Context, c *ent.Client, id uuid.UUID) (*ent.Snapshot, error) {
@@ -173,7 +183,7 @@ func compare(ctx context.Context, c *ent.Client, key ed25519.PrivateKey, catalog
 		return r, err
 	default:
 		r.State = inventory.DriftNone
-		if r.Changes = drift.Compare(opened.Facts, merge(docs)); len(r.Changes) > 0 {
+		if r.Changes = drift.Compare(opened.Facts, merge(observed(docs))); len(r.Changes) > 0 {
 			r.State, r.Digest = inventory.DriftChanged, drift.Digest(r.Changes)
 		}
 	}

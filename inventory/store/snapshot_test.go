@@ -107,6 +107,29 @@ func TestDriftIsToldOnceUntilItIsRepaired(t *testing.T) {
 	})
 }
 
+func TestWrittenFactsAreNoDriftAndHideNone(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		s := storetest.Open(t, cfg)
+		s.UseSnapshotKey(snapshotKey)
+		inOne, inTwo := original, original
+		inOne.Chassis, inTwo.Chassis = &inventory.Chassis{Serial: "CH-1"}, &inventory.Chassis{Serial: "CH-2"}
+		m := observe(t, s, store.Observation{MACs: []inventory.MAC{mac(1)}, Source: inventory.SourceAgent, Facts: &inOne})
+		label := func(serial string) {
+			t.Helper()
+			_, _, err := s.EditFacts(t.Context(), m.ID, written("chassis.serial", serial))
+			ok(t, err)
+		}
+		label("LABEL-7")
+		must[bool](t)(s.Commission(t.Context(), m.ID, "run-1"))
+		label("LABEL-8")
+		stands(t, s, m.ID, inventory.DriftNone)
+		report(t, s, m.ID, inTwo)
+		if r := stands(t, s, m.ID, inventory.DriftChanged); len(r.Changes) != 1 || r.Changes[0].Path != "chassis.serial" || r.Changes[0].Old != `"CH-1"` || r.Changes[0].New != `"CH-2"` {
+			t.Errorf("Changes = %v; want the chassis as programs saw it", r.Changes)
+		}
+	})
+}
+
 func TestAcceptedDriftIsTheNewSnapshot(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
 		s, id := frozen(t, cfg)

@@ -227,6 +227,7 @@ func (c *cluster) hardened() {
 		c.t.Errorf("creating a privileged pod = %q; want it refused by the restricted standard", got)
 	}
 	c.on(0, "k3s kubectl create secret generic plain --from-literal=k=read-me-on-disk")
+	c.on(0, "k3s kubectl create configmap plain --from-literal=k=found-on-disk")
 	for i, h := range c.ofServers() {
 		if got := c.on(i, "tail -n 1 /var/lib/rancher/k3s/server/logs/audit.log"); !strings.Contains(got, `"kind":"Event"`) {
 			c.t.Errorf("the audit log of %s ends with %q; want an event", h.Name, got)
@@ -234,8 +235,11 @@ func (c *cluster) hardened() {
 		if got := c.on(i, "grep -rlaF read-me-on-disk /var/lib/rancher/k3s/server/db/etcd || true"); got != "" {
 			c.t.Errorf("on %s a Secret is readable in %s; want it encrypted", h.Name, got)
 		}
+		if got := c.on(i, "grep -rlaF found-on-disk /var/lib/rancher/k3s/server/db/etcd || true"); got == "" {
+			c.t.Errorf("on %s nothing of a ConfigMap is found in etcd's files; the search for the Secret proves nothing", h.Name)
+		}
 	}
-	c.on(0, "k3s kubectl delete secret plain")
+	c.on(0, "k3s kubectl delete secret/plain configmap/plain")
 	for i, h := range c.lab.Hosts {
 		if got := c.on(0, "k3s kubectl get --raw /api/v1/nodes/"+h.Name+"/proxy/configz"); !strings.Contains(got, `"protectKernelDefaults":true`) {
 			c.t.Errorf("the kubelet of %s runs with %s; want it to protect the kernel's defaults", h.Name, got)
@@ -265,17 +269,20 @@ func TestModuleIsSharedByTwoSites(t *testing.T) {
 		file, network string
 		hosts         map[string]int
 		names         []string
+		tills         []string
 		banner        string
 		output        string
 	}{
 		{
 			file: "store.hcl", network: "172.26.21.0/24", names: []string{"staffed-a", "staffed-b", "self-a"},
 			hosts:  map[string]int{"52:54:00:26:21:01": 0, "52:54:00:26:21:02": 1, "52:54:00:26:21:03": 2},
+			tills:  []string{`module.lane["self"].machine.till["a"]`, `module.lane["staffed"].machine.till["a"]`, `module.lane["staffed"].machine.till["b"]`},
 			banner: "Store 0421, ", output: `self-a = "172.26.21.13"`,
 		},
 		{
 			file: "depot.hcl", network: "172.26.7.0/24", names: []string{"gate-north", "gate-south"},
 			hosts:  map[string]int{"52:54:00:26:07:01": 0, "52:54:00:26:07:02": 1},
+			tills:  []string{`module.gate.machine.till["north"]`, `module.gate.machine.till["south"]`},
 			banner: "Kept by edge-provision.", output: `gate-north = "172.26.7.11"`,
 		},
 	} {
@@ -302,7 +309,9 @@ func TestModuleIsSharedByTwoSites(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c.differs("/etc/issue")
+			for _, till := range site.tills {
+				c.differs(till + ": /etc/issue has other content")
+			}
 		})
 	}
 }

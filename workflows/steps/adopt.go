@@ -55,7 +55,7 @@ type program struct {
 }
 
 // adoptTimeout bounds the questions to one machine that facts are gathered from:
-// before it can answer the first time, 12 MB have to get there.
+// before it can answer the first time, 8 MB have to get there.
 const adoptTimeout = 3 * time.Minute
 
 // FactsError says why facts could not be gathered from a machine that answers.
