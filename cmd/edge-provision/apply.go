@@ -122,6 +122,7 @@ func (a *app) apply(ctx context.Context, path string, f applyFlags, resumed *wor
 		Clock: workflows.SystemClock{}, Images: w.images, ControllerKey: w.key, Fence: fence,
 		Tell: screen.Tell, Explain: w.explain, Adopter: w.adopter,
 	}
+	defer ap.provisioner.End()
 	defer ap.stopServing()
 	if err := ap.useDaemon(); err != nil {
 		return err

@@ -54,6 +54,7 @@ type Provisioner struct {
 
 	mu      sync.Mutex
 	brought map[string]bool // machines this process brought into the installer; true: they were off
+	set     []uuid.UUID     // machines that were put into Wanted
 }
 
 // ImageSource publishes images to the machines of a network.
@@ -260,6 +261,28 @@ func (p *Provisioner) failed(ctx context.Context, row inventory.Machine, err err
 	return errors.Join(err, p.setState(ctx, row.ID, inventory.StateFailed))
 }
 
+// want has a machine boot into the installer until it is installed, released, or
+// the run has ended.
+func (p *Provisioner) want(id uuid.UUID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.set = append(p.set, id)
+	p.Wanted.Set(id, true)
+}
+
+// End is called when the run has ended, however it did: its machines are wanted in
+// the installer no longer. Wanted may outlive the run by months, and one that the
+// run did not install would otherwise lose its own disk at its next boot. Agents
+// that are at work, or wait, stay for the run that continues this one.
+func (p *Provisioner) End() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, id := range p.set {
+		p.Wanted.Set(id, false)
+	}
+	p.set = nil
+}
+
 // intoInstaller makes sure that the machine's agent talks to us. A machine whose
 // agent may be on its way back to a restarted controller is waited for before
 // its power is touched.
@@ -267,7 +290,7 @@ func (p *Provisioner) intoInstaller(ctx context.Context, m *site.Machine, row in
 	if s, ok := p.present(ctx, m, row); ok {
 		return s, p.hold(ctx, row)
 	}
-	p.Wanted.Set(row.ID, true)
+	p.want(row.ID)
 	if err := p.setState(ctx, row.ID, inventory.StateInspecting); err != nil {
 		return dispatch.Session{}, err
 	}
@@ -340,7 +363,7 @@ func (p *Provisioner) present(ctx context.Context, m *site.Machine, row inventor
 		}
 	}
 	p.say(m.Address, "netboot", "an earlier run left it in the installer; waiting up to %s for its agent", reconnect)
-	p.Wanted.Set(row.ID, true)
+	p.want(row.ID)
 	ctx, cancel := context.WithTimeout(ctx, reconnect)
 	defer cancel()
 	s, err := p.Dispatch.WaitSession(ctx, row.ID)

@@ -156,6 +156,36 @@ func TestBootTimeoutIsNamedWhereverItStrikes(t *testing.T) {
 	}
 }
 
+// Who wants it there may live much longer than the run.
+func TestMachineIsWantedInTheInstallerOnlyWhileARunGoesOn(t *testing.T) {
+	s := newShop(t, true)
+	s.computer.deaf, s.machine.BootTimeout = true, 300*time.Millisecond
+	if err := s.prov.Inspect(s.ctx(), s.machine); err == nil || !s.wanted.Has(s.row.ID) {
+		t.Fatalf("Inspect() = %v, wanted %v; want a boot that does not come, for which the machine is wanted", err, s.wanted.Has(s.row.ID))
+	}
+	s.prov.End()
+	if s.wanted.Has(s.row.ID) {
+		t.Error("after a run that timed out its machine is still wanted in the installer")
+	}
+	// A write that is cut off goes on in the next run, where its agent is.
+	s = newShop(t, true)
+	s.computer.fail = []agent.Result{{Outcome: agent.OutcomeFailed, Error: &agent.Failure{Code: agent.CodeFetch, Message: "the line went dead"}}}
+	if err := s.install(); err == nil || !s.wanted.Has(s.row.ID) {
+		t.Fatalf("Install() = %v, wanted %v; want the agent's failure", err, s.wanted.Has(s.row.ID))
+	}
+	s.prov.End()
+	if s.wanted.Has(s.row.ID) {
+		t.Error("after a run that failed its machine is still wanted in the installer")
+	}
+	boots := len(s.computer.Boots())
+	if err := s.install(); err != nil {
+		t.Fatal(err)
+	}
+	if second := s.computer.tasks[1]; !second.Write.Resume || len(s.computer.Boots()) != boots {
+		t.Errorf("second write = %+v after %d boots; want it resumed in the installer that is there, after %d", second.Write, len(s.computer.Boots()), boots)
+	}
+}
+
 func TestMachineWithoutBMCIsAskedFor(t *testing.T) {
 	s := newShop(t, false)
 	done := make(chan error, 1)
