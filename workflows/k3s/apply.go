@@ -52,10 +52,13 @@ func (c *Cluster) Inspect(ctx context.Context) (Report, error) {
 
 // silence says why servers' APIs did not answer.
 func (s scene) silence() string {
-	if err := errors.Join(s.silent...); err != nil {
-		return err.Error()
+	var why []string
+	for _, err := range s.silent {
+		if err != nil {
+			why = append(why, err.Error())
+		}
 	}
-	return "none of them runs it"
+	return strings.Join(why, "; ")
 }
 
 // unreachable are the reasons of machines that could not be asked.
@@ -80,7 +83,7 @@ func (c *Cluster) survey(ctx context.Context) (scene, []*live, error) {
 	s.silent = make([]error, len(c.Servers))
 	var wg sync.WaitGroup
 	for i, o := range s.seen[:len(c.Servers)] {
-		if o.err != nil || !o.joined || !o.units[server.unit()].running() {
+		if s.silent[i] = o.unasked(); s.silent[i] != nil {
 			continue
 		}
 		wg.Go(func() {
@@ -108,6 +111,20 @@ func (c *Cluster) survey(ctx context.Context) (scene, []*live, error) {
 		}
 	}
 	return s, clients, err
+}
+
+// unasked is why a server's API is not asked; nil: it is.
+func (o *observation) unasked() error {
+	u := o.units[server.unit()]
+	switch {
+	case o.err != nil:
+		return o.err
+	case !o.joined:
+		return fmt.Errorf("%s: it has no data of a cluster", o.node.Machine)
+	case !u.running():
+		return fmt.Errorf("%s: %s.service is %s; see on it: journalctl -u %[2]s.service", o.node.Machine, server.unit(), state(u))
+	}
+	return nil
 }
 
 // live is a server that answers.

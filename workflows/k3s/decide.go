@@ -21,8 +21,8 @@ type scene struct {
 	members map[string]member
 	// live are the machines whose API server answered.
 	live []string
-	// silent says of each declared server why its API did not answer; nil when it
-	// did, or was not asked because it does not run.
+	// silent says of each declared server why its API did not answer, or was not
+	// asked; nil when it did.
 	silent []error
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -134,5 +136,43 @@ func TestSilentServersCostAPlanOneWait(t *testing.T) {
 	}
 	if asked.Load() != 3 {
 		t.Errorf("the servers were asked %d times; want once each", asked.Load())
+	}
+}
+
+// TestVerifyNamesTheServerThatDoesNotRun stops a server, or takes its data, after
+// the cluster was ready.
+func TestVerifyNamesTheServerThatDoesNotRun(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(w *world)
+		want   string
+	}{
+		"stopped": {
+			func(w *world) { w.set("machine.b", "k3s.service.active", "inactive") },
+			"2 of 3 servers answer: machine.b: k3s.service is stopped; see on it: journalctl -u k3s.service",
+		},
+		"failed": {
+			func(w *world) { w.set("machine.b", "k3s.service.active", "failed") },
+			"2 of 3 servers answer: machine.b: k3s.service is failed; see on it: journalctl -u k3s.service",
+		},
+		"without data": {
+			func(w *world) {
+				if err := os.RemoveAll(filepath.Join(w.hosts["machine.c"].root, "var/lib/rancher/k3s/server/db")); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"2 of 3 servers answer: machine.c: it has no data of a cluster",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, c := ha(t)
+			test.change(w)
+			cluster, err := New(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cluster.Verify(t.Context()); err == nil || err.Error() != test.want {
+				t.Errorf("Verify() = %v; want %s", err, test.want)
+			}
+		})
 	}
 }

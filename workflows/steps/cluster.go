@@ -78,11 +78,12 @@ func (s *clusterStep) Inspect(ctx context.Context) (Finding, error) {
 	}
 	set, err := s.resolve(ctx)
 	if err != nil {
+		s.doubt(err)
 		return notAnswering(err)
 	}
 	diff, err := s.cluster.Diff(ctx, set, s.opts)
 	if err != nil {
-		s.silent(err)
+		s.doubt(err)
 		return notAnswering(err)
 	}
 	if err := diff.Conflicts(); err != nil {
@@ -105,35 +106,34 @@ func (s *clusterStep) reach(ctx context.Context) error {
 	return s.env.Declared.reach(ctx, s.cluster)
 }
 
-// silent notes that the API server gave no answer: the other steps of its cluster
-// need not wait for the same.
-func (s *clusterStep) silent(err error) {
+// doubt has the next step of the cluster ask whether the API server still answers,
+// when this one waited for an answer in vain: it must neither wait for the same,
+// nor be kept from its work by what is this step's alone.
+func (s *clusterStep) doubt(err error) {
 	if s.env.Declared != nil && noAnswer(err) {
-		s.env.Declared.heard(s.cluster.Server(), err)
+		s.env.Declared.doubt(s.cluster.Server())
 	}
 }
 
 // announce implements announcer.
-func (s *clusterStep) announce(ctx context.Context) error {
+func (s *clusterStep) announce(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
-	if err := s.reach(ctx); err != nil {
-		return err
+	if s.reach(ctx) != nil {
+		return
 	}
 	_, err := s.resolve(ctx)
-	return err
+	s.doubt(err)
 }
 
 // resolve makes the objects and tells the other steps about them.
 func (s *clusterStep) resolve(ctx context.Context) (kube.Set, error) {
 	set, err := s.set(ctx)
 	if err != nil {
-		s.silent(err)
 		return set, err
 	}
 	// Which object it is can depend on the namespace that it is given.
 	if set, err = s.cluster.Resolve(ctx, set, s.opts); err != nil {
-		s.silent(err)
 		return set, err
 	}
 	if s.env.Declared != nil {

@@ -47,7 +47,9 @@ func (d *Declared) reach(ctx context.Context, c *kube.Cluster) error {
 		return err
 	}
 	err = c.Reach(ctx)
-	if err == nil || noAnswer(err) {
+	// Only the caller's own end says nothing about the server.
+	var gone *kube.UnreachableError
+	if err == nil || errors.As(err, &gone) {
 		d.heard(c.Server(), err)
 	}
 	return err
@@ -59,6 +61,18 @@ func (d *Declared) heard(server string, err error) {
 	defer d.mu.Unlock()
 	if d.answers != nil {
 		d.answers[server] = err
+	}
+}
+
+// doubt forgets that a server answers, so that it is asked anew before it is used
+// again. That one step got no answer does not make it silent: the step can have
+// more objects than there was time for, wait for a file from elsewhere, or ask
+// for what a broken webhook guards.
+func (d *Declared) doubt(server string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.answers[server] == nil {
+		delete(d.answers, server)
 	}
 }
 
@@ -97,8 +111,8 @@ func (d *Declared) elsewhere(server, address string, id kube.ID) string {
 	return ""
 }
 
-// noAnswer reports whether an error says that a cluster gave no answer: at once,
-// or in the time that there was.
+// noAnswer reports whether an error says that a cluster may not answer: it gave
+// none, or time ran out.
 func noAnswer(err error) bool {
 	var gone *kube.UnreachableError
 	return errors.As(err, &gone) || errors.Is(err, context.DeadlineExceeded)
@@ -106,13 +120,13 @@ func noAnswer(err error) bool {
 
 // announcer is a step that tells Declared what it declares.
 type announcer interface {
-	announce(ctx context.Context) error
+	announce(ctx context.Context)
 }
 
 // announce lets every step whose inputs are known say what it declares, before
 // the first one is inspected: an object that moves to a later step is otherwise
 // seen as one to delete. What goes wrong here the inspection says; a cluster that
-// does not answer, or not in time, is not asked for every step.
+// does not answer is not asked for every step (Declared.reach).
 func (r *Runner) announce(ctx context.Context, known site.Known) error {
 	for _, s := range r.ordered() {
 		when, diags := r.Site.StepWhen(s, known)
@@ -125,8 +139,8 @@ func (r *Runner) announce(ctx context.Context, known site.Known) error {
 		}
 		if when.IsKnown() && !when.IsNull() && when.True() && inputs.IsWhollyKnown() {
 			if step, _, err := r.make(ctx, s, inputs); err == nil {
-				if a, ok := step.(announcer); ok && noAnswer(a.announce(ctx)) {
-					return nil
+				if a, ok := step.(announcer); ok {
+					a.announce(ctx)
 				}
 			}
 		}

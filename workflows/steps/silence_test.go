@@ -2,42 +2,101 @@ package steps
 
 import (
 	"context"
+	"encoding/json"
 	"encoding/pem"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/zclconf/go-cty/cty"
+
+	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/artifact"
 	"github.com/edge-provision/edge-provision/workflows/kube"
 	"github.com/edge-provision/edge-provision/workflows/kube/kubetest"
 )
+
+// pretendedAPI answers like an API server without objects that takes every
+// ConfigMap, as far as a plan asks it. fault answers in its place when it returns
+// true.
+func pretendedAPI(t *testing.T, fault func(w http.ResponseWriter, r *http.Request) bool) (kubeconfig []byte) {
+	t.Helper()
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// A handler learns that its caller is gone only when the request was read.
+		body, err := io.ReadAll(r.Body)
+		if err != nil || fault(w, r) {
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		var answer any = map[string]any{"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "NotFound", "code": http.StatusNotFound}
+		code := http.StatusNotFound
+		switch {
+		case r.URL.Path == probed:
+			code, answer = http.StatusOK, map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": "default"}}
+		case r.URL.Path == "/api/v1":
+			code, answer = http.StatusOK, map[string]any{"kind": "APIResourceList", "groupVersion": "v1", "resources": []any{
+				map[string]any{"name": "configmaps", "namespaced": true, "kind": "ConfigMap"},
+			}}
+		case r.Method == http.MethodPatch:
+			code, answer = http.StatusCreated, json.RawMessage(body)
+		}
+		w.WriteHeader(code)
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			t.Errorf("answering %s: %v", r.URL.Path, err)
+		}
+	}))
+	t.Cleanup(server.Close)
+	return kubetest.Kubeconfig(server.URL, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), "none")
+}
+
+// probed is what Reach asks for.
+const probed = "/api/v1/namespaces/default"
+
+// configMapStep declares one ConfigMap, and the files of more.
+func configMapStep(t *testing.T, env Env, kubeconfig []byte, name string, files ...cty.Value) *clusterStep {
+	t.Helper()
+	given := map[string]cty.Value{"content": cty.StringVal("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + name + "}\n")}
+	if len(files) > 0 {
+		given["manifest"] = cty.ListVal(files)
+	}
+	env.Address = "step.manifest." + name
+	made, err := newManifest(manifestInputs(kubeconfig, given), env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := made.(*clusterStep)
+	// One attempt is enough: how often a request is repeated is not the matter here.
+	if s.cluster, err = kube.Open(kube.Config{Kubeconfig: kubeconfig, Attempts: 1}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.cluster.Close)
+	return s
+}
 
 // TestSilentClusterIsAskedOnceWhileASiteIsObserved lets an API server take
 // requests and answer none: the first step waits, the others know.
 func TestSilentClusterIsAskedOnceWhileASiteIsObserved(t *testing.T) {
 	var asked atomic.Int64
 	var answers atomic.Bool
-	server := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	kubeconfig := pretendedAPI(t, func(_ http.ResponseWriter, r *http.Request) bool {
 		asked.Add(1)
 		if !answers.Load() {
 			<-r.Context().Done()
 		}
-	}))
-	defer server.Close()
-	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	cluster, err := kube.Open(kube.Config{Kubeconfig: kubetest.Kubeconfig(server.URL, ca, "none")})
+		return !answers.Load()
+	})
+	// The bound of the product is 15 s; this is about how often, not how long.
+	cluster, err := kube.Open(kube.Config{Kubeconfig: kubeconfig, ReachTimeout: 300 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer cluster.Close()
 	var d Declared
-	reach := func() error {
-		// The bound of the product is 15 s; this is about how often, not how long.
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		defer cancel()
-		return d.reach(ctx, cluster)
-	}
+	reach := func() error { return d.reach(t.Context(), cluster) }
 	if err := reach(); err != nil || asked.Load() != 0 {
 		t.Errorf("while nothing is observed reach = %v after %d requests; want none: each request has patience of its own", err, asked.Load())
 	}
@@ -48,19 +107,118 @@ func TestSilentClusterIsAskedOnceWhileASiteIsObserved(t *testing.T) {
 				t.Errorf("reach of a silent server = %v; want that it gave no answer", err)
 			}
 		}
+		// Whoever waited in vain has nothing to doubt then.
+		d.doubt(cluster.Server())
+		if err := reach(); !noAnswer(err) {
+			t.Errorf("reach of a silent server = %v; want that it gave no answer", err)
+		}
 		end()
 		if got := asked.Load(); got != observation {
-			t.Errorf("after %d observations of three steps the server was asked %d times; want once each", observation, got)
+			t.Errorf("after %d observations of four steps the server was asked %d times; want once each", observation, got)
 		}
 	}
 	answers.Store(true)
 	defer d.observe()()
-	if err := reach(); err != nil {
-		t.Errorf("reach of a server that answers again = %v; want nil", err)
+	for range 2 {
+		if err := reach(); err != nil {
+			t.Errorf("reach of a server that answers again = %v; want nil", err)
+		}
+	}
+	if got := asked.Load(); got != 3 {
+		t.Errorf("the server that answers was asked %d times; want once", got-2)
 	}
 	// It answered, and is silent when the objects are asked for.
-	d.heard(cluster.Server(), context.DeadlineExceeded)
-	if err := reach(); !noAnswer(err) {
-		t.Errorf("reach after a step found it silent = %v; want that", err)
+	answers.Store(false)
+	step := &clusterStep{env: Env{Declared: &d}, cluster: cluster}
+	step.doubt(context.DeadlineExceeded)
+	for range 3 {
+		if err := reach(); !noAnswer(err) {
+			t.Errorf("reach after a step found it silent = %v; want that", err)
+		}
+	}
+	if got := asked.Load(); got != 4 {
+		t.Errorf("the server that fell silent was asked %d times more; want once", got-3)
+	}
+	// A caller that ends says nothing about the server.
+	d.observe()
+	ended, cancel := context.WithCancelCause(t.Context())
+	cancel(context.DeadlineExceeded)
+	if err := d.reach(ended, cluster); err == nil {
+		t.Error("reach for a caller that has ended = nil; want its end")
+	}
+	answers.Store(true)
+	if err := reach(); err != nil {
+		t.Errorf("reach after another caller's end = %v; want the server's answer", err)
+	}
+}
+
+// TestWhatOneStepWaitsForKeepsNoOtherFromBeingAsked has one step of a cluster that
+// gets to no end: the others see the cluster as it is.
+func TestWhatOneStepWaitsForKeepsNoOtherFromBeingAsked(t *testing.T) {
+	const slow = "slow"
+	for name, test := range map[string]struct {
+		// hangs and fails are asked for by the step that is to fail alone.
+		hangs, fails func(r *http.Request) bool
+		source       bool
+		want         string
+	}{
+		"a source that hangs":           {source: true, want: "slow.yaml"},
+		"an object that takes for ever": {hangs: func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/configmaps/"+slow) }, want: slow},
+		"a webhook that is broken": {fails: func(r *http.Request) bool {
+			return r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/"+slow)
+		}, want: "no endpoints"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			// The slow step's time ends when what it waits for has been asked for.
+			late, out := context.WithCancelCause(t.Context())
+			defer out(nil)
+			var probes atomic.Int64
+			hang := func(r *http.Request) {
+				out(context.DeadlineExceeded)
+				<-r.Context().Done()
+			}
+			kubeconfig := pretendedAPI(t, func(w http.ResponseWriter, r *http.Request) bool {
+				if r.URL.Path == probed {
+					probes.Add(1)
+				}
+				switch {
+				case test.hangs != nil && test.hangs(r):
+					hang(r)
+					return true
+				case test.fails != nil && test.fails(r):
+					http.Error(w, `failed calling webhook: no endpoints available`, http.StatusInternalServerError)
+					return true
+				}
+				return false
+			})
+			files := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { hang(r) }))
+			defer files.Close()
+			store, err := artifact.New(artifact.Config{Dir: t.TempDir()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			env := Env{Catalog: "catalog", Artifacts: store, Clock: workflows.SystemClock{}, Declared: &Declared{}, Say: t.Logf}
+			var waits []cty.Value
+			if test.source {
+				waits = append(waits, cty.ObjectVal(map[string]cty.Value{
+					"source": cty.StringVal(files.URL + "/slow.yaml"), "sha256": cty.StringVal(strings.Repeat("0", 64)),
+				}))
+			}
+			defer env.Declared.observe()()
+			f, err := configMapStep(t, env, kubeconfig, slow, waits...).Inspect(late)
+			if err != nil || f.Presence != workflows.Unreachable || !strings.Contains(f.Detail, test.want) {
+				t.Errorf("Inspect of the step that waits = %+v, %v; want unreachable, and %q", f, err, test.want)
+			}
+			for _, other := range []string{"first", "second"} {
+				f, err := configMapStep(t, env, kubeconfig, other).Inspect(t.Context())
+				if err != nil || f.Presence != workflows.Absent || len(f.Changes) != 1 || !strings.HasPrefix(f.Changes[0], "ConfigMap/default/"+other+": create") {
+					t.Errorf("Inspect of another step = %+v, %v; want its object to be created", f, err)
+				}
+			}
+			if got := probes.Load(); got != 2 {
+				t.Errorf("the server was asked %d times whether it is there; want 2: at first, and after the step that waited", got)
+			}
+		})
 	}
 }
