@@ -84,6 +84,10 @@ type position struct {
 	time   time.Time
 }
 
+// atAbsent says that the position is behind all machines that have the sort key and
+// before those that lack it.
+func (p position) atAbsent() bool { return p.absent && p.id == uuid.Nil }
+
 // key is the sort key as an argument of a query.
 func (o order) key(p position) any {
 	switch o.kind {
@@ -157,6 +161,11 @@ func openPosition(query, cursor string) (position, error) {
 	}
 	var c sealed
 	if err := json.Unmarshal(raw, &c); err != nil || strings.ContainsRune(c.Text, 0) {
+		return position{}, bad
+	}
+	// Earlier programs gave such a cursor when the deadline cut off a page; going on
+	// from there would skip machines.
+	if c.ID == uuid.Nil && !c.Absent {
 		return position{}, bad
 	}
 	if c.Query != query {

@@ -178,6 +178,30 @@ func TestProjectionHoldsEveryFactAndIsRebuilt(t *testing.T) {
 	})
 }
 
+// TestCatalogOfAnotherPrecedenceIsProjectedAtOpen opens a catalog whose projection
+// prefers the agent's address of a BMC to Redfish's, as version 2 did.
+func TestCatalogOfAnotherPrecedenceIsProjectedAtOpen(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		ctx := t.Context()
+		s := must[*store.Store](t)(store.Open(ctx, cfg))
+		id := observe(t, s, seen("", uuidA, 1)).ID
+		for source, address := range map[inventory.Source]string{inventory.SourceAgent: "172.22.1.11", inventory.SourceRedfish: "172.22.1.12"} {
+			_, _, err := s.PutFacts(ctx, id, source, inventory.Facts{BMC: &inventory.BMCFacts{Address: address}}, noon)
+			ok(t, err)
+		}
+		ok(t, s.Exec(ctx, "UPDATE machine_facts SET bmc_address = '172.22.1.11'"))
+		ok(t, s.Settings().Put(ctx, "projection.version", []byte("2")))
+		ok(t, s.Close())
+		s = storetest.Open(t, cfg)
+		if n := must[int64](t)(s.Number(ctx, "SELECT count(*) FROM machine_facts WHERE bmc_address = '172.22.1.12'")); n != 1 {
+			t.Errorf("machine_facts after Open = %s; want Redfish's address of the BMC", rows(t, s, "machine_facts"))
+		}
+		if got := must[[]byte](t)(s.Settings().Get(ctx, "projection.version")); string(got) == "2" {
+			t.Error("the version of the projection after Open = 2; want that of this program")
+		}
+	})
+}
+
 func TestProjectionFollowsTheLatestFacts(t *testing.T) {
 	ctx, s := t.Context(), storetest.Open(t, storetest.SQLite(t))
 	id := observe(t, s, seen("", uuidA, 1)).ID

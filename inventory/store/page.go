@@ -88,19 +88,25 @@ func (e *BudgetError) Error() string {
 // the row budget is used up or the deadline is near. Errors for the caller to
 // tell are *RequestError and *BudgetError.
 func (s *Store) Page(ctx context.Context, r PageRequest) (Page, error) {
-	const op = "reading a page of machines"
 	p, err := s.newPager(r)
 	if err != nil {
 		return Page{}, err
 	}
 	within, cancel := context.WithTimeout(ctx, p.deadline)
 	defer cancel()
-	if err := p.run(within); err != nil {
+	return p.page(ctx, within)
+}
+
+// page looks for the page until within ends, which is ctx with the deadline.
+func (p *pager) page(ctx, within context.Context) (Page, error) {
+	const op = "reading a page of machines"
+	err := p.run(within)
+	if err != nil {
 		if within.Err() == nil || ctx.Err() != nil {
-			return Page{}, s.explain(op, err)
+			return Page{}, p.store.explain(op, err)
 		}
 		if p.examined == 0 {
-			return Page{}, s.explain(op, &BudgetError{Deadline: p.deadline})
+			return Page{}, p.store.explain(op, &BudgetError{Deadline: p.deadline})
 		}
 		p.partial = true
 	}
@@ -113,8 +119,8 @@ func (s *Store) Page(ctx context.Context, r PageRequest) (Page, error) {
 	case p.partial:
 		out.Next = p.cursor(p.last)
 	}
-	out.Machines, err = s.inOrder(ctx, hits)
-	return out, s.explain(op, err)
+	out.Machines, err = p.store.inOrder(ctx, hits)
+	return out, p.store.explain(op, err)
 }
 
 // inOrder loads the machines of positions in their order. One that was removed

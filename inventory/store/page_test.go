@@ -204,6 +204,8 @@ func TestPageRefusesWhatItCannotAnswer(t *testing.T) {
 	s := storetest.Open(t, storetest.SQLite(t))
 	fleet(t, s, 5)
 	first := must[store.Page](t)(s.Page(t.Context(), store.PageRequest{Filter: where("TRUE"), Limit: 2}))
+	nowhere := string(must[[]byte](t)(base64.RawURLEncoding.DecodeString(first.Next)))
+	nowhere = strings.Replace(nowhere, first.Machines[1].ID.String(), uuid.Nil.String(), 1)
 	for name, c := range map[string]struct {
 		r           store.PageRequest
 		field, want string
@@ -213,6 +215,7 @@ func TestPageRefusesWhatItCannotAnswer(t *testing.T) {
 		"another site":   {store.PageRequest{Filter: where("TRUE"), Site: site, Cursor: first.Next}, "cursor", "another query"},
 		"no base64":      {store.PageRequest{Cursor: "%%%"}, "cursor", "start again"},
 		"no JSON":        {store.PageRequest{Cursor: base64.RawURLEncoding.EncodeToString([]byte("{"))}, "cursor", "start again"},
+		"no machine":     {store.PageRequest{Filter: where("TRUE"), Cursor: base64.RawURLEncoding.EncodeToString([]byte(nowhere))}, "cursor", "start again"},
 		"huge":           {store.PageRequest{Cursor: strings.Repeat("A", 100_000)}, "cursor", "start again"},
 		"unknown sort":   {store.PageRequest{Sort: "-colour\x1b"}, "sort", "facts.memory.bytes"},
 		"huge page":      {store.PageRequest{Limit: 1_000_000}, "limit", "1 to 1000"},

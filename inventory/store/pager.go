@@ -39,6 +39,7 @@ type pager struct {
 	limit    int
 	budget   int
 	deadline time.Duration
+	chunk    int // firstChunk but in tests
 
 	last     position // looked at last; meaningless until started
 	started  bool
@@ -55,7 +56,7 @@ func (s *Store) newPager(r PageRequest) (*pager, error) {
 	if r.Limit < 0 || r.Limit > MaxPageLimit {
 		return nil, &RequestError{Field: "limit", Reason: fmt.Sprintf("a page has 1 to %d machines, not %d", MaxPageLimit, r.Limit)}
 	}
-	p := &pager{store: s, site: r.Site, filter: r.Filter, order: o, limit: r.Limit, budget: r.RowBudget, deadline: r.Deadline}
+	p := &pager{store: s, site: r.Site, filter: r.Filter, order: o, limit: r.Limit, budget: r.RowBudget, deadline: r.Deadline, chunk: firstChunk}
 	defaultTo(&p.limit, DefaultPageLimit)
 	defaultTo(&p.budget, DefaultRowBudget)
 	defaultTo(&p.deadline, DefaultPageDeadline)
@@ -197,7 +198,6 @@ func (p *pager) few(ctx context.Context, ids []string) error {
 	if p.order.kind == keyID {
 		return p.fewByID(ctx, ids)
 	}
-	p.examined += len(ids)
 	if len(ids) == 0 {
 		return nil
 	}
@@ -207,7 +207,22 @@ func (p *pager) few(ctx context.Context, ids []string) error {
 		p.behind(q)
 	}
 	fmt.Fprintf(q, " ORDER BY %s LIMIT %d", p.orderBy(), p.limit+1)
-	return p.read(ctx, q, func(at position, _ bool) { p.hits = append(p.hits, at) })
+	if err := p.collect(ctx, q); err != nil {
+		return err
+	}
+	p.examined += len(ids)
+	return nil
+}
+
+// collect takes all machines of a query, or none when it fails: p.last, from
+// which the next page goes on, moves behind all of them at once.
+func (p *pager) collect(ctx context.Context, q *sqlText) error {
+	var found []position
+	if err := p.read(ctx, q, func(at position, _ bool) { found = append(found, at) }); err != nil {
+		return err
+	}
+	p.hits = append(p.hits, found...)
+	return nil
 }
 
 // fewByID is few for ids in their order.
@@ -222,24 +237,27 @@ func (p *pager) fewByID(ctx context.Context, ids []string) error {
 	return p.chunks(ctx, func(ctx context.Context, most int) (int, error) {
 		part := ids[:min(most, len(ids))]
 		ids = ids[len(part):]
-		return len(part), p.lookAmong(ctx, part)
+		return p.lookAmong(ctx, part)
 	})
 }
 
 // lookAmong looks at the machines with the ids, which are in the order of the
 // page, by id.
-func (p *pager) lookAmong(ctx context.Context, ids []string) error {
+func (p *pager) lookAmong(ctx context.Context, ids []string) (int, error) {
 	if len(ids) == 0 {
-		return nil
+		return 0, nil
+	}
+	last, err := uuid.Parse(ids[len(ids)-1])
+	if err != nil {
+		return 0, err
 	}
 	q := p.selection(ids)
 	fmt.Fprintf(q, " ORDER BY %s LIMIT %d", p.orderBy(), p.limit+1-len(p.hits))
-	err := p.read(ctx, q, func(at position, _ bool) { p.hits = append(p.hits, at) })
-	if err != nil {
-		return err
+	if err := p.collect(ctx, q); err != nil {
+		return 0, err
 	}
-	p.last.id, err = uuid.Parse(ids[len(ids)-1])
-	return err
+	p.last.id = last
+	return len(ids), nil
 }
 
 // selection is the query of the machines among ids that fit.
@@ -297,6 +315,8 @@ func (p *pager) behind(q *sqlText) {
 	case p.order.kind == keyID:
 		q.WriteString("machines.id" + p.beyond())
 		q.arg(p.last.id)
+	case p.last.atAbsent():
+		q.WriteString(p.order.column + " IS NULL")
 	case p.last.absent:
 		q.WriteString("(" + p.order.column + " IS NULL AND machines.id" + p.beyond())
 		q.arg(p.last.id)
@@ -344,19 +364,20 @@ func (p *pager) read(ctx context.Context, q *sqlText, row func(at position, fits
 }
 
 // chunks calls look with growing numbers of machines to look at, until the page
-// is full, there is nothing more, or the budget is used up.
+// is full, there is nothing more, or the budget is used up. What look says to have
+// looked at counts also when it fails: p.last is behind it.
 func (p *pager) chunks(ctx context.Context, look func(ctx context.Context, most int) (looked int, err error)) error {
-	for size := firstChunk; !p.full(); size = min(2*size, lastChunk) {
+	for size := p.chunk; !p.full(); size = min(2*size, lastChunk) {
 		most := min(size, p.probablyEnough(), p.budget-p.examined)
 		if most <= 0 {
 			p.partial = true
 			return nil
 		}
 		looked, err := look(ctx, most)
+		p.examined += looked
 		if err != nil {
 			return err
 		}
-		p.examined += looked
 		if looked < most {
 			return nil
 		}
@@ -371,7 +392,7 @@ func (p *pager) probablyEnough() int {
 		return lastChunk
 	}
 	wanted := p.limit + 1 - len(p.hits)
-	return min(lastChunk, firstChunk/4+wanted*p.examined/len(p.hits))
+	return min(lastChunk, p.chunk/4+wanted*p.examined/len(p.hits))
 }
 
 // walk looks at the machines of a narrowing in the order of their ids.
@@ -381,7 +402,7 @@ func (p *pager) walk(ctx context.Context, n inventory.Narrowing) error {
 		if err != nil {
 			return 0, err
 		}
-		return len(ids), p.lookAmong(ctx, ids)
+		return p.lookAmong(ctx, ids)
 	})
 }
 
@@ -392,7 +413,7 @@ func (p *pager) scan(ctx context.Context) error {
 		if err := p.chunks(ctx, p.lookAtKey); err != nil || p.full() || p.partial || !p.order.nullable {
 			return err
 		}
-		p.last, p.started = position{absent: true}, false
+		p.last, p.started = position{absent: true}, true
 	}
 	return p.chunks(ctx, p.lookAtAbsent)
 }
@@ -441,7 +462,7 @@ func (p *pager) lookAtAbsent(ctx context.Context, most int) (int, error) {
 	q := p.verdicts("machines.id")
 	p.withFacts(q)
 	p.withinSite(q)
-	if p.started {
+	if !p.last.atAbsent() {
 		q.WriteString(" AND machines.id" + p.beyond())
 		q.arg(p.last.id)
 	}
@@ -464,7 +485,7 @@ func (p *pager) verdicts(id string) *sqlText {
 // withFacts joins machines and their facts.
 func (p *pager) withFacts(q *sqlText) {
 	q.WriteString("machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id")
-	if p.started && (p.order.kind == keyID || p.last.absent) {
+	if p.started && (p.order.kind == keyID || p.last.absent) && !p.last.atAbsent() {
 		// It follows from what is asked of the machines, but PostgreSQL would not
 		// see it and merge both tables from their beginning.
 		q.WriteString(" AND machine_facts.machine_id" + p.beyond())

@@ -43,7 +43,7 @@ func (s *Store) RebuildProjection(ctx context.Context) error {
 // projectionVersion counts the changes of what the projection holds. A catalog
 // whose projection is of an older version is brought up to date when it is
 // opened.
-const projectionVersion = "2"
+const projectionVersion = "3"
 
 // upgradeProjection makes the projection what this program expects of it.
 func (s *Store) upgradeProjection(ctx context.Context) error {
