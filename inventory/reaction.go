@@ -21,7 +21,8 @@ type Reaction struct {
 	Address string `json:"address,omitempty"`
 	// Reason says why it waits, or how it ended.
 	Reason string `json:"reason,omitempty"`
-	// Attempts counts starts: more than one after the controller was killed.
+	// Attempts counts how often its work began, and not how often it waited: more
+	// than once after the controller was killed.
 	Attempts   int       `json:"attempts"`
 	QueuedAt   time.Time `json:"queued_at"`
 	StartedAt  time.Time `json:"started_at,omitzero"` // of the newest attempt

@@ -106,8 +106,12 @@ func TestAReactionIsQueuedOnceAndMovesOneWay(t *testing.T) {
 		if _, err := s.HoldReaction(ctx, id, "late"); !errors.Is(err, store.ErrReactionMoved) {
 			t.Errorf("HoldReaction(started) = %v; want ErrReactionMoved", err)
 		}
-		if got := do(s.StartReaction(ctx, id, nodeA)); got.Attempts != 2 || got.Reason != "" || got.StartedAt.IsZero() {
-			t.Errorf("started again = %+v; want the second attempt", got)
+		if got := do(s.StartReaction(ctx, id, nodeA)); got.Attempts != 0 || got.Reason != "" || got.StartedAt.IsZero() {
+			t.Errorf("started again = %+v; want it started, and no attempt yet", got)
+		}
+		do(s.CountReaction(ctx, id))
+		if got := do(s.CountReaction(ctx, id)); got.Attempts != 2 || got.State != inventory.ReactionStarted {
+			t.Errorf("counted twice = %+v; want two attempts", got)
 		}
 		if _, err := s.FinishReaction(ctx, id, inventory.ReactionQueued, ""); err == nil {
 			t.Error("FinishReaction(queued) = nil; want an error")
@@ -117,6 +121,7 @@ func TestAReactionIsQueuedOnceAndMovesOneWay(t *testing.T) {
 		}
 		for name, err := range map[string]error{
 			"start":  second(s.StartReaction(ctx, id, nodeA)),
+			"count":  second(s.CountReaction(ctx, id)),
 			"finish": second(s.FinishReaction(ctx, id, inventory.ReactionDone, "")),
 		} {
 			if !errors.Is(err, store.ErrReactionMoved) {

@@ -75,10 +75,19 @@ var ErrReactionMoved = errors.New("the reaction has moved on")
 
 // StartReaction keeps, before its work starts, that a reaction is under way for
 // the machine as address. It may be queued, or started when it was cut off; else
-// the error is ErrReactionMoved.
+// the error is ErrReactionMoved. That it waits is no attempt yet: see
+// CountReaction.
 func (s *Store) StartReaction(ctx context.Context, id int64, address string) (inventory.Reaction, error) {
 	return s.moveReaction(ctx, id, []inventory.ReactionState{inventory.ReactionQueued, inventory.ReactionStarted}, func(up *ent.ReactionUpdateOne) {
-		up.SetState(string(inventory.ReactionStarted)).SetAddress(address).SetReason("").AddAttempts(1).SetStartedAt(s.now())
+		up.SetState(string(inventory.ReactionStarted)).SetAddress(address).SetReason("").SetStartedAt(s.now())
+	})
+}
+
+// CountReaction keeps, before anything is done, that the work of a started
+// reaction begins once more; ErrReactionMoved when it is not started.
+func (s *Store) CountReaction(ctx context.Context, id int64) (inventory.Reaction, error) {
+	return s.moveReaction(ctx, id, []inventory.ReactionState{inventory.ReactionStarted}, func(up *ent.ReactionUpdateOne) {
+		up.AddAttempts(1)
 	})
 }
 
@@ -125,7 +134,9 @@ func (s *Store) moveReaction(ctx context.Context, id int64, from []inventory.Rea
 			return err
 		}
 		was := reactionOf(before)
-		if out = reactionOf(row); out == was {
+		out = reactionOf(row)
+		// One attempt more is no news: that it started was told.
+		if was.Attempts = out.Attempts; out == was {
 			return nil
 		}
 		return s.reacted(ctx, tx, out)

@@ -96,9 +96,12 @@ type Member struct {
 	Classes []string
 	// Address is what it is in site.hcl; empty: nothing.
 	Address string
-	// Installed says that this catalog installed it as that, or that it runs by
-	// itself and is only reached.
+	// Installed says that this catalog installed it, and no other machine, as
+	// that, or that it runs by itself and is only reached.
 	Installed bool
+	// Taken says that the catalog holds an installation at the address which is
+	// not this machine's: an apply would take the machine for installed.
+	Taken bool
 }
 
 // key is what a machine is reacted to once for.
@@ -192,32 +195,42 @@ func (d *decision) end(r inventory.Reaction, to inventory.ReactionState, reason 
 	d.moves = append(d.moves, Move{Reaction: r, To: to, Reason: reason})
 }
 
-// resume goes on with what was cut off. It has its place already, and holds it.
+// resume goes on with what was cut off, as what the machine is now. It has its
+// place already, and holds it.
 func (d *decision) resume(r inventory.Reaction) {
-	rule, ok := d.rules[r.Class]
+	rule, m := d.rules[r.Class], d.members[r.Machine]
+	over := func(to inventory.ReactionState, reason string) {
+		d.active[r.Class]--
+		d.end(r, to, reason)
+	}
+	// What is recorded at the address that it was started as, it may have
+	// recorded itself.
+	taken := rule.takes(m) && m.Address != r.Address
+	lapsed := rule.lapsed(r, m)
+	if lapsed == "" && !taken {
+		lapsed = rule.obstacle(m)
+	}
 	switch {
-	case !ok || rule.Digest != r.Digest:
-		d.active[r.Class]--
-		d.end(r, inventory.ReactionDropped, "it was cut off, and the class has been changed since")
+	case lapsed != "":
+		over(inventory.ReactionDropped, "it was cut off, and "+lapsed)
+	case taken:
+		over(inventory.ReactionRefused, takenText(m.Address))
 	case r.Attempts >= maxAttempts:
-		d.active[r.Class]--
-		d.end(r, inventory.ReactionFailed, fmt.Sprintf("the controller ended %d times while it was under way; `edge-provision apply` continues it", r.Attempts))
+		over(inventory.ReactionFailed, fmt.Sprintf("the controller ended %d times while it was under way; `edge-provision apply` continues it", r.Attempts))
 	default:
-		d.moves = append(d.moves, Move{Reaction: r, To: inventory.ReactionStarted, Address: r.Address, Rule: rule})
+		d.moves = append(d.moves, Move{Reaction: r, To: inventory.ReactionStarted, Address: m.Address, Rule: rule})
 	}
 }
 
 // admit starts what waits, when nothing stands against it.
 func (d *decision) admit(r inventory.Reaction) {
-	rule, ok := d.rules[r.Class]
-	m, seen := d.members[r.Machine]
+	rule, m := d.rules[r.Class], d.members[r.Machine]
+	lapsed := rule.lapsed(r, m)
 	switch {
-	case !ok:
-		d.end(r, inventory.ReactionDropped, "the class starts nothing any more")
-	case rule.Digest != r.Digest:
-		d.end(r, inventory.ReactionDropped, "the class has been changed since")
-	case !seen || !slices.Contains(m.Classes, r.Class):
-		d.end(r, inventory.ReactionDropped, "the machine left the class before its turn")
+	case lapsed != "":
+		d.end(r, inventory.ReactionDropped, lapsed)
+	case rule.takes(m):
+		d.end(r, inventory.ReactionRefused, takenText(m.Address))
 	default:
 		if why := rule.obstacle(m); why != "" {
 			d.moves = append(d.moves, Move{Reaction: r, To: inventory.ReactionQueued, Reason: why})
@@ -232,6 +245,53 @@ func (d *decision) admit(r inventory.Reaction) {
 	}
 }
 
+// lapsed is why a reaction is no business of its class any more; empty while it
+// is. The rule is the one that the class has now, zero for none; so is m for a
+// machine that is not there.
+func (r Rule) lapsed(kept inventory.Reaction, m Member) string {
+	switch {
+	case r.Class == "":
+		return "the class starts nothing any more"
+	case r.Digest != kept.Digest:
+		return "the class has been changed since"
+	case !slices.Contains(m.Classes, kept.Class):
+		return "the machine left the class"
+	}
+	return ""
+}
+
+// Lapsed is why what a move started must not go on, by the rules and the machine
+// as they are now; empty while it may. A machine that is not there is zero.
+func (m Move) Lapsed(rules []Rule, now Member) string {
+	var rule Rule
+	for _, r := range rules {
+		if r.Class == m.Reaction.Class {
+			rule = r
+		}
+	}
+	if lapsed := rule.lapsed(m.Reaction, now); lapsed != "" {
+		return lapsed
+	}
+	switch {
+	case now.Address == "":
+		return "the machine is not " + m.Address + " any more"
+	case now.Address != m.Address:
+		return fmt.Sprintf("the machine is %s now, and not %s any more", now.Address, m.Address)
+	case m.Rule.provisions(m.Address) && !rule.provisions(m.Address):
+		return "the class does not provision " + m.Address + " any more"
+	}
+	return ""
+}
+
+// takes reports whether the rule would install a machine at an address where
+// another one's installation is recorded.
+func (r Rule) takes(m Member) bool { return m.Taken && r.provisions(m.Address) }
+
+// takenText says what a person does about that.
+func takenText(address string) string {
+	return fmt.Sprintf("the catalog holds an installation of %s that is not this machine's: `edge-provision destroy --forget --target '%s'` forgets it; then `edge-provision apply` installs this one", address, address)
+}
+
 // obstacle is why the work cannot start on a machine now; empty when it can.
 func (r Rule) obstacle(m Member) string {
 	switch {
@@ -239,6 +299,8 @@ func (r Rule) obstacle(m Member) string {
 		return fmt.Sprintf("%s has %d places, and other machines have taken them; declare one more", r.Machines, len(r.Provision))
 	case m.Address == "":
 		return "it is no machine of site.hcl, so that no step works on it"
+	case m.Taken && !r.provisions(m.Address):
+		return "the catalog holds an installation of " + m.Address + " that is not this machine's, and the class does not provision it"
 	case !m.Installed && !r.provisions(m.Address):
 		return m.Address + " is not installed yet, and the class does not provision it"
 	}

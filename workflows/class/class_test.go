@@ -203,8 +203,8 @@ func TestOnceForEachDefinitionOfTheClass(t *testing.T) {
 
 func TestWhatWaitsIsDroppedWhenItsReasonIsGone(t *testing.T) {
 	for name, change := range map[string]func(*yard){
-		"the class starts nothing any more":          func(y *yard) { y.rules = nil },
-		"the machine left the class before its turn": func(y *yard) { y.members[1].Classes = nil },
+		"the class starts nothing any more": func(y *yard) { y.rules = nil },
+		"the machine left the class":        func(y *yard) { y.members[1].Classes = nil },
 	} {
 		y := newYard(1, 100)
 		y.come(1, tills[0])
@@ -229,8 +229,6 @@ func TestWhatWasCutOffGoesOnFirst(t *testing.T) {
 	y.come(2, tills[1])
 	y.want(t, `1 started machine.till["a"]`)
 	y.running = map[int64]bool{} // killed, and started again
-	// It leaves the class by being worked on, which does not matter any more.
-	y.members[0].Classes = nil
 	y.want(t, `1 started machine.till["a"]`)
 	y.running = map[int64]bool{}
 	y.want(t, `1 started machine.till["a"]`)
@@ -246,6 +244,81 @@ func TestWhatWasCutOffOfAnotherDefinitionIsDropped(t *testing.T) {
 	y.running = map[int64]bool{}
 	y.rules[0].Digest = "d2"
 	y.want(t, "1 dropped: it was cut off, and the class has been changed since", `1 started machine.till["a"]`)
+}
+
+func TestWhatWasCutOffGoesOnAsWhatTheMachineIsNow(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*yard)
+		want   string
+	}{
+		"another place":       {func(y *yard) { y.members[0].Address = tills[1] }, `1 started machine.till["b"]`},
+		"out of the class":    {func(y *yard) { y.members[0].Classes = nil }, "1 dropped: it was cut off, and the machine left the class"},
+		"forgotten":           {func(y *yard) { y.members = nil }, "1 dropped: it was cut off, and the machine left the class"},
+		"no rule any more":    {func(y *yard) { y.rules = nil }, "1 dropped: it was cut off, and the class starts nothing any more"},
+		"no place any more":   {func(y *yard) { y.members[0].Address = "" }, "1 dropped: it was cut off, and machine.till has 3 places, and other machines have taken them; declare one more"},
+		"a place of no class": {func(y *yard) { y.members[0].Address = "machine.router" }, "1 dropped: it was cut off, and machine.router is not installed yet, and the class does not provision it"},
+		"its own record":      {func(y *yard) { y.members[0].Taken = true }, `1 started machine.till["a"]`},
+		"another's record": {
+			func(y *yard) { y.members[0].Address, y.members[0].Taken = tills[1], true },
+			`1 refused: the catalog holds an installation of machine.till["b"] that is not this machine's: ` +
+				"`edge-provision destroy --forget --target 'machine.till[\"b\"]'` forgets it; then `edge-provision apply` installs this one",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(1, 100)
+			y.come(1, tills[0])
+			y.pass()
+			y.running = map[int64]bool{}
+			c.change(y)
+			y.want(t, c.want)
+		})
+	}
+}
+
+func TestAnotherMachinesInstallationIsLeftToAPerson(t *testing.T) {
+	y := newYard(1, 1)
+	y.come(1, tills[0])
+	y.members[0].Taken = true
+	y.come(2, tills[1])
+	got := y.pass()
+	if !strings.HasPrefix(got, "1 refused: ") || !strings.Contains(got, `destroy --forget --target 'machine.till["a"]'`) || !strings.HasSuffix(got, "\n"+`2 started machine.till["b"]`) {
+		t.Errorf("pass() = %s; want the first refused, with what to do, and no turn taken by it", got)
+	}
+	y.want(t) // once
+	// Where nothing is installed, it waits until that is cleared up.
+	y = newYard(1, 100)
+	y.rules[0].Machines, y.rules[0].Provision, y.rules[0].Workflow = "", nil, "workflow.burn_in"
+	y.come(1, tills[0])
+	y.members[0].Taken = true
+	y.want(t, `1 queued: the catalog holds an installation of machine.till["a"] that is not this machine's, and the class does not provision it`)
+	y.members[0].Taken, y.members[0].Installed = false, true
+	y.want(t, `1 started machine.till["a"]`)
+}
+
+func TestWhatWasStartedLapsesWithItsReason(t *testing.T) {
+	y := newYard(1, 100)
+	y.come(1, tills[0])
+	move := Move{
+		Reaction: inventory.Reaction{Machine: id(1), Class: "till", Digest: "d1", State: inventory.ReactionStarted, Address: tills[0]},
+		Address:  tills[0], Rule: y.rules[0],
+	}
+	if got := move.Lapsed(y.rules, y.members[0]); got != "" {
+		t.Errorf("Lapsed() = %q; want that it goes on", got)
+	}
+	for want, change := range map[string]func(*Rule, *Member){
+		"the class has been changed since":                                         func(r *Rule, _ *Member) { r.Digest = "d2" },
+		"the class starts nothing any more":                                        func(r *Rule, _ *Member) { r.Class = "other" },
+		"the machine left the class":                                               func(_ *Rule, m *Member) { m.Classes = nil },
+		`the machine is not machine.till["a"] any more`:                            func(_ *Rule, m *Member) { m.Address = "" },
+		`the machine is machine.till["b"] now, and not machine.till["a"] any more`: func(_ *Rule, m *Member) { m.Address = tills[1] },
+		`the class does not provision machine.till["a"] any more`:                  func(r *Rule, _ *Member) { r.Provision = tills[1:] },
+	} {
+		rule, now := y.rules[0], y.members[0]
+		change(&rule, &now)
+		if got := move.Lapsed([]Rule{rule}, now); got != want {
+			t.Errorf("Lapsed() = %q; want %q", got, want)
+		}
+	}
 }
 
 func TestAWorkflowAloneInstallsNothing(t *testing.T) {

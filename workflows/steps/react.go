@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -22,7 +23,8 @@ type Carrier interface {
 	// can consent to is left undone. approve sees each stage before it is carried
 	// out, and its error ends the run. Carry waits while another run is under way,
 	// and returns when this one has ended, with the last plan that was made. The
-	// error is context.Canceled when ctx, or the program, ended before the run.
+	// error is context.Canceled when ctx, or the program, ended before the run, and
+	// never else: a run that a person stopped has failed.
 	Carry(ctx context.Context, why string, targets []string, approve func(stage workflows.Plan) error) (workflows.Plan, error)
 }
 
@@ -99,7 +101,7 @@ func (r *Reactor) Pass(ctx context.Context) error {
 		}
 	}
 	for _, m := range class.Decide(r.now(), rules, members, kept, r.underWay()) {
-		if err := r.move(ctx, s, m); err != nil {
+		if err := r.move(ctx, m); err != nil {
 			return err
 		}
 	}
@@ -131,11 +133,7 @@ func Members(ctx context.Context, s *site.Site, catalog *store.Store) ([]class.M
 	}
 	out := make([]class.Member, len(rows))
 	for i, row := range rows {
-		out[i] = class.Member{Machine: row.ID, Classes: row.Classes, Address: row.Address}
-		if row.Address == "" || len(row.Classes) == 0 {
-			continue
-		}
-		if out[i].Installed, err = installedAs(ctx, s, catalog, row.Address); err != nil {
+		if out[i], err = memberOf(ctx, s, catalog, row); err != nil {
 			return nil, err
 		}
 	}
@@ -187,19 +185,48 @@ func sentenceOf(p class.Preview) string {
 	return who + ": " + string(p.State) + "; " + p.Text
 }
 
-// installedAs reports whether a machine runs as it is declared at an address: an
-// apply then never installs it by itself.
+// memberOf is a machine as classes see it. What was installed is recorded by
+// address, for an apply; that it was this machine is what its own row says.
+func memberOf(ctx context.Context, s *site.Site, catalog *store.Store, row inventory.Machine) (class.Member, error) {
+	out := class.Member{Machine: row.ID, Classes: row.Classes, Address: row.Address}
+	m := s.MachineByAddress(row.Address)
+	switch {
+	case m == nil:
+		return out, nil
+	case m.Adopted():
+		out.Installed = true
+		return out, nil
+	}
+	record, err := loadRecord(ctx, catalog, s.Name, row.Address)
+	if err != nil || record == nil {
+		return out, err
+	}
+	out.Installed = row.State == inventory.StateInstalled || row.Image == record.Image
+	// The end of an installation is recorded at the address before the machine's
+	// row tells it.
+	out.Taken = !out.Installed && row.State != inventory.StateInstalling
+	return out, nil
+}
+
+// installedAs reports whether the machine that is at an address now runs as it is
+// declared: an apply then never installs it by itself.
 func installedAs(ctx context.Context, s *site.Site, catalog *store.Store, address string) (bool, error) {
-	m := s.MachineByAddress(address)
-	if m == nil || m.Adopted() {
+	if m := s.MachineByAddress(address); m == nil || m.Adopted() {
 		return m != nil, nil
 	}
-	record, err := loadRecord(ctx, catalog, s.Name, address)
-	return record != nil, err
+	row, err := catalog.MachineByAddress(ctx, s.Name, address)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	m, err := memberOf(ctx, s, catalog, row)
+	return m.Installed, err
 }
 
 // move does what was decided about one reaction.
-func (r *Reactor) move(ctx context.Context, s *site.Site, m class.Move) error {
+func (r *Reactor) move(ctx context.Context, m class.Move) error {
 	var err error
 	var now inventory.Reaction
 	switch m.To {
@@ -211,7 +238,7 @@ func (r *Reactor) move(ctx context.Context, s *site.Site, m class.Move) error {
 	case inventory.ReactionStarted:
 		// Kept before anything is done: what a kill leaves here goes on.
 		if now, err = r.Catalog.StartReaction(ctx, m.Reaction.ID, m.Address); err == nil {
-			r.start(ctx, s, m)
+			r.start(ctx, m)
 		}
 	default:
 		now, err = r.Catalog.FinishReaction(ctx, m.Reaction.ID, m.To, m.Reason)
@@ -238,7 +265,7 @@ func (r *Reactor) tell(now inventory.Reaction) {
 }
 
 // start works on a reaction beside the others.
-func (r *Reactor) start(ctx context.Context, s *site.Site, m class.Move) {
+func (r *Reactor) start(ctx context.Context, m class.Move) {
 	id := m.Reaction.ID
 	r.mu.Lock()
 	if r.running == nil {
@@ -252,7 +279,7 @@ func (r *Reactor) start(ctx context.Context, s *site.Site, m class.Move) {
 			delete(r.running, id)
 			r.mu.Unlock()
 		}()
-		state, reason, err := r.carry(ctx, s, m)
+		state, reason, err := r.carry(ctx, m)
 		if err != nil && (ctx.Err() != nil || errors.Is(err, context.Canceled)) {
 			return // it stays started, and goes on when somebody serves again
 		}
@@ -271,64 +298,145 @@ func (r *Reactor) start(ctx context.Context, s *site.Site, m class.Move) {
 }
 
 // carry does the work of one reaction, and says how it ended.
-func (r *Reactor) carry(ctx context.Context, s *site.Site, m class.Move) (inventory.ReactionState, string, error) {
+func (r *Reactor) carry(ctx context.Context, m class.Move) (inventory.ReactionState, string, error) {
 	why := fmt.Sprintf("class %q", m.Rule.Class)
+	w := &warrant{reactor: r, move: m}
+	provisions := slices.Contains(m.Rule.Provision, m.Address)
 	var done []string
-	for _, address := range m.Rule.Provision {
-		if address != m.Address {
-			continue
+	if provisions {
+		if state, reason, err := w.carry(ctx, why, []string{m.Address}); state != "" || err != nil {
+			return state, reason, err
 		}
-		plan, err := r.Carrier.Carry(ctx, why, []string{address}, onlyOn(address))
-		if refusal := refusalOf(plan, address); refusal != "" {
-			return inventory.ReactionRefused, refusal, nil
-		}
-		if err != nil {
-			return "", "", fmt.Errorf("provisioning %s: %w", address, err)
-		}
-		done = append(done, address+" is installed")
+		done = append(done, m.Address+" is installed")
 	}
 	if m.Rule.Workflow != "" {
+		s := r.Site()
 		var failed error
 		steps := class.Steps(s, m.Rule.Workflow, m.Address, func(address string) bool {
 			is, err := installedAs(ctx, s, r.Catalog, address)
 			failed = errors.Join(failed, err)
 			return is
 		})
-		switch {
-		case failed != nil:
+		if failed != nil {
 			return "", "", failed
-		case len(steps) == 0:
+		}
+		if len(steps) == 0 {
 			done = append(done, "no step of "+m.Rule.Workflow+" can run yet: they wait for other machines, or for none of this")
-		default:
-			plan, err := r.Carrier.Carry(ctx, why, steps, onlyOn(""))
-			for _, step := range steps {
-				if refusal := refusalOf(plan, step); refusal != "" {
-					return inventory.ReactionRefused, refusal, nil
-				}
-			}
-			if err != nil {
-				return "", "", fmt.Errorf("running %s: %w", m.Rule.Workflow, err)
+		} else {
+			if state, reason, err := w.carry(ctx, why, steps); state != "" || err != nil {
+				return state, reason, err
 			}
 			done = append(done, fmt.Sprintf("steps of %s that are as declared: %d", m.Rule.Workflow, len(steps)))
 		}
 	}
+	if len(done) == 0 {
+		return inventory.ReactionDropped, "the class has nothing for " + m.Address, nil
+	}
 	return inventory.ReactionDone, strings.Join(done, "; "), nil
 }
 
-// onlyOn approves what installs, or boots into the installer, no machine but one,
-// and erases nothing that a person has to consent to.
-func onlyOn(address string) func(workflows.Plan) error {
-	return func(stage workflows.Plan) error {
-		for _, a := range stage.Actions {
-			if refusal := refusalOf(stage, a.Address); refusal != "" {
-				return errors.New(refusal)
-			}
-			if (a.Kind == workflows.KindInstall || a.Kind == workflows.KindInspect) && a.Address != address {
-				return fmt.Errorf("%s would be booted into the installer too (%s), and only a person starts that, with `edge-provision apply`", a.Address, a.Kind)
-			}
+// warrant is what a reaction may do, as long as it may.
+type warrant struct {
+	reactor *Reactor
+	move    class.Move
+	lapsed  string // why it may not go on; empty: it may
+	counted bool   // that it began is kept
+}
+
+// carry is one run of the reaction. The state is how the reaction ends with it;
+// empty: it goes on.
+func (w *warrant) carry(ctx context.Context, why string, targets []string) (inventory.ReactionState, string, error) {
+	approved := false
+	plan, err := w.reactor.Carrier.Carry(ctx, why, targets, func(stage workflows.Plan) error {
+		approved = true
+		return w.approve(ctx, stage)
+	})
+	if !approved && err == nil {
+		// Nothing was to be done, and that nobody has looked at.
+		err = w.check(ctx)
+	}
+	if w.lapsed != "" {
+		return inventory.ReactionDropped, w.lapsed + "; `edge-provision apply` finishes what is declared", nil
+	}
+	for _, target := range targets {
+		if refusal := refusalOf(plan, target); refusal != "" {
+			return inventory.ReactionRefused, refusal, nil
 		}
+	}
+	if err != nil {
+		about := "provisioning " + w.move.Address
+		if !slices.Contains(targets, w.move.Address) {
+			about = "running " + w.move.Rule.Workflow
+		}
+		return "", "", fmt.Errorf("%s: %w", about, err)
+	}
+	return "", "", nil
+}
+
+// check looks whether the class, the machine and its address are still those that
+// the reaction was started for. What it waited for, and each stage of its own
+// run, may have taken hours.
+func (w *warrant) check(ctx context.Context) error {
+	s, catalog := w.reactor.Site(), w.reactor.Catalog
+	if err := Classify(ctx, s, catalog); err != nil {
+		return err
+	}
+	var now class.Member
+	switch row, err := catalog.Machine(ctx, w.move.Reaction.Machine); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	case row.Site == s.Name:
+		now = class.Member{Machine: row.ID, Classes: row.Classes, Address: row.Address}
+	}
+	if w.lapsed = w.move.Lapsed(class.Rules(s.Classes), now); w.lapsed != "" {
+		return errors.New(w.lapsed)
+	}
+	return nil
+}
+
+// approve lets a stage be carried out while the reaction may go on, if it
+// installs, boots or switches on no machine but its own, and erases nothing that a
+// person has to consent to. Before the first one it is kept that the work begins.
+func (w *warrant) approve(ctx context.Context, stage workflows.Plan) error {
+	if err := w.check(ctx); err != nil {
+		return err
+	}
+	for _, a := range stage.Actions {
+		if refusal := refusalOf(stage, a.Address); refusal != "" {
+			return errors.New(refusal)
+		}
+		if err := w.allows(a); err != nil {
+			return err
+		}
+	}
+	if w.counted {
 		return nil
 	}
+	if _, err := w.reactor.Catalog.CountReaction(ctx, w.move.Reaction.ID); err != nil {
+		return err
+	}
+	w.counted = true
+	return nil
+}
+
+// allows refuses what is done to a machine that is not the reaction's own, or
+// that the class does not start.
+func (w *warrant) allows(a workflows.Action) error {
+	own := a.Address == w.move.Address
+	switch a.Kind {
+	case workflows.KindInstall, workflows.KindInspect:
+		if own && !slices.Contains(w.move.Rule.Provision, a.Address) {
+			return fmt.Errorf("%s would be booted into the installer (%s), and the class does not provision it; `edge-provision apply` does", a.Address, a.Kind)
+		}
+	case workflows.KindPowerOn, workflows.KindBoot:
+	default:
+		return nil
+	}
+	if !own {
+		return fmt.Errorf("%s would be booted too (%s), and only a person starts that, with `edge-provision apply`", a.Address, a.Kind)
+	}
+	return nil
 }
 
 // refusalOf is why a plan would not do what it is about without a person, and

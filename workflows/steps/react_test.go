@@ -2,8 +2,10 @@ package steps_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -81,9 +83,23 @@ func (c *counter) Carry(ctx context.Context, why string, targets []string, appro
 	return c.answer(ctx, targets, approve)
 }
 
+// served is the site as it is now.
+func (c *counter) served() *site.Site {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.site
+}
+
+// serve takes another site up.
+func (c *counter) serve(s *site.Site) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.site = s
+}
+
 // reactor is one of a program that has just started.
 func (c *counter) reactor() *steps.Reactor {
-	return &steps.Reactor{Site: func() *site.Site { return c.site }, Catalog: c.catalog, Carrier: c, Tell: c.said.tell}
+	return &steps.Reactor{Site: c.served, Catalog: c.catalog, Carrier: c, Tell: c.said.tell}
 }
 
 // plugIn is a machine that netboots and reports its facts.
@@ -307,6 +323,10 @@ func TestAReactionInstallsNoOtherMachine(t *testing.T) {
 			{Address: "image.till", Kind: workflows.KindBuild},
 			{Address: "machine.till[\"right\"]", Kind: workflows.KindInspect},
 			{Address: "machine.till[\"right\"]", Kind: workflows.KindInstall},
+			{Address: targets[0], Kind: workflows.KindPowerOn},
+			{Address: targets[0], Kind: workflows.KindBoot},
+			{Address: "machine.till[\"right\"]", Kind: workflows.KindPowerOn},
+			{Address: "machine.till[\"right\"]", Kind: workflows.KindBoot},
 		} {
 			verdicts = append(verdicts, fmt.Sprintf("%s %v", a.Kind, approve(workflows.Plan{Actions: []workflows.Action{a}}) == nil))
 		}
@@ -314,7 +334,7 @@ func TestAReactionInstallsNoOtherMachine(t *testing.T) {
 	}
 	c.plugIn(1, 4<<30)
 	c.pass(c.reactor())
-	if got, want := strings.Join(verdicts, ", "), "install true, inspect true, build true, inspect false, install false"; got != want {
+	if got, want := strings.Join(verdicts, ", "), "install true, inspect true, build true, inspect false, install false, power-on true, boot true, power-on false, boot false"; got != want {
 		t.Errorf("approved: %s; want %s", got, want)
 	}
 }
@@ -338,4 +358,204 @@ func TestAFailedReactionIsShownAndLeftToAPerson(t *testing.T) {
 	if err != nil || len(events) != 3 || events[2].Attrs["state"] != "failed" || events[2].MAC != m.MACs[0] {
 		t.Errorf("events = %+v, %v; want queued, started and failed", events, err)
 	}
+}
+
+const setUpSite = `
+site "counter" {}
+class "till" {
+  match = facts.memory.bytes >= GiB(2)
+  react {
+    workflow = workflow.greeting
+  }
+}
+machine "till" {
+  for_each = toset(["left", "right"])
+  mac      = each.key == "left" ? "52:54:00:26:00:01" : "52:54:00:26:00:02"
+  ssh {
+    host     = "127.0.0.1"
+    host_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
+  }
+}
+workflow "greeting" {
+  step "file" "own" {
+    hosts   = [machine.till["left"]]
+    path    = "/etc/motd"
+    content = "welcome"
+  }
+}
+`
+
+// The steps of a workflow may wait for machines that are installed and off.
+func TestTheWorkflowOfAClassSwitchesOnAndInstallsNoMachine(t *testing.T) {
+	c := newCounter(t, storetest.SQLite(t))
+	s, err := load(t, setUpSite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.site = s
+	m := c.plugIn(1, 4<<30)
+	left, right := "machine.till[\"left\"]", "machine.till[\"right\"]"
+	if _, err := c.catalog.Bind(t.Context(), "counter", left, m.ID); err != nil {
+		t.Fatal(err)
+	}
+	verdicts := map[string]bool{}
+	c.answer = func(_ context.Context, _ []string, approve func(workflows.Plan) error) (workflows.Plan, error) {
+		for _, address := range []string{left, right} {
+			for _, kind := range []workflows.Kind{workflows.KindRun, workflows.KindPowerOn, workflows.KindBoot, workflows.KindInspect, workflows.KindInstall} {
+				verdicts[fmt.Sprint(address, " ", kind)] = approve(workflows.Plan{Actions: []workflows.Action{{Address: address, Kind: kind}}}) == nil
+			}
+		}
+		return workflows.Plan{}, nil
+	}
+	c.pass(c.reactor())
+	c.wantStates("done " + left)
+	want := map[string]bool{
+		left + " run": true, left + " power-on": true, left + " boot": true, left + " inspect": false, left + " install": false,
+		right + " run": true, right + " power-on": false, right + " boot": false, right + " inspect": false, right + " install": false,
+	}
+	if !maps.Equal(verdicts, want) {
+		t.Errorf("approved: %v; want %v", verdicts, want)
+	}
+}
+
+// Between its start and each stage of its run a reaction may have waited for
+// hours behind the apply of a person.
+func TestAStartedReactionEndsWithItsReason(t *testing.T) {
+	narrowed := strings.ReplaceAll(counterSite, "GiB(2)", "GiB(3)")
+	silent := strings.Replace(counterSite, "react {\n    provision = machine.till\n    at_once   = 1\n  }", "", 1)
+	if silent == counterSite {
+		t.Fatal("the site has another react block; take it out here too")
+	}
+	edit := func(text string) func(*counter, inventory.Machine) {
+		return func(c *counter, _ inventory.Machine) {
+			s, err := load(c.T, text)
+			if err != nil {
+				c.Fatal(err)
+			}
+			c.serve(s)
+		}
+	}
+	for name, tc := range map[string]struct {
+		change func(*counter, inventory.Machine)
+		want   string
+	}{
+		"the react block is taken out": {edit(silent), "the class starts nothing any more"},
+		"the rule is narrowed":         {edit(narrowed), "the class has been changed since"},
+		"the machine leaves":           {func(c *counter, _ inventory.Machine) { c.plugIn(1, 1<<30) }, "the machine left the class"},
+		"it is something else now": {func(c *counter, m inventory.Machine) {
+			if _, err := c.catalog.Bind(c.Context(), "counter", "machine.till[\"right\"]", m.ID); err != nil {
+				c.Fatal(err)
+			}
+		}, "the machine is machine.till[\"right\"] now"},
+	} {
+		for how, planned := range map[string]bool{"with work": true, "with nothing to do": false} {
+			t.Run(name+" "+how, func(t *testing.T) {
+				c := newCounter(t, storetest.SQLite(t))
+				m := c.plugIn(1, 4<<30)
+				c.answer = func(_ context.Context, targets []string, approve func(workflows.Plan) error) (workflows.Plan, error) {
+					install := workflows.Plan{Actions: []workflows.Action{{Address: targets[0], Kind: workflows.KindInstall}}}
+					if planned {
+						if err := approve(install); err != nil {
+							t.Errorf("approve(before) = %v; want the stage carried out", err)
+						}
+					}
+					tc.change(c, m)
+					if !planned {
+						return workflows.Plan{}, nil
+					}
+					if err := approve(install); err != nil {
+						return install, fmt.Errorf("the run ended: %v", err)
+					}
+					return install, nil
+				}
+				r := c.reactor()
+				c.pass(r)
+				rows, err := c.catalog.Reactions(t.Context(), store.ReactionFilter{Machine: m.ID})
+				if err != nil || len(rows) != 1 || rows[0].State != inventory.ReactionDropped || !strings.Contains(rows[0].Reason, tc.want) {
+					t.Errorf("reactions = %+v, %v; want one that was dropped because %s", rows, err, tc.want)
+				}
+			})
+		}
+	}
+}
+
+// A program that ends while a reaction waits for its turn behind another run has
+// attempted nothing.
+func TestWaitingIsNoAttempt(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		c := newCounter(t, cfg)
+		m := c.plugIn(1, 4<<30)
+		attempts := func() int {
+			t.Helper()
+			rows, err := c.catalog.Reactions(t.Context(), store.ReactionFilter{Machine: m.ID})
+			if err != nil || len(rows) != 1 {
+				t.Fatalf("reactions = %+v, %v; want one", rows, err)
+			}
+			return rows[0].Attempts
+		}
+		c.answer = func(context.Context, []string, func(workflows.Plan) error) (workflows.Plan, error) {
+			return workflows.Plan{}, context.Canceled
+		}
+		for range 5 {
+			c.pass(c.reactor())
+		}
+		if n := attempts(); n != 0 {
+			t.Errorf("%d attempts after waiting alone; want none", n)
+		}
+		c.answer = func(_ context.Context, targets []string, approve func(workflows.Plan) error) (workflows.Plan, error) {
+			for range 2 { // its stages
+				if err := approve(workflows.Plan{Actions: []workflows.Action{{Address: targets[0], Kind: workflows.KindInstall}}}); err != nil {
+					t.Error(err)
+				}
+			}
+			return workflows.Plan{}, context.Canceled
+		}
+		for n := range 3 {
+			c.pass(c.reactor())
+			if got := attempts(); got != n+1 {
+				t.Errorf("%d attempts after %d that were cut off", got, n+1)
+			}
+		}
+		c.pass(c.reactor())
+		c.wantStates(`failed machine.till["left"]`)
+		events, err := c.catalog.Events(t.Context(), store.EventFilter{Machine: m.ID, Kinds: []inventory.EventKind{inventory.EventMachineReaction}})
+		if err != nil || len(events) != 10 {
+			t.Errorf("%d events, %v; want it queued, eight times started, and failed", len(events), err)
+		}
+	})
+}
+
+// A till that died was installed as what its replacement is now.
+func TestAReplacementIsNotTakenForInstalled(t *testing.T) {
+	c := newCounter(t, storetest.SQLite(t))
+	m := c.plugIn(1, 4<<30)
+	record, err := json.Marshal(workflows.InstallRecord{Image: "sha256:" + strings.Repeat("5a", 32)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := "machine.till[\"left\"]"
+	if err := c.catalog.PutApplied(t.Context(), store.Applied{Site: "counter", Address: left, Digest: "sha256:" + strings.Repeat("5b", 32), Outputs: record, SchemaVersion: 1}); err != nil {
+		t.Fatal(err)
+	}
+	c.pass(c.reactor())
+	rows, err := c.catalog.Reactions(t.Context(), store.ReactionFilter{Machine: m.ID})
+	if err != nil || len(rows) != 1 || rows[0].State != inventory.ReactionRefused || !strings.Contains(rows[0].Reason, "destroy --forget --target '"+left+"'") {
+		t.Errorf("reactions = %+v, %v; want one that is refused, with what to do", rows, err)
+	}
+	c.wantAsked()
+	// The same record is its own when its row says so.
+	own := c.plugIn(2, 4<<30)
+	if err := steps.Bind(t.Context(), c.site, c.catalog); err != nil {
+		t.Fatal(err)
+	}
+	right := "machine.till[\"right\"]"
+	if err := c.catalog.PutApplied(t.Context(), store.Applied{Site: "counter", Address: right, Digest: "sha256:" + strings.Repeat("5b", 32), Outputs: record, SchemaVersion: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(c.catalog.SetImage(t.Context(), own.ID, "sha256:"+strings.Repeat("5a", 32)), c.catalog.SetState(t.Context(), own.ID, inventory.StateInstalled)); err != nil {
+		t.Fatal(err)
+	}
+	c.pass(c.reactor())
+	c.wantStates("refused, done " + right)
+	c.wantAsked()
 }
