@@ -21,6 +21,9 @@ type carrier struct {
 	starter
 	// stops says that the program is about to end, which stops what runs.
 	stops func() bool
+	// edited says that the site was edited and is taken up at the end of the run
+	// under way.
+	edited func() bool
 }
 
 // busyInterval is how often it is tried again while another run is under way.
@@ -28,16 +31,54 @@ const busyInterval = time.Second
 
 // Carry implements steps.Carrier.
 func (c carrier) Carry(ctx context.Context, why string, targets []string, approve func(workflows.Plan) error) (workflows.Plan, error) {
-	run, err := c.await(ctx, runRequest{Why: why, Target: targets, Approve: approve})
-	if err != nil {
-		return workflows.Plan{}, err
+	for {
+		stale := false
+		run, err := c.await(ctx, runRequest{Why: why, Target: targets, Approve: func(stage workflows.Plan) error {
+			if stale = c.edited(); stale {
+				return errors.New("the site was edited; it is read again first")
+			}
+			return approve(stage)
+		}})
+		if err != nil {
+			return workflows.Plan{}, err
+		}
+		// The daemon ends its runs before itself.
+		<-run.Done()
+		err = run.Err()
+		switch {
+		case err == nil:
+			return run.Plan(), nil
+		case c.stops() || ctx.Err() != nil:
+			return run.Plan(), fmt.Errorf("%w: %w", context.Canceled, err)
+		case run.stopped():
+			return run.Plan(), errStoppedByHand
+		case stale:
+			continue // the end of the run has read it
+		}
+		// As text: no error of a run may look as though serve had ended.
+		return run.Plan(), errors.New(err.Error())
 	}
-	// The daemon ends its runs before itself.
-	<-run.Done()
-	if err := run.Err(); err != nil && c.stops() {
-		return run.Plan(), fmt.Errorf("%w: %w", context.Canceled, err)
+}
+
+// errStoppedByHand says that a person cancelled what a class had started.
+var errStoppedByHand = errors.New("somebody stopped it; `edge-provision apply` continues it")
+
+// stopped reports whether somebody asked for the run's end.
+func (r *daemonRun) stopped() bool {
+	select {
+	case <-r.stop:
+		return true
+	default:
+		return false
 	}
-	return run.Plan(), run.Err()
+}
+
+// edited reports whether the site is to be read again when the run under way has
+// ended.
+func (d *daemon) edited() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.due
 }
 
 // await starts a run when no other is under way.
@@ -71,7 +112,7 @@ func (d *daemon) ends() bool {
 // react starts what the classes of the site say, until ctx ends.
 func (d *daemon) react(ctx context.Context) {
 	r := &steps.Reactor{
-		Site: func() *site.Site { return d.current().site }, Catalog: d.catalog, Carrier: carrier{d, d.ends},
+		Site: func() *site.Site { return d.current().site }, Catalog: d.catalog, Carrier: carrier{d, d.ends, d.edited},
 		Tell: func(p steps.Progress) { d.current().tell(p) },
 	}
 	r.Run(ctx)

@@ -243,7 +243,7 @@ func TestADiscoveredMachineWithAFullDiskIsNotErased(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &steps.Reactor{
-		Site: func() *site.Site { return d.current().site }, Catalog: d.catalog, Carrier: carrier{d, d.ends},
+		Site: func() *site.Site { return d.current().site }, Catalog: d.catalog, Carrier: carrier{d, d.ends, d.edited},
 		Tell: func(p steps.Progress) { t.Log(p.Address, p.Phase, p.Message) },
 	}
 	for range 2 {
@@ -289,15 +289,112 @@ func TestTheCarrierWaitsForItsTurn(t *testing.T) {
 	fails := errors.New("the site cannot be read")
 	b := &busy{left: 1, err: fails}
 	approve := func(workflows.Plan) error { return nil }
-	if _, err := (carrier{b, nil}).Carry(t.Context(), "class", nil, approve); !errors.Is(err, fails) || b.left != -1 {
+	if _, err := (carrier{starter: b}).Carry(t.Context(), "class", nil, approve); !errors.Is(err, fails) || b.left != -1 {
 		t.Errorf("Carry() = %v after %d refusals; want it tried again once", err, 1-b.left)
 	}
-	if _, err := (carrier{&busy{err: errDaemonStops}, nil}).Carry(t.Context(), "class", nil, approve); !errors.Is(err, context.Canceled) {
+	if _, err := (carrier{starter: &busy{err: errDaemonStops}}).Carry(t.Context(), "class", nil, approve); !errors.Is(err, context.Canceled) {
 		t.Errorf("Carry(while stopping) = %v; want context.Canceled", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := (carrier{&busy{left: 10}, nil}).Carry(ctx, "class", nil, approve); !errors.Is(err, context.Canceled) {
+	if _, err := (carrier{starter: &busy{left: 10}}).Carry(ctx, "class", nil, approve); !errors.Is(err, context.Canceled) {
 		t.Errorf("Carry(ended) = %v; want context.Canceled", err)
+	}
+}
+
+// shortRuns begins runs that have ended, one after the other.
+type shortRuns struct {
+	runs  []func(runRequest, *daemonRun) error
+	begun int
+}
+
+func (e *shortRuns) Start(_ context.Context, r runRequest) (*daemonRun, error) {
+	run := &daemonRun{done: make(chan struct{}), stop: make(chan struct{}), cancel: func(error) {}}
+	run.finish(e.runs[e.begun](r, run))
+	e.begun++
+	close(run.done)
+	return run, nil
+}
+
+func TestARunOfAClassThatWasStoppedIsNotBegunAgain(t *testing.T) {
+	cut := fmt.Errorf("its work was cut off: %w", context.Canceled)
+	stopped := func(_ runRequest, run *daemonRun) error { run.Stop(); return cut }
+	broken := func(runRequest, *daemonRun) error { return cut }
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for name, c := range map[string]struct {
+		run      func(runRequest, *daemonRun) error
+		stops    bool
+		ctx      context.Context
+		canceled bool
+		want     string
+	}{
+		"a person stops it":            {run: stopped, want: "somebody stopped it"},
+		"serve stops":                  {run: stopped, stops: true, canceled: true, want: "cut off"},
+		"it breaks by itself":          {run: broken, want: "its work was cut off"},
+		"it breaks while serve stops":  {run: broken, stops: true, canceled: true, want: "cut off"},
+		"reacting ends while it works": {run: broken, ctx: ended, canceled: true, want: "cut off"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := &shortRuns{runs: []func(runRequest, *daemonRun) error{c.run}}
+			ctx := t.Context()
+			if c.ctx != nil {
+				ctx = c.ctx
+			}
+			_, err := carrier{e, func() bool { return c.stops }, func() bool { return false }}.Carry(ctx, "class", nil, nil)
+			if err == nil || errors.Is(err, context.Canceled) != c.canceled || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("Carry() = %v; want %q, and canceled: %t", err, c.want, c.canceled)
+			}
+		})
+	}
+}
+
+// An edited site is taken up when no run is under way, so before a class does
+// anything by the one that it was edited from.
+func TestARunOfAClassMakesRoomForAnEditedSite(t *testing.T) {
+	edited, approved := true, 0
+	ask := func(r runRequest, _ *daemonRun) error { return r.Approve(workflows.Plan{}) }
+	e := &shortRuns{runs: []func(runRequest, *daemonRun) error{
+		func(r runRequest, run *daemonRun) error {
+			err := ask(r, run)
+			edited = false // the end of a run reads the site
+			return err
+		},
+		ask,
+	}}
+	_, err := carrier{e, func() bool { return false }, func() bool { return edited }}.Carry(t.Context(), "class", nil, func(workflows.Plan) error {
+		approved++
+		return nil
+	})
+	if err != nil || e.begun != 2 || approved != 1 {
+		t.Errorf("Carry() = %v after %d runs, %d stages looked at; want two runs, and the stage of the second looked at", err, e.begun, approved)
+	}
+}
+
+func TestAPersonStopsWhatAClassStarted(t *testing.T) {
+	p := newPlant(t)
+	p.sorted(slow)
+	p.report(4 << 30)
+	d := p.serve(nil)
+	p.awaitFile("begun")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	person := newTerminal(t, ctx, p.env, "runs", "attach", p.runs()[0].ID.String())
+	p.await("the beginning", func() bool { return strings.Contains(person.String(), "Run "+p.runs()[0].ID.String()) })
+	person.types("\x03")
+	p.await("the question", func() bool { return strings.Contains(person.String(), "d to detach") })
+	person.types("c\n")
+	p.await("the cancellation", func() bool { return strings.Contains(person.String(), "Stopping.") })
+	p.let()
+	if code := person.wait(); code != exitError {
+		t.Errorf("a client that cancelled exits with %d; want %d\n%s", code, exitError, person)
+	}
+	if r := p.reacted(inventory.ReactionFailed); !strings.Contains(r.Reason, "somebody stopped it") {
+		t.Errorf("reaction = %+v; want it failed, because somebody stopped it", r)
+	}
+	d.signal(syscall.SIGTERM)
+	d.ends(exitOK)
+	if n := len(p.runs()); n != 1 || p.file("later") != "(none)" {
+		t.Errorf("%d runs, later = %s; want one that went no further", n, p.file("later"))
 	}
 }
