@@ -181,13 +181,21 @@ func (c *Conn) expectUser() error {
 // maxConns bounds how many conversations there are at once.
 const maxConns = 32
 
+// Bounds of the pause before a client is accepted again after that failed; it
+// doubles each time. They are those of net/http.
+const (
+	minAcceptPause = 5 * time.Millisecond
+	maxAcceptPause = time.Second
+)
+
 // requestTimeout bounds how long a client may take to say what it wants.
 const requestTimeout = 10 * time.Second
 
 // Serve hands the conversations of a listener, each with its request, to handle
 // until ctx ends. Then it closes the listener, ends the conversations and waits
 // for them. Whoever is not this user or root is not talked to. refused is told of
-// such, and of clients that make no sense.
+// such, of clients that make no sense, and of each time that none could be accepted,
+// which is tried again.
 func Serve(ctx context.Context, l *net.UnixListener, hello Hello, handle func(context.Context, *Conn, Message), refused func(error)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -196,6 +204,7 @@ func Serve(ctx context.Context, l *net.UnixListener, hello Hello, handle func(co
 	slots := make(chan struct{}, maxConns)
 	var conns sync.WaitGroup
 	defer conns.Wait()
+	pause := time.Duration(0)
 	for {
 		conn, err := l.AcceptUnix()
 		if ctx.Err() != nil {
@@ -205,10 +214,22 @@ func Serve(ctx context.Context, l *net.UnixListener, hello Hello, handle func(co
 			cancel()
 			return nil
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, net.ErrClosed):
 			cancel()
 			return fmt.Errorf("listening for commands: %w", err)
+		case err != nil:
+			// Such as too many open files (EMFILE): it passes, and the conversations
+			// that there are go on.
+			pause = min(max(2*pause, minAcceptPause), maxAcceptPause)
+			refused(fmt.Errorf("accepting a client, tried again in %s: %w", pause, err))
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+			continue
 		}
+		pause = 0
 		select {
 		case slots <- struct{}{}:
 		default:

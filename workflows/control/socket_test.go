@@ -133,6 +133,42 @@ func TestACommandIsCarriedOutOverTheSocket(t *testing.T) {
 	}
 }
 
+// A deadline that has passed makes each accept fail, as having no file descriptor
+// left does.
+func TestAnAcceptThatFailsIsTriedAgain(t *testing.T) {
+	l, err := control.Listen(socketPath(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.SetDeadline(time.Now().Add(-time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	refused, done := make(chan error, 100), make(chan error, 1)
+	go func() {
+		done <- control.Serve(ctx, l, hello, func(context.Context, *control.Conn, control.Message) {}, func(err error) { refused <- err })
+	}()
+	for range 3 {
+		select {
+		case err := <-refused:
+			if !errors.Is(err, os.ErrDeadlineExceeded) || !strings.Contains(err.Error(), "tried again in") {
+				t.Errorf("refused(%v); want why none is accepted", err)
+			}
+		case err := <-done:
+			t.Fatalf("Serve = %v; want it to try again", err)
+		}
+	}
+	if err := l.SetDeadline(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	dial(t, l.Addr().String()) // and is greeted
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Serve = %v; want nil after its context ended", err)
+	}
+}
+
 func TestAClientThatVanishesLeavesTheSessionToItself(t *testing.T) {
 	s := control.NewSession()
 	left := make(chan error, 1)
