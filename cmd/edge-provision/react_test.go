@@ -153,6 +153,33 @@ func TestAReactionWaitsForTheRunUnderWay(t *testing.T) {
 	d.ends(exitOK)
 }
 
+// The react block is taken out while the reaction waits for a person's apply.
+func TestAReactionThatWaitsIsDroppedWithItsClass(t *testing.T) {
+	p := newPlant(t)
+	p.sorted(slow)
+	p.report(1 << 30)
+	d := p.serve(nil)
+	client, out := p.start(nil, "apply", "-auto-approve", p.site())
+	p.awaitFile("begun")
+	p.report(4 << 30)
+	p.reacted(inventory.ReactionStarted)
+	p.declare(slow)
+	d.signal(syscall.SIGHUP)
+	d.says("taken up when the apply that is under way has ended")
+	p.let()
+	if err := client.Wait(); err != nil {
+		t.Errorf("apply: %v\n%s", err, out)
+	}
+	if r := p.reacted(inventory.ReactionDropped); r.Attempts != 0 || !strings.Contains(r.Reason, "the class starts nothing any more") {
+		t.Errorf("reaction = %+v; want it dropped with its class, and never begun", r)
+	}
+	d.signal(syscall.SIGTERM)
+	d.ends(exitOK)
+	if n := len(p.runs()); n != 1 {
+		t.Errorf("%d runs; want the person's alone", n)
+	}
+}
+
 func TestAReactionThatServeIsStoppedInGoesOnNextTime(t *testing.T) {
 	p := newPlant(t)
 	p.sorted(slow)
