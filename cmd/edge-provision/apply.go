@@ -274,6 +274,9 @@ func (ap *applying) consent(plan workflows.Plan) (_ workflows.Plan, missing bool
 			continue
 		}
 		missing = true
+		if ap.app.run != nil {
+			ap.app.run.fails(a.Address, "erasing its disk was not consented to")
+		}
 		fmt.Fprintf(ap.app.stderr, "\n%s will not be installed: erasing its disk was not consented to. Set wipe = true for it in site.hcl, or type its serial.\n", a.Address)
 		plan.Actions[i].Kind, plan.Actions[i].Reason, plan.Actions[i].Erase = workflows.KindRefused, "erasing its disk was not consented to", nil
 	}

@@ -29,7 +29,7 @@ func (d *daemon) carryOut(ctx context.Context, c *control.Conn, r request) error
 	if err != nil {
 		return d.refuse(ctx, c, r, err)
 	}
-	return control.Relay(ctx, c, run.session, run.Stop)
+	return control.Relay(ctx, c, run.session, run.stopper())
 }
 
 // carrying is the run that a request is about, which it may begin; nil: it is

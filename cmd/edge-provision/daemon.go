@@ -5,12 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/hashicorp/hcl/v2"
 
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/workflows"
@@ -38,6 +39,7 @@ type daemon struct {
 	running  *daemonRun // nil: none is under way
 	stopping bool       // no run begins any more
 	due      bool       // the site is to be read again when the run has ended
+	apart    bool       // the services answer for a run's version of the site, and not world's
 	runs     sync.WaitGroup
 }
 
@@ -85,10 +87,12 @@ type daemonRun struct {
 	stop     chan struct{} // closed: start nothing new
 	cancel   context.CancelCauseFunc
 
-	mu   sync.Mutex
-	ids  []uuid.UUID
-	plan workflows.Plan
-	err  error
+	mu       sync.Mutex
+	ids      []uuid.UUID
+	plan     workflows.Plan
+	failures []string // each an address, and why it is not as declared
+	refusals []string // what is wrong with the site
+	err      error
 }
 
 // Done is closed when the run has ended.
@@ -125,15 +129,20 @@ func (r *daemonRun) Err() error {
 	return r.err
 }
 
-// Stop starts nothing new and lets finish what runs; again, it cuts that off.
-func (r *daemonRun) Stop() {
-	again := true
-	r.stopOnce.Do(func() {
-		again = false
-		close(r.stop)
-	})
-	if again {
-		r.cancel(errInterrupted)
+// Stop starts nothing new and lets finish what runs, however often it is called and
+// by whom.
+func (r *daemonRun) Stop() { r.stopOnce.Do(func() { close(r.stop) }) }
+
+// stopper is Stop for one client, which is counted for itself: the second time this
+// client asks, what runs is cut off.
+func (r *daemonRun) stopper() func() {
+	asked := false
+	return func() {
+		if asked {
+			r.cancel(errInterrupted)
+		}
+		asked = true
+		r.Stop()
 	}
 }
 
@@ -229,17 +238,13 @@ func (d *daemon) begin(command string, r *request, do func(context.Context, *app
 	d.runs.Add(1)
 	d.mu.Unlock()
 	b := d.command(r, run)
-	said := &tail{}
-	if r == nil {
-		b.stderr = io.MultiWriter(b.stderr, said)
-	}
 	go func() {
 		defer d.runs.Done()
 		defer cancel(nil)
 		d.tellManager()
 		err := do(ctx, b)
 		code := b.exit(err)
-		run.finish(said.explain(err))
+		run.finish(run.explain(err))
 		run.session.End(code)
 		d.ended(run)
 		close(run.done)
@@ -298,33 +303,83 @@ func (d *daemon) command(r *request, run *daemonRun) *app {
 	return b
 }
 
-// tail keeps the end of what a run without an audience says, for its error.
-type tail struct {
-	mu   sync.Mutex
-	text []byte
-}
-
-// tailBytes is as much as fits a page.
-const tailBytes = 4 << 10
-
-// Write implements io.Writer.
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.text = append(t.text, p...)
-	if len(t.text) > tailBytes {
-		t.text = slices.Clone(t.text[len(t.text)-tailBytes:])
+// carried keeps which addresses of a stage failed.
+func (r *daemonRun) carried(endings []workflows.Ending) {
+	for _, e := range endings {
+		if e.Err != nil {
+			r.fails(e.Address, e.Err.Error())
+		}
 	}
-	return len(p), nil
 }
 
-// explain gives an error that was shown already the words that it was shown with.
-func (t *tail) explain(err error) error {
+// fails keeps why an address is not as declared.
+func (r *daemonRun) fails(address, why string) {
+	why, _, _ = strings.Cut(why, "\n")
+	// Most errors name what they are about.
+	if !strings.HasPrefix(why, address+": ") {
+		why = address + ": " + why
+	}
+	r.keep(&r.failures, why)
+}
+
+// refuses keeps what is wrong with a site, without the lines of the site.
+func (r *daemonRun) refuses(diags hcl.Diagnostics) {
+	for _, d := range diags {
+		if d.Severity == hcl.DiagError {
+			why, _, _ := strings.Cut(d.Detail, "\n")
+			r.keep(&r.refusals, d.Summary+": "+why)
+		}
+	}
+}
+
+// keep adds a reason to a list, cut to what fits a sentence.
+func (r *daemonRun) keep(list *[]string, why string) {
+	if len(why) > maxReasonBytes {
+		why = strings.ToValidUTF8(why[:maxReasonBytes], "") + "…"
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.Contains(*list, why) {
+		*list = append(*list, why)
+	}
+}
+
+// Bounds of a run's error, which ends in events and answers of the API: with more
+// it would be no sentence. The journal has all of it.
+const (
+	maxReasons     = 5
+	maxReasonBytes = 500
+)
+
+// explain gives an error that was shown already the reasons for it. They hold no
+// text of the site, and one line of each error.
+func (r *daemonRun) explain(err error) error {
 	var shown exitCode
 	if !errors.As(err, &shown) {
 		return err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return fmt.Errorf("not everything is as declared:\n%s%w", t.text, shown)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	reasons := slices.Clone(r.failures)
+	if len(reasons) == 0 {
+		for _, a := range r.plan.Actions {
+			if !a.Kind.Changes() && !a.Kind.Settled() {
+				reasons = append(reasons, fmt.Sprintf("%s: %s: %s", a.Address, a.Kind, a.Reason))
+			}
+		}
+	}
+	if len(reasons) == 0 {
+		reasons = slices.Clone(r.refusals)
+	}
+	if n := len(reasons); n > maxReasons {
+		reasons = append(reasons[:maxReasons], fmt.Sprintf("and %d more", n-maxReasons))
+	}
+	if len(reasons) == 0 {
+		reasons = []string{"not everything is as declared; see `edge-provision runs list`"}
+	}
+	text := strings.Join(reasons, "; ")
+	if len(r.ids) == 0 {
+		return errors.New(text)
+	}
+	return fmt.Errorf("run %s: %s", r.ids[len(r.ids)-1], text)
 }

@@ -31,8 +31,14 @@ func (d *daemon) expect(path string) error {
 	return nil
 }
 
-// errReloadFailed is said after what is wrong with a site was shown.
-var errReloadFailed = errors.New("the site was not taken up; it is served as it was before")
+// What is said after what is wrong with a site was shown.
+var (
+	errReloadFailed = errors.New("the site was not taken up; it is served as it was before")
+	// errReloadApart is said when a run has had the services answer for a version
+	// that could not be taken up after it.
+	errReloadApart = errors.New("the site was not taken up: DHCP and netboot answer by the version that was applied last, " +
+		"everything else, such as classes and the API, works by the one before; correct what is wrong and send SIGHUP")
+)
 
 // reload reads the site again and serves it as it is now. One that has mistakes,
 // or other networks, leaves everything as it was. While a run is under way it is
@@ -42,9 +48,19 @@ func (d *daemon) reload(ctx context.Context) {
 	err := d.replace(ctx)
 	if err != nil {
 		d.app.fail(err)
-		d.app.fail(errReloadFailed)
+		d.app.fail(d.left())
 	}
 	d.report(d.manager.Ready("Serving site " + d.current().site.Name))
+}
+
+// left is how the site is served when it could not be read again.
+func (d *daemon) left() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.apart {
+		return errReloadApart
+	}
+	return errReloadFailed
 }
 
 // report logs what the service manager could not be told.
@@ -100,22 +116,35 @@ func (d *daemon) postpone() *daemonRun {
 // adopt serves the site of another world from now on, unless a run has begun
 // meanwhile.
 func (d *daemon) adopt(ctx context.Context, w *world) error {
+	unused, err := d.exchange(ctx, w)
+	if err != nil {
+		return errors.Join(err, w.close())
+	}
+	if unused != nil {
+		// Which ends sessions of BMCs, and may take long: nobody waits for it.
+		if err := unused.close(); err != nil {
+			d.app.logger().Warn("closing an earlier version of the site", "error", err)
+		}
+	}
+	return nil
+}
+
+// exchange puts a world in the place of the one that is served, and returns the
+// one that nobody uses any more, if there is one, for the caller to close.
+func (d *daemon) exchange(ctx context.Context, w *world) (unused *world, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.running != nil {
 		d.due = true
-		return errors.Join(errors.New("a run has begun meanwhile; the site is read again when it has ended"), w.close())
+		return nil, errors.New("a run has begun meanwhile; the site is read again when it has ended")
 	}
 	if err := d.service.Use(ctx, w.site); err != nil {
-		return errors.Join(err, w.close())
+		return nil, err
 	}
 	w.images.Service = d.service
-	before := d.retired
-	d.retired, d.world = d.world, w
-	if before != nil {
-		return before.close()
-	}
-	return nil
+	unused = d.retired
+	d.retired, d.world, d.apart = d.world, w, false
+	return unused, nil
 }
 
 // serveFor has the services answer for the site that an approved run works on.
@@ -123,11 +152,16 @@ func (d *daemon) adopt(ctx context.Context, w *world) error {
 func (d *daemon) serveFor(ctx context.Context, s *site.Site) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.world.site == s {
+	apart := d.world.site != s
+	if !apart && !d.apart {
 		return nil
 	}
-	d.due = true
-	return d.service.Use(ctx, s)
+	d.due = d.due || apart
+	if err := d.service.Use(ctx, s); err != nil {
+		return err
+	}
+	d.apart = apart
+	return nil
 }
 
 // closeWorlds closes what was opened for the sites that were served.

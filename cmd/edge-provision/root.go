@@ -153,6 +153,9 @@ func (a *app) report(diags hcl.Diagnostics) error {
 		}
 	}
 	if diags.HasErrors() {
+		if a.run != nil {
+			a.run.refuses(diags)
+		}
 		return exitCode(exitError)
 	}
 	return nil

@@ -221,6 +221,9 @@ func (r *running) carry(ctx context.Context, plan workflows.Plan, nodes func(run
 	r.screen.Begin(run.ID, list)
 	endings, err := engine.Run(ctx, run.ID, list, stop)
 	done()
+	if r.app.run != nil {
+		r.app.run.carried(endings)
+	}
 	outcome := r.screen.End(endings)
 	if cause := context.Cause(ctx); cause != nil && err == nil && !errors.Is(cause, context.Canceled) {
 		err = cause

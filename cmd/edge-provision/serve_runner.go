@@ -63,6 +63,7 @@ func (r runner) Reprovision(ctx context.Context, m inventory.Machine, serial, wh
 	}
 	run, err := r.Start(ctx, runRequest{
 		Why: who, Target: []string{m.Address}, Replace: []string{m.Address}, Consent: map[string]string{m.Address: serial},
+		Approve: onlyMachine(m.Address),
 	})
 	if err != nil {
 		return "", err
@@ -79,4 +80,21 @@ func (r runner) Reprovision(ctx context.Context, m inventory.Machine, serial, wh
 		return "", errors.New("nothing was to be done")
 	}
 	return fmt.Sprintf("Run %s installed it anew.", run.ID()), nil
+}
+
+// onlyMachine approves what a stage does to the machine at an address, and to no
+// other. That the machine's disk needs consent is no objection: it is asked for
+// after the approval.
+func onlyMachine(address string) func(workflows.Plan) error {
+	return func(stage workflows.Plan) error {
+		for _, a := range stage.Actions {
+			switch {
+			case !a.Kind.Changes() || a.Kind == workflows.KindBuild || a.Address == address:
+			default:
+				return fmt.Errorf("%s comes before %s (%s: %s), and a request about one machine approves nothing else: "+
+					"carry that out with `edge-provision apply -target='%s'` and ask again", a.Address, address, a.Kind, a.Reason, a.Address)
+			}
+		}
+		return nil
+	}
 }

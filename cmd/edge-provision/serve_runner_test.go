@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,8 +16,10 @@ import (
 
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/pxe"
 	"github.com/edge-provision/edge-provision/workflows"
 	"github.com/edge-provision/edge-provision/workflows/control"
+	"github.com/edge-provision/edge-provision/workflows/site"
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
 
@@ -40,7 +44,14 @@ func daemonHere(t *testing.T, dir, path string) *daemon {
 		t.Fatal(err)
 	}
 	d.fence = fence
-	d.service, err = steps.Listen(t.Context(), steps.ServiceConfig{Site: w.site, Catalog: w.catalog, Authority: w.ca, Wanted: w.wanted, Now: time.Now})
+	d.service, err = steps.Listen(t.Context(), steps.ServiceConfig{
+		Site: w.site, Catalog: w.catalog, Authority: w.ca, Wanted: w.wanted, Now: time.Now,
+		// Of a network only the agents' port is bound, on a loopback address that
+		// nobody else has.
+		Sockets: func(*site.Network) (*pxe.Sockets, netip.Addr) {
+			return &pxe.Sockets{}, netip.AddrFrom4([4]byte{127, 27, byte(os.Getpid()), byte(network.Add(1))})
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,5 +190,224 @@ machine "m" {
 	}
 	if run := d.underway(); run != nil {
 		t.Error("a refused request began a run")
+	}
+}
+
+// shopWithRouter has a till that refers to a router, which was never installed.
+const shopWithRouter = `site "shop" {}
+network "floor" {
+  interface = "lo"
+  cidr      = "172.26.1.0/24"
+  dhcp {
+    range = "172.26.1.100-172.26.1.199"
+  }
+}
+image "os" {
+  distribution = "debian"
+  release      = "bookworm"
+}
+image "router" { # of its own, which is not built before it is inspected
+  distribution = "debian"
+  release      = "bookworm"
+}
+machine "router" {
+  mac     = "52:54:00:27:00:01"
+  network = network.floor
+  address = "172.26.1.1"
+  image   = image.router
+}
+machine "till" {
+  mac     = "52:54:00:27:00:02"
+  network = network.floor
+  address = "172.26.1.2"
+  image   = image.os
+  labels  = { uplink = machine.router.hostname }
+}
+`
+
+// openShop is a daemon that holds the shop, whose till reported what it is.
+func openShop(t *testing.T) (d *daemon, till inventory.Machine) {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "site.hcl")
+	if err := os.WriteFile(path, []byte(shopWithRouter), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d = daemonHere(t, dir, path)
+	till, _, err := d.catalog.Observe(t.Context(), "shop", store.Observation{
+		MACs: []inventory.MAC{{0x52, 0x54, 0, 0x27, 0, 2}}, Source: inventory.SourceAgent, Facts: &inventory.Facts{
+			System: &inventory.System{Serial: "SN-2"}, NICs: []inventory.NIC{{Name: "eth0", MAC: inventory.MAC{0x52, 0x54, 0, 0x27, 0, 2}}},
+			Disks: []inventory.Disk{{Name: "sda", Serial: "D1", Bytes: 64 << 30, Signatures: []string{"ntfs"}}},
+		},
+	})
+	if err == nil {
+		till, err = d.catalog.Machine(t.Context(), till.ID)
+	}
+	if err != nil || till.Address != "machine.till" {
+		t.Fatalf("the till = %+v, %v; want it under its address", till, err)
+	}
+	return d, till
+}
+
+func TestReprovisioningOneMachineTouchesNoOther(t *testing.T) {
+	d, till := openShop(t)
+	result, err := runner{d}.Reprovision(t.Context(), till, "SN-2", "a test")
+	if err == nil || !strings.Contains(err.Error(), "machine.router comes before machine.till (inspect: ") || !strings.Contains(err.Error(), "apply -target='machine.router'") {
+		t.Errorf("Reprovision = %q, %v; want it refused for the router, with what to do", result, err)
+	}
+	if journaled, err := d.current().journal.List(t.Context(), "shop", 0); err != nil || len(journaled) != 0 {
+		t.Errorf("runs = %+v, %v; want that none began", journaled, err)
+	}
+	approve := onlyMachine("machine.till")
+	own := workflows.Action{Address: "machine.till", Kind: workflows.KindInstall, Erase: &workflows.Erase{Consent: workflows.ConsentNeeded}}
+	for _, c := range []struct {
+		beside workflows.Action
+		want   bool
+	}{
+		{workflows.Action{Address: "image.os", Kind: workflows.KindBuild}, true},
+		{workflows.Action{Address: "machine.router", Kind: workflows.KindNone}, true},
+		{workflows.Action{Address: "machine.router", Kind: workflows.KindInspect}, false},
+		{workflows.Action{Address: "machine.router", Kind: workflows.KindInstall}, false},
+		{workflows.Action{Address: "machine.router", Kind: workflows.KindBoot}, false},
+		{workflows.Action{Address: "machine.router", Kind: workflows.KindPowerOn}, false},
+		{workflows.Action{Address: "workflow.w.step.ssh.s", Kind: workflows.KindRun}, false},
+	} {
+		if err := approve(workflows.Plan{Actions: []workflows.Action{own, c.beside}}); (err == nil) != c.want {
+			t.Errorf("approve(install of the till, %s of %s) = %v; want approved: %v", c.beside.Kind, c.beside.Address, err, c.want)
+		}
+	}
+}
+
+func TestARunThatIsCutOffLeavesNoMachineToTheInstaller(t *testing.T) {
+	d, _ := openShop(t)
+	router, err := d.catalog.MachineByAddress(t.Context(), "shop", "machine.router")
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, err := d.Start(t.Context(), runRequest{Why: "a test", Target: []string{"machine.router"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	deadline := time.After(10 * time.Second)
+	for !d.wanted.Has(router.ID) {
+		select {
+		case <-deadline:
+			t.Fatal("the run did not want its machine within 10 s")
+		case <-ticker.C:
+		case <-run.Done():
+			t.Fatalf("the run ended with %v before it wanted its machine", run.Err())
+		}
+	}
+	cancel := run.stopper()
+	cancel()
+	cancel()
+	<-run.Done()
+	if d.wanted.Has(router.ID) {
+		t.Errorf("the run ended with %v, and its machine is still wanted in the installer", run.Err())
+	}
+	if err := run.Err(); !errors.Is(err, context.Canceled) {
+		t.Errorf("the run ended with %v; want that it was cancelled", err)
+	}
+}
+
+func TestOnlyOneClientThatAsksTwiceCutsARunOff(t *testing.T) {
+	p := newPlant(t)
+	p.declare(slow)
+	d := daemonHere(t, filepath.Dir(p.dir), p.site())
+	run, err := d.Start(t.Context(), runRequest{Why: "a test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.awaitFile("begun")
+	cut := make(chan error, 1)
+	cancel := run.cancel
+	run.cancel = func(cause error) {
+		cut <- cause
+		cancel(cause)
+	}
+	one, other := run.stopper(), run.stopper()
+	one()
+	other()
+	run.Stop() // as serve does when it is stopped
+	run.Stop()
+	if len(cut) > 0 {
+		t.Errorf("what ran was cut off: %v; want that all may stop a run once", <-cut)
+	}
+	other()
+	if len(cut) != 1 {
+		t.Error("a client that asked twice did not cut off what ran")
+	}
+	p.let()
+	<-run.Done()
+}
+
+func TestARunSaysInALineWhyItFailed(t *testing.T) {
+	p := newPlant(t)
+	p.declare(`
+  step "ssh" "broken" {
+    hosts   = machine.m
+    command = "echo one >&2; echo two >&2; exit 3"
+    creates = "DIR/never"
+  }`)
+	d := daemonHere(t, filepath.Dir(p.dir), p.site())
+	run, err := d.Start(t.Context(), runRequest{Why: `class "till"`})
+	run = ended(t, run, err)
+	err = run.Err()
+	if err == nil || !strings.HasPrefix(err.Error(), "run "+run.ID().String()+": workflow.w.step.ssh.broken: ") {
+		t.Fatalf("the run ends with %v; want its id and what failed", err)
+	}
+	for _, unwanted := range []string{"\n", "exit code 1", "A run for"} {
+		if strings.Contains(err.Error(), unwanted) {
+			t.Errorf("the run ends with %q; want it without %q", err, unwanted)
+		}
+	}
+	t.Log(err)
+}
+
+func TestTheReasonsOfARunAreBounded(t *testing.T) {
+	r := &daemonRun{}
+	for i := range maxReasons + 2 {
+		r.fails(fmt.Sprintf("machine.a%d", i), strings.Repeat("é", maxReasonBytes)+"\nsecond line")
+	}
+	text := r.explain(exitCode(exitError)).Error()
+	if len(text) > (maxReasons+1)*(maxReasonBytes+8) || !strings.HasSuffix(text, "; and 2 more") || strings.Contains(text, "second") {
+		t.Errorf("explain = %d bytes, %q; want five lines that are cut, and how many there are more", len(text), text)
+	}
+	r = &daemonRun{plan: workflows.Plan{Actions: []workflows.Action{
+		{Address: "machine.a", Kind: workflows.KindUnreachable, Reason: "its BMC does not answer"}, {Address: "machine.b", Kind: workflows.KindNone},
+	}}}
+	if got, want := r.explain(exitCode(exitError)).Error(), "machine.a: unreachable: its BMC does not answer"; got != want {
+		t.Errorf("explain = %q; want %q", got, want)
+	}
+	if err := r.explain(nil); err != nil {
+		t.Errorf("explain(nil) = %v; want nil", err)
+	}
+}
+
+func TestAFailedReloadSaysWhatIsServedByWhat(t *testing.T) {
+	d, _ := openShop(t)
+	var said strings.Builder
+	d.app.stderr = &said
+	if err := os.WriteFile(d.path, []byte("site \"shop\" {\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.reload(t.Context())
+	if !strings.Contains(said.String(), errReloadFailed.Error()) {
+		t.Errorf("a reload that fails says\n%s\nwant that all is as before", said.String())
+	}
+	said.Reset()
+	next := *d.current().site
+	if err := d.serveFor(t.Context(), &next); err != nil { // as a run of a new version does
+		t.Fatal(err)
+	}
+	d.reload(t.Context())
+	if !strings.Contains(said.String(), errReloadApart.Error()) || strings.Contains(said.String(), errReloadFailed.Error()) {
+		t.Errorf("a reload that fails after a run of a new version says\n%s\nwant what is served by what", said.String())
+	}
+	// A run of the daemon's own has its own site answered for again.
+	if err := d.serveFor(t.Context(), d.current().site); err != nil || !errors.Is(d.left(), errReloadFailed) {
+		t.Errorf("serveFor = %v, then %v; want everything by one version", err, d.left())
 	}
 }
