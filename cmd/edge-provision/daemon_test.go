@@ -323,6 +323,30 @@ func TestStoppingServeLetsFinishWhatRuns(t *testing.T) {
 	p.apply() // takes the site over by itself
 }
 
+// A person cancelled, and then the machine is shut down.
+func TestStoppingServeCutsNothingOffThatAClientHasCancelled(t *testing.T) {
+	p := newPlant(t)
+	p.declare(slow)
+	d := p.serve(nil)
+	client, out := p.start(nil, "apply", "-auto-approve", p.site())
+	p.awaitFile("begun")
+	if err := client.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	p.await("the answer", func() bool { return strings.Contains(out.String(), "Stopping.") })
+	d.signal(syscall.SIGTERM)
+	d.says("Waiting for the apply")
+	p.let()
+	if err := client.Wait(); err == nil || client.ProcessState.ExitCode() != exitError {
+		t.Errorf("apply exits with %v; want 1\n%s", err, out)
+	}
+	d.ends(exitOK)
+	p.wants(out.String(), "Stopped before the end")
+	if run := p.runs()[0]; run.State != outcomeStopped || p.file("slow") == "(none)" {
+		t.Errorf("the run is %q, slow = %q; want it stopped after what ran had finished", run.State, p.file("slow"))
+	}
+}
+
 func TestAKilledDaemonsRunIsContinued(t *testing.T) {
 	p := newPlant(t)
 	p.declare(crashSteps)

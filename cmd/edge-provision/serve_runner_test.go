@@ -321,7 +321,7 @@ func TestOnlyOneClientThatAsksTwiceCutsARunOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.awaitFile("begun")
-	cut := make(chan error, 1)
+	cut := make(chan error, 4)
 	cancel := run.cancel
 	run.cancel = func(cause error) {
 		cut <- cause
