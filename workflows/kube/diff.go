@@ -103,8 +103,31 @@ func (p *prepared) objects() []Object {
 	return out
 }
 
-// compare looks at one object.
+// maxLooks bounds how often an object is looked at that others write all the
+// time: then the last difference is told as it is.
+const maxLooks = 3
+
+// compare looks at one object. What it is and what an application would make of
+// it are two answers of the server, and a controller that writes in between would
+// show as a difference: so one is believed only while the object stays the same.
 func (c *Cluster) compare(ctx context.Context, p *prepared, i item, inv *inventory, opts Options, changing map[ID]bool) (comparison, error) {
+	for look := 1; ; look++ {
+		out, err := c.compareOnce(ctx, p, i, inv, opts, changing)
+		if err != nil || out.live == nil || len(out.change.Fields) == 0 || look == maxLooks {
+			return out, err
+		}
+		now, err := c.get(ctx, i.r, i.id)
+		switch {
+		case errors.Is(err, ErrNotFound):
+		case err != nil:
+			return out, err
+		case now.GetResourceVersion() == out.live.GetResourceVersion():
+			return out, nil
+		}
+	}
+}
+
+func (c *Cluster) compareOnce(ctx context.Context, p *prepared, i item, inv *inventory, opts Options, changing map[ID]bool) (comparison, error) {
 	out := comparison{item: i, change: Change{ID: i.id, Operation: Create}}
 	if !i.served {
 		out.change.Note = "the cluster does not know its kind yet"

@@ -82,6 +82,26 @@ func (s sink) Header() http.Header         { return s.header }
 func (s sink) Write(b []byte) (int, error) { return len(b), nil }
 func (s sink) WriteHeader(int)             {}
 
+func TestWhatAControllerWritesBetweenTwoLooksIsNoDifference(t *testing.T) {
+	open(t)
+	var applied atomic.Bool
+	var looks atomic.Int64
+	c := faulty(t, kube.Config{}, func(_ int64, _ http.ResponseWriter, r *http.Request) bool {
+		dry := r.Method == http.MethodPatch && r.URL.Query().Has("dryRun") && strings.HasSuffix(r.URL.Path, "/configmaps/busy")
+		if applied.Load() && dry && looks.Add(1) == 1 {
+			edit(t, configMaps, "between", "busy", `{"metadata":{"annotations":{"a-controller/revision":"1"}}}`)
+		}
+		return false
+	})
+	s, opts := set(t, namespace("between")+configMap("between", "busy", "k: v")), options(t, "busy")
+	apply(t, c, s, opts)
+	applied.Store(true)
+	wantNothing(t, diff(t, c, s, opts))
+	if n := looks.Load(); n != 2 {
+		t.Errorf("the object was looked at %d times; want once more after somebody wrote it", n)
+	}
+}
+
 func TestApplyThroughAFaultyAPIServer(t *testing.T) {
 	open(t)
 	roots := x509.NewCertPool()
