@@ -17,7 +17,7 @@ func TestHardwareIsFrozenByTheFirstApplyAndComparedAfterIt(t *testing.T) {
 	root := filepath.Dir(p.dir)
 	cat, err := os.ReadFile("/bin/cat")
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	agent := filepath.Join(root, "edge-agent") // called with "facts", it prints the file of that name
 	if err := os.WriteFile(agent, cat, 0o700); err != nil {

@@ -56,9 +56,7 @@ func newFactory(c *cluster) *factory {
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	f.mirror, f.close = strings.TrimPrefix(server.URL, "http://"), server.Close
 	c.t.Cleanup(server.Close)
-	if len(c.images) == 0 {
-		c.t.Skip("K3s's images are not here: a cluster without a network needs them")
-	}
+	c.needsImages()
 	key := strings.TrimSpace(f.run("bundle", "key", "--output", filepath.Join(f.dir, "bundle.key")))
 	c.trust = []string{"--trust-key", key, "--stack-set", filepath.Join("testdata", "standin.stack.hcl")}
 	return f

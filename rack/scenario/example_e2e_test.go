@@ -129,6 +129,15 @@ func (c *cluster) fileOf(path string) map[string]string {
 	return map[string]string{"source": path, "sha256": c.digest(path)}
 }
 
+// needsImages skips a scenario of a cluster without a network where K3s's images
+// are not here: `make kubernetes` builds the stand-in's, a real K3s brings its own.
+func (c *cluster) needsImages() {
+	c.t.Helper()
+	if len(c.images) == 0 {
+		c.t.Skip("K3s's images are not here: a cluster without a network needs them")
+	}
+}
+
 // packed is the archive of a release's images as K3s is published with it: one
 // file, compressed, beside a real K3s. The stand-in's holds images of the
 // workload, too, by their names.
@@ -144,9 +153,7 @@ func (c *cluster) packed(r release, beside ...string) string {
 		}
 		return found[0]
 	}
-	if len(c.images) == 0 {
-		c.t.Skip("K3s's images are not here: a cluster without a network needs them")
-	}
+	c.needsImages()
 	plain := c.images[0]
 	if len(c.images) > 1 || len(beside) > 0 {
 		images := map[name.Reference]v1.Image{}
