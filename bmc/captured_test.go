@@ -30,6 +30,8 @@ const (
 // replay answers as the BMC of testdata/redfish did whose documents it holds.
 type replay struct {
 	mu        sync.Mutex
+	requests  int  // all that were made
+	expands   bool // collections can be asked for with their members
 	documents map[string]map[string]any
 	resets    []string // ResetType of each reset
 	media     []string // drive and action, of each media action
@@ -83,6 +85,7 @@ func (r *replay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	at := strings.TrimSuffix(req.URL.Path, "/")
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.requests++
 	var body map[string]any
 	if req.Method == http.MethodPost || req.Method == http.MethodPatch {
 		if err := json.NewDecoder(req.Body).Decode(&body); err != nil {
@@ -99,6 +102,16 @@ func (r *replay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		w.WriteHeader(http.StatusCreated)
 	case req.Method == http.MethodDelete:
 		w.WriteHeader(http.StatusNoContent)
+	case req.Method == http.MethodGet && req.URL.Query().Has("$expand"):
+		if !r.expands || document == nil {
+			http.Error(w, "no such query", http.StatusBadRequest)
+			return
+		}
+		members := []any{}
+		for _, m := range document["Members"].([]any) {
+			members = append(members, r.documents[m.(map[string]any)["@odata.id"].(string)])
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"Members": members})
 	case req.Method == http.MethodGet && document != nil:
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(document)

@@ -29,6 +29,7 @@ type session interface {
 	// media puts an image into the virtual CD drive; empty: takes it out.
 	media(ctx context.Context, image string) error
 	sensors(ctx context.Context) ([]Sensor, error)
+	facts(ctx context.Context) (Reading, error)
 	// console returns what joins two streams to the machine's console. That
 	// may be called after close, and returns a *fault or its context's error.
 	console() (func(ctx context.Context, in io.Reader, out io.Writer) error, error)
@@ -145,6 +146,11 @@ func (c *Controller) exclusive(ctx context.Context, op string, f func() error) e
 // call logs in, runs f and logs out, with deadline, retries and bookkeeping.
 // The turn is held.
 func (c *Controller) call(ctx context.Context, op string, f func(context.Context, session, *effect) error) error {
+	return c.callWithin(ctx, op, c.config.Timeout, f)
+}
+
+// callWithin is call with another bound of one attempt.
+func (c *Controller) callWithin(ctx context.Context, op string, limit time.Duration, f func(context.Context, session, *effect) error) error {
 	if c.breaker.open(c.deps.Now()) {
 		return &UnreachableError{Call: c.info(op), Until: c.breaker.until, Err: c.breaker.last}
 	}
@@ -163,7 +169,7 @@ func (c *Controller) call(ctx context.Context, op string, f func(context.Context
 	pause.MaxInterval = max(30*time.Second, c.config.RetryWait)
 	pause.Multiplier = 2
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := c.attempt(ctx, f, sent)
+		err := c.attempt(ctx, limit, f, sent)
 		var flt *fault
 		transient := errors.As(err, &flt) && (flt.kind == faultUnreachable || flt.kind == faultBusy)
 		if err != nil && (!transient || sent.once) {
@@ -178,8 +184,8 @@ func (c *Controller) call(ctx context.Context, op string, f func(context.Context
 }
 
 // attempt is one session within one timeout.
-func (c *Controller) attempt(ctx context.Context, f func(context.Context, session, *effect) error, sent *effect) error {
-	bounded, cancel := context.WithTimeout(ctx, c.config.Timeout)
+func (c *Controller) attempt(ctx context.Context, limit time.Duration, f func(context.Context, session, *effect) error, sent *effect) error {
+	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	s, err := c.dial(bounded)
 	if err == nil {
@@ -200,7 +206,7 @@ func (c *Controller) attempt(ctx context.Context, f func(context.Context, sessio
 		flt.err = c.redact(flt.err)
 		return flt
 	case bounded.Err() != nil:
-		return &fault{kind: faultUnreachable, err: fmt.Errorf("no answer within %s", c.config.Timeout)}
+		return &fault{kind: faultUnreachable, err: fmt.Errorf("no answer within %s", limit)}
 	}
 	return &fault{kind: faultResponse, err: c.redact(err)}
 }

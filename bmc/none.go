@@ -50,6 +50,11 @@ func (person) sensors(context.Context) ([]Sensor, error) {
 	return nil, ask("boot it: edge-provision inventory show MACHINE has what its installer found")
 }
 
+func (p person) facts(ctx context.Context) (Reading, error) {
+	_, err := p.sensors(ctx)
+	return Reading{}, err
+}
+
 func (person) console() (func(context.Context, io.Reader, io.Writer) error, error) {
 	return nil, ask("look at its screen, or join its serial port to this host by a cable")
 }

@@ -16,11 +16,15 @@ type Disagreement struct {
 
 // Disagreements are the facts that sources report differently, by path. Lists are
 // not compared: each source names disks and ports its own way, and a list comes
-// whole from one source. What a source did not observe it does not contradict.
+// whole from one source. What a source did not observe it does not contradict, and
+// neither does a placeholder, nor another spelling or rounding of the same.
 func Disagreements(bySource map[Source]Facts) []Disagreement {
 	said := map[string]map[Source]string{}
 	for source, f := range bySource {
 		single("", tree(f), func(path, value string) {
+			if source != SourceManual && placeholder(path, value) {
+				return
+			}
 			if said[path] == nil {
 				said[path] = map[Source]string{}
 			}
@@ -30,12 +34,20 @@ func Disagreements(bySource map[Source]Facts) []Disagreement {
 	delete(said, "schema_version")
 	var out []Disagreement
 	for _, path := range slices.Sorted(maps.Keys(said)) {
-		values := slices.Sorted(maps.Values(said[path]))
-		if len(slices.Compact(values)) > 1 {
+		if differ(path, slices.Collect(maps.Values(said[path]))) {
 			out = append(out, Disagreement{Path: path, Values: said[path]})
 		}
 	}
 	return out
+}
+
+func differ(path string, values []string) bool {
+	for i, a := range values {
+		if slices.ContainsFunc(values[i+1:], func(b string) bool { return !alike(path, a, b) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // single calls f for every value of a document that is not in a list.

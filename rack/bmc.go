@@ -30,6 +30,7 @@ func startBMC(ctx context.Context, l layout, c *computer) (stop func() error, er
 			StateDir: l.bmc(c.spec.Address),
 			GUID:     c.spec.UUID,
 			EFI:      c.spec.Firmware == FirmwareUEFI,
+			FRU:      sim.FRU{Manufacturer: c.spec.Manufacturer, Product: c.spec.Product, Serial: c.spec.Serial},
 		}, c)
 		if err != nil {
 			return nil, err
@@ -61,7 +62,7 @@ func startRedfish(ctx context.Context, l layout, c *computer) (stop func() error
 			Username: m.BMC.Username, Password: m.BMC.Password,
 			SystemUUID: m.UUID.String(), Serial: m.Serial,
 			Manufacturer: m.Manufacturer, Model: m.Product,
-			MACs: macs,
+			MACs: macs, Hardware: c.hardware,
 		}, c),
 		TLSConfig:         &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
 		ReadHeaderTimeout: 10 * time.Second,
@@ -82,6 +83,20 @@ func startRedfish(ctx context.Context, l layout, c *computer) (stop func() error
 		}
 		return err
 	}, nil
+}
+
+// hardware is what the machine has now, as its BMC shows it.
+func (c *computer) hardware() sim.Hardware {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := sim.Hardware{CPUs: c.spec.CPUs, MemoryBytes: c.spec.MemoryBytes / mib * mib}
+	protocols := map[DiskBus]string{DiskNVMe: "NVMe", DiskAHCI: "SATA", DiskSCSI: "SAS"}
+	for _, d := range c.disks {
+		out.Drives = append(out.Drives, sim.Drive{
+			Bytes: d.Bytes, BlockBytes: d.LogicalBlock, Serial: d.Serial, Protocol: protocols[d.Bus], WWN: d.WWN, Rotational: d.Rotational,
+		})
+	}
+	return out
 }
 
 // slogWriter takes the lines of net/http's own log.

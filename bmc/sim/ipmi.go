@@ -38,6 +38,8 @@ type IPMIConfig struct {
 	EFI bool
 	// Sensors are what the controller measures.
 	Sensors []Sensor
+	// FRU is the FRU data of the board; the zero FRU: there is none.
+	FRU FRU
 	// Console is the TCP address of the machine's serial port, for serial over
 	// LAN; the zero AddrPort: none is offered. ipmi_sim connects to it at its
 	// start and again while nobody answers there.
@@ -227,7 +229,7 @@ mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr
 	for i, s := range c.Sensors {
 		emulation += s.commands(i + 1)
 	}
-	emulation += "mc_enable 0x20\n"
+	emulation += c.FRU.command() + "mc_enable 0x20\n"
 	// ipmi_sim prefers what it saved in an earlier run to the configuration.
 	state := filepath.Join(dir, "state")
 	err := errors.Join(os.RemoveAll(state), os.Mkdir(state, 0o700),

@@ -27,6 +27,9 @@ type RedfishConfig struct {
 	// with SensorCollection by the Sensors that replace them.
 	Sensors          []Sensor
 	SensorCollection bool
+	// Hardware is what the system shows of its inside, asked at each request; nil:
+	// nothing.
+	Hardware func() Hardware
 	// MaxSessions is how many sessions may be open; default 4. More are
 	// answered with 503, as real controllers do.
 	MaxSessions int

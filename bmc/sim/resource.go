@@ -73,6 +73,7 @@ func (r *Redfish) routes() {
 		})
 	}
 	fixed(systemPath+"/EthernetInterfaces", collection("Ethernet interfaces", nics...))
+	r.hardwareRoutes(fixed)
 
 	r.mux.HandleFunc("POST "+sessionsPath, r.openSession)
 	r.mux.HandleFunc("GET "+sessionsPath, r.listSessions)
@@ -177,7 +178,7 @@ func (r *Redfish) system(req *http.Request) (object, error) {
 	if r.currentFault() == FaultNoReset {
 		allowed = allowed[:3]
 	}
-	return object{
+	doc := object{
 		"@odata.id": systemPath, "@odata.type": "#ComputerSystem.v1_13_0.ComputerSystem",
 		"Id": "1", "Name": "Simulated system", "SystemType": "Physical", "PowerState": power,
 		"UUID": r.config.SystemUUID, "SerialNumber": r.config.Serial,
@@ -192,7 +193,9 @@ func (r *Redfish) system(req *http.Request) (object, error) {
 			"target":                            systemPath + "/Actions/ComputerSystem.Reset",
 			"ResetType@Redfish.AllowableValues": allowed,
 		}},
-	}, nil
+	}
+	r.describeSystem(doc)
+	return doc, nil
 }
 
 func (r *Redfish) showSystem(w http.ResponseWriter, req *http.Request) {
