@@ -30,6 +30,7 @@ import (
 	"github.com/edge-provision/edge-provision/ent/machinefacts"
 	"github.com/edge-provision/edge-provision/ent/membership"
 	"github.com/edge-provision/edge-provision/ent/memorymodule"
+	"github.com/edge-provision/edge-provision/ent/neighbor"
 	"github.com/edge-provision/edge-provision/ent/nic"
 	"github.com/edge-provision/edge-provision/ent/note"
 	"github.com/edge-provision/edge-provision/ent/observation"
@@ -84,6 +85,8 @@ type Client struct {
 	MemoryModule *MemoryModuleClient
 	// NIC is the client for interacting with the NIC builders.
 	NIC *NICClient
+	// Neighbor is the client for interacting with the Neighbor builders.
+	Neighbor *NeighborClient
 	// Note is the client for interacting with the Note builders.
 	Note *NoteClient
 	// Observation is the client for interacting with the Observation builders.
@@ -138,6 +141,7 @@ func (c *Client) init() {
 	c.Membership = NewMembershipClient(c.config)
 	c.MemoryModule = NewMemoryModuleClient(c.config)
 	c.NIC = NewNICClient(c.config)
+	c.Neighbor = NewNeighborClient(c.config)
 	c.Note = NewNoteClient(c.config)
 	c.Observation = NewObservationClient(c.config)
 	c.Operation = NewOperationClient(c.config)
@@ -259,6 +263,7 @@ func (c *Client) Tx(ctx context.Context) (*Tx, error) {
 		Membership:   NewMembershipClient(cfg),
 		MemoryModule: NewMemoryModuleClient(cfg),
 		NIC:          NewNICClient(cfg),
+		Neighbor:     NewNeighborClient(cfg),
 		Note:         NewNoteClient(cfg),
 		Observation:  NewObservationClient(cfg),
 		Operation:    NewOperationClient(cfg),
@@ -307,6 +312,7 @@ func (c *Client) BeginTx(ctx context.Context, opts *sql.TxOptions) (*Tx, error) 
 		Membership:   NewMembershipClient(cfg),
 		MemoryModule: NewMemoryModuleClient(cfg),
 		NIC:          NewNICClient(cfg),
+		Neighbor:     NewNeighborClient(cfg),
 		Note:         NewNoteClient(cfg),
 		Observation:  NewObservationClient(cfg),
 		Operation:    NewOperationClient(cfg),
@@ -352,8 +358,9 @@ func (c *Client) Use(hooks ...Hook) {
 	for _, n := range []interface{ Use(...Hook) }{
 		c.Applied, c.Audit, c.Disk, c.Document, c.Event, c.FactChange, c.Image, c.Lease,
 		c.Lock, c.MAC, c.Machine, c.MachineFacts, c.Membership, c.MemoryModule, c.NIC,
-		c.Note, c.Observation, c.Operation, c.PCIFunction, c.Reaction, c.Refusal,
-		c.Run, c.Setting, c.Site, c.Snapshot, c.Step, c.Tag, c.Token, c.Webhook,
+		c.Neighbor, c.Note, c.Observation, c.Operation, c.PCIFunction, c.Reaction,
+		c.Refusal, c.Run, c.Setting, c.Site, c.Snapshot, c.Step, c.Tag, c.Token,
+		c.Webhook,
 	} {
 		n.Use(hooks...)
 	}
@@ -365,8 +372,9 @@ func (c *Client) Intercept(interceptors ...Interceptor) {
 	for _, n := range []interface{ Intercept(...Interceptor) }{
 		c.Applied, c.Audit, c.Disk, c.Document, c.Event, c.FactChange, c.Image, c.Lease,
 		c.Lock, c.MAC, c.Machine, c.MachineFacts, c.Membership, c.MemoryModule, c.NIC,
-		c.Note, c.Observation, c.Operation, c.PCIFunction, c.Reaction, c.Refusal,
-		c.Run, c.Setting, c.Site, c.Snapshot, c.Step, c.Tag, c.Token, c.Webhook,
+		c.Neighbor, c.Note, c.Observation, c.Operation, c.PCIFunction, c.Reaction,
+		c.Refusal, c.Run, c.Setting, c.Site, c.Snapshot, c.Step, c.Tag, c.Token,
+		c.Webhook,
 	} {
 		n.Intercept(interceptors...)
 	}
@@ -405,6 +413,8 @@ func (c *Client) Mutate(ctx context.Context, m Mutation) (Value, error) {
 		return c.MemoryModule.mutate(ctx, m)
 	case *NICMutation:
 		return c.NIC.mutate(ctx, m)
+	case *NeighborMutation:
+		return c.Neighbor.mutate(ctx, m)
 	case *NoteMutation:
 		return c.Note.mutate(ctx, m)
 	case *ObservationMutation:
@@ -2036,6 +2046,22 @@ func (c *MachineClient) QueryNics(_m *Machine) *NICQuery {
 	return query
 }
 
+// QueryNeighbors queries the neighbors edge of a Machine.
+func (c *MachineClient) QueryNeighbors(_m *Machine) *NeighborQuery {
+	query := (&NeighborClient{config: c.config}).Query()
+	query.path = func(context.Context) (fromV *sql.Selector, _ error) {
+		id := _m.ID
+		step := sqlgraph.NewStep(
+			sqlgraph.From(machine.Table, machine.FieldID, id),
+			sqlgraph.To(neighbor.Table, neighbor.FieldID),
+			sqlgraph.Edge(sqlgraph.O2M, false, machine.NeighborsTable, machine.NeighborsColumn),
+		)
+		fromV = sqlgraph.Neighbors(_m.driver.Dialect(), step)
+		return fromV, nil
+	}
+	return query
+}
+
 // QueryMemoryModules queries the memory_modules edge of a Machine.
 func (c *MachineClient) QueryMemoryModules(_m *Machine) *MemoryModuleQuery {
 	query := (&MemoryModuleClient{config: c.config}).Query()
@@ -2766,6 +2792,155 @@ func (c *NICClient) mutate(ctx context.Context, m *NICMutation) (Value, error) {
 		return (&NICDelete{config: c.config, hooks: c.Hooks(), mutation: m}).Exec(ctx)
 	default:
 		return nil, fmt.Errorf("ent: unknown NIC mutation op: %q", m.Op())
+	}
+}
+
+// NeighborClient is a client for the Neighbor schema.
+type NeighborClient struct {
+	config
+}
+
+// NewNeighborClient returns a client for the Neighbor from the given config.
+func NewNeighborClient(c config) *NeighborClient {
+	return &NeighborClient{config: c}
+}
+
+// Use adds a list of mutation hooks to the hooks stack.
+// A call to `Use(f, g, h)` equals to `neighbor.Hooks(f(g(h())))`.
+func (c *NeighborClient) Use(hooks ...Hook) {
+	c.hooks.Neighbor = append(c.hooks.Neighbor, hooks...)
+}
+
+// Intercept adds a list of query interceptors to the interceptors stack.
+// A call to `Intercept(f, g, h)` equals to `neighbor.Intercept(f(g(h())))`.
+func (c *NeighborClient) Intercept(interceptors ...Interceptor) {
+	c.inters.Neighbor = append(c.inters.Neighbor, interceptors...)
+}
+
+// Create returns a builder for creating a Neighbor entity.
+func (c *NeighborClient) Create() *NeighborCreate {
+	mutation := newNeighborMutation(c.config, OpCreate)
+	return &NeighborCreate{config: c.config, hooks: c.Hooks(), mutation: mutation}
+}
+
+// CreateBulk returns a builder for creating a bulk of Neighbor entities.
+func (c *NeighborClient) CreateBulk(builders ...*NeighborCreate) *NeighborCreateBulk {
+	return &NeighborCreateBulk{config: c.config, builders: builders}
+}
+
+// MapCreateBulk creates a bulk creation builder from the given slice. For each item in the slice, the function creates
+// a builder and applies setFunc on it.
+func (c *NeighborClient) MapCreateBulk(slice any, setFunc func(*NeighborCreate, int)) *NeighborCreateBulk {
+	rv := reflect.ValueOf(slice)
+	if rv.Kind() != reflect.Slice {
+		return &NeighborCreateBulk{err: fmt.Errorf("calling to NeighborClient.MapCreateBulk with wrong type %T, need slice", slice)}
+	}
+	builders := make([]*NeighborCreate, rv.Len())
+	for i := 0; i < rv.Len(); i++ {
+		builders[i] = c.Create()
+		setFunc(builders[i], i)
+	}
+	return &NeighborCreateBulk{config: c.config, builders: builders}
+}
+
+// Update returns an update builder for Neighbor.
+func (c *NeighborClient) Update() *NeighborUpdate {
+	mutation := newNeighborMutation(c.config, OpUpdate)
+	return &NeighborUpdate{config: c.config, hooks: c.Hooks(), mutation: mutation}
+}
+
+// UpdateOne returns an update builder for the given entity.
+func (c *NeighborClient) UpdateOne(_m *Neighbor) *NeighborUpdateOne {
+	mutation := newNeighborMutation(c.config, OpUpdateOne, withNeighbor(_m))
+	return &NeighborUpdateOne{config: c.config, hooks: c.Hooks(), mutation: mutation}
+}
+
+// UpdateOneID returns an update builder for the given id.
+func (c *NeighborClient) UpdateOneID(id int) *NeighborUpdateOne {
+	mutation := newNeighborMutation(c.config, OpUpdateOne, withNeighborID(id))
+	return &NeighborUpdateOne{config: c.config, hooks: c.Hooks(), mutation: mutation}
+}
+
+// Delete returns a delete builder for Neighbor.
+func (c *NeighborClient) Delete() *NeighborDelete {
+	mutation := newNeighborMutation(c.config, OpDelete)
+	return &NeighborDelete{config: c.config, hooks: c.Hooks(), mutation: mutation}
+}
+
+// DeleteOne returns a builder for deleting the given entity.
+func (c *NeighborClient) DeleteOne(_m *Neighbor) *NeighborDeleteOne {
+	return c.DeleteOneID(_m.ID)
+}
+
+// DeleteOneID returns a builder for deleting the given entity by its id.
+func (c *NeighborClient) DeleteOneID(id int) *NeighborDeleteOne {
+	builder := c.Delete().Where(neighbor.ID(id))
+	builder.mutation.id = &id
+	builder.mutation.op = OpDeleteOne
+	return &NeighborDeleteOne{builder}
+}
+
+// Query returns a query builder for Neighbor.
+func (c *NeighborClient) Query() *NeighborQuery {
+	return &NeighborQuery{
+		config: c.config,
+		ctx:    &QueryContext{Type: TypeNeighbor},
+		inters: c.Interceptors(),
+	}
+}
+
+// Get returns a Neighbor entity by its id.
+func (c *NeighborClient) Get(ctx context.Context, id int) (*Neighbor, error) {
+	return c.Query().Where(neighbor.ID(id)).Only(ctx)
+}
+
+// GetX is like Get, but panics if an error occurs.
+func (c *NeighborClient) GetX(ctx context.Context, id int) *Neighbor {
+	obj, err := c.Get(ctx, id)
+	if err != nil {
+		panic(err)
+	}
+	return obj
+}
+
+// QueryMachine queries the machine edge of a Neighbor.
+func (c *NeighborClient) QueryMachine(_m *Neighbor) *MachineQuery {
+	query := (&MachineClient{config: c.config}).Query()
+	query.path = func(context.Context) (fromV *sql.Selector, _ error) {
+		id := _m.ID
+		step := sqlgraph.NewStep(
+			sqlgraph.From(neighbor.Table, neighbor.FieldID, id),
+			sqlgraph.To(machine.Table, machine.FieldID),
+			sqlgraph.Edge(sqlgraph.M2O, true, neighbor.MachineTable, neighbor.MachineColumn),
+		)
+		fromV = sqlgraph.Neighbors(_m.driver.Dialect(), step)
+		return fromV, nil
+	}
+	return query
+}
+
+// Hooks returns the client hooks.
+func (c *NeighborClient) Hooks() []Hook {
+	return c.hooks.Neighbor
+}
+
+// Interceptors returns the client interceptors.
+func (c *NeighborClient) Interceptors() []Interceptor {
+	return c.inters.Neighbor
+}
+
+func (c *NeighborClient) mutate(ctx context.Context, m *NeighborMutation) (Value, error) {
+	switch m.Op() {
+	case OpCreate:
+		return (&NeighborCreate{config: c.config, hooks: c.Hooks(), mutation: m}).Save(ctx)
+	case OpUpdate:
+		return (&NeighborUpdate{config: c.config, hooks: c.Hooks(), mutation: m}).Save(ctx)
+	case OpUpdateOne:
+		return (&NeighborUpdateOne{config: c.config, hooks: c.Hooks(), mutation: m}).Save(ctx)
+	case OpDelete, OpDeleteOne:
+		return (&NeighborDelete{config: c.config, hooks: c.Hooks(), mutation: m}).Exec(ctx)
+	default:
+		return nil, fmt.Errorf("ent: unknown Neighbor mutation op: %q", m.Op())
 	}
 }
 
@@ -4811,15 +4986,15 @@ func (c *WebhookClient) mutate(ctx context.Context, m *WebhookMutation) (Value, 
 type (
 	hooks struct {
 		Applied, Audit, Disk, Document, Event, FactChange, Image, Lease, Lock, MAC,
-		Machine, MachineFacts, Membership, MemoryModule, NIC, Note, Observation,
-		Operation, PCIFunction, Reaction, Refusal, Run, Setting, Site, Snapshot, Step,
-		Tag, Token, Webhook []ent.Hook
+		Machine, MachineFacts, Membership, MemoryModule, NIC, Neighbor, Note,
+		Observation, Operation, PCIFunction, Reaction, Refusal, Run, Setting, Site,
+		Snapshot, Step, Tag, Token, Webhook []ent.Hook
 	}
 	inters struct {
 		Applied, Audit, Disk, Document, Event, FactChange, Image, Lease, Lock, MAC,
-		Machine, MachineFacts, Membership, MemoryModule, NIC, Note, Observation,
-		Operation, PCIFunction, Reaction, Refusal, Run, Setting, Site, Snapshot, Step,
-		Tag, Token, Webhook []ent.Interceptor
+		Machine, MachineFacts, Membership, MemoryModule, NIC, Neighbor, Note,
+		Observation, Operation, PCIFunction, Reaction, Refusal, Run, Setting, Site,
+		Snapshot, Step, Tag, Token, Webhook []ent.Interceptor
 	}
 )
 

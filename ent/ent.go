@@ -26,6 +26,7 @@ import (
 	"github.com/edge-provision/edge-provision/ent/machinefacts"
 	"github.com/edge-provision/edge-provision/ent/membership"
 	"github.com/edge-provision/edge-provision/ent/memorymodule"
+	"github.com/edge-provision/edge-provision/ent/neighbor"
 	"github.com/edge-provision/edge-provision/ent/nic"
 	"github.com/edge-provision/edge-provision/ent/note"
 	"github.com/edge-provision/edge-provision/ent/observation"
@@ -116,6 +117,7 @@ func checkColumn(t, c string) error {
 			membership.Table:   membership.ValidColumn,
 			memorymodule.Table: memorymodule.ValidColumn,
 			nic.Table:          nic.ValidColumn,
+			neighbor.Table:     neighbor.ValidColumn,
 			note.Table:         note.ValidColumn,
 			observation.Table:  observation.ValidColumn,
 			operation.Table:    operation.ValidColumn,

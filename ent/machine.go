@@ -67,6 +67,8 @@ type MachineEdges struct {
 	Disks []*Disk `json:"disks,omitempty"`
 	// Nics holds the value of the nics edge.
 	Nics []*NIC `json:"nics,omitempty"`
+	// Neighbors holds the value of the neighbors edge.
+	Neighbors []*Neighbor `json:"neighbors,omitempty"`
 	// MemoryModules holds the value of the memory_modules edge.
 	MemoryModules []*MemoryModule `json:"memory_modules,omitempty"`
 	// PciFunctions holds the value of the pci_functions edge.
@@ -83,7 +85,7 @@ type MachineEdges struct {
 	Reactions []*Reaction `json:"reactions,omitempty"`
 	// loadedTypes holds the information for reporting if a
 	// type was loaded (or requested) in eager-loading or not.
-	loadedTypes [13]bool
+	loadedTypes [14]bool
 }
 
 // HomeOrErr returns the Home value or an error if the edge
@@ -144,10 +146,19 @@ func (e MachineEdges) NicsOrErr() ([]*NIC, error) {
 	return nil, &NotLoadedError{edge: "nics"}
 }
 
+// NeighborsOrErr returns the Neighbors value or an error if the edge
+// was not loaded in eager-loading.
+func (e MachineEdges) NeighborsOrErr() ([]*Neighbor, error) {
+	if e.loadedTypes[6] {
+		return e.Neighbors, nil
+	}
+	return nil, &NotLoadedError{edge: "neighbors"}
+}
+
 // MemoryModulesOrErr returns the MemoryModules value or an error if the edge
 // was not loaded in eager-loading.
 func (e MachineEdges) MemoryModulesOrErr() ([]*MemoryModule, error) {
-	if e.loadedTypes[6] {
+	if e.loadedTypes[7] {
 		return e.MemoryModules, nil
 	}
 	return nil, &NotLoadedError{edge: "memory_modules"}
@@ -156,7 +167,7 @@ func (e MachineEdges) MemoryModulesOrErr() ([]*MemoryModule, error) {
 // PciFunctionsOrErr returns the PciFunctions value or an error if the edge
 // was not loaded in eager-loading.
 func (e MachineEdges) PciFunctionsOrErr() ([]*PCIFunction, error) {
-	if e.loadedTypes[7] {
+	if e.loadedTypes[8] {
 		return e.PciFunctions, nil
 	}
 	return nil, &NotLoadedError{edge: "pci_functions"}
@@ -165,7 +176,7 @@ func (e MachineEdges) PciFunctionsOrErr() ([]*PCIFunction, error) {
 // TagsOrErr returns the Tags value or an error if the edge
 // was not loaded in eager-loading.
 func (e MachineEdges) TagsOrErr() ([]*Tag, error) {
-	if e.loadedTypes[8] {
+	if e.loadedTypes[9] {
 		return e.Tags, nil
 	}
 	return nil, &NotLoadedError{edge: "tags"}
@@ -174,7 +185,7 @@ func (e MachineEdges) TagsOrErr() ([]*Tag, error) {
 // FactChangesOrErr returns the FactChanges value or an error if the edge
 // was not loaded in eager-loading.
 func (e MachineEdges) FactChangesOrErr() ([]*FactChange, error) {
-	if e.loadedTypes[9] {
+	if e.loadedTypes[10] {
 		return e.FactChanges, nil
 	}
 	return nil, &NotLoadedError{edge: "fact_changes"}
@@ -183,7 +194,7 @@ func (e MachineEdges) FactChangesOrErr() ([]*FactChange, error) {
 // SnapshotsOrErr returns the Snapshots value or an error if the edge
 // was not loaded in eager-loading.
 func (e MachineEdges) SnapshotsOrErr() ([]*Snapshot, error) {
-	if e.loadedTypes[10] {
+	if e.loadedTypes[11] {
 		return e.Snapshots, nil
 	}
 	return nil, &NotLoadedError{edge: "snapshots"}
@@ -192,7 +203,7 @@ func (e MachineEdges) SnapshotsOrErr() ([]*Snapshot, error) {
 // MembershipsOrErr returns the Memberships value or an error if the edge
 // was not loaded in eager-loading.
 func (e MachineEdges) MembershipsOrErr() ([]*Membership, error) {
-	if e.loadedTypes[11] {
+	if e.loadedTypes[12] {
 		return e.Memberships, nil
 	}
 	return nil, &NotLoadedError{edge: "memberships"}
@@ -201,7 +212,7 @@ func (e MachineEdges) MembershipsOrErr() ([]*Membership, error) {
 // ReactionsOrErr returns the Reactions value or an error if the edge
 // was not loaded in eager-loading.
 func (e MachineEdges) ReactionsOrErr() ([]*Reaction, error) {
-	if e.loadedTypes[12] {
+	if e.loadedTypes[13] {
 		return e.Reactions, nil
 	}
 	return nil, &NotLoadedError{edge: "reactions"}
@@ -367,6 +378,11 @@ func (_m *Machine) QueryDisks() *DiskQuery {
 // QueryNics queries the "nics" edge of the Machine entity.
 func (_m *Machine) QueryNics() *NICQuery {
 	return NewMachineClient(_m.config).QueryNics(_m)
+}
+
+// QueryNeighbors queries the "neighbors" edge of the Machine entity.
+func (_m *Machine) QueryNeighbors() *NeighborQuery {
+	return NewMachineClient(_m.config).QueryNeighbors(_m)
 }
 
 // QueryMemoryModules queries the "memory_modules" edge of the Machine entity.

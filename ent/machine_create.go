@@ -19,6 +19,7 @@ import (
 	"github.com/edge-provision/edge-provision/ent/machinefacts"
 	"github.com/edge-provision/edge-provision/ent/membership"
 	"github.com/edge-provision/edge-provision/ent/memorymodule"
+	"github.com/edge-provision/edge-provision/ent/neighbor"
 	"github.com/edge-provision/edge-provision/ent/nic"
 	"github.com/edge-provision/edge-provision/ent/observation"
 	"github.com/edge-provision/edge-provision/ent/pcifunction"
@@ -281,6 +282,21 @@ func (_c *MachineCreate) AddNics(v ...*NIC) *MachineCreate {
 		ids[i] = v[i].ID
 	}
 	return _c.AddNicIDs(ids...)
+}
+
+// AddNeighborIDs adds the "neighbors" edge to the Neighbor entity by IDs.
+func (_c *MachineCreate) AddNeighborIDs(ids ...int) *MachineCreate {
+	_c.mutation.AddNeighborIDs(ids...)
+	return _c
+}
+
+// AddNeighbors adds the "neighbors" edges to the Neighbor entity.
+func (_c *MachineCreate) AddNeighbors(v ...*Neighbor) *MachineCreate {
+	ids := make([]int, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _c.AddNeighborIDs(ids...)
 }
 
 // AddMemoryModuleIDs adds the "memory_modules" edge to the MemoryModule entity by IDs.
@@ -611,6 +627,22 @@ func (_c *MachineCreate) createSpec() (*Machine, *sqlgraph.CreateSpec) {
 			Bidi:    false,
 			Target: &sqlgraph.EdgeTarget{
 				IDSpec: sqlgraph.NewFieldSpec(nic.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges = append(_spec.Edges, edge)
+	}
+	if nodes := _c.mutation.NeighborsIDs(); len(nodes) > 0 {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.NeighborsTable,
+			Columns: []string{machine.NeighborsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(neighbor.FieldID, field.TypeInt),
 			},
 		}
 		for _, k := range nodes {

@@ -20,6 +20,7 @@ import (
 	"github.com/edge-provision/edge-provision/ent/machinefacts"
 	"github.com/edge-provision/edge-provision/ent/membership"
 	"github.com/edge-provision/edge-provision/ent/memorymodule"
+	"github.com/edge-provision/edge-provision/ent/neighbor"
 	"github.com/edge-provision/edge-provision/ent/nic"
 	"github.com/edge-provision/edge-provision/ent/observation"
 	"github.com/edge-provision/edge-provision/ent/pcifunction"
@@ -44,6 +45,7 @@ type MachineQuery struct {
 	withFacts         *MachineFactsQuery
 	withDisks         *DiskQuery
 	withNics          *NICQuery
+	withNeighbors     *NeighborQuery
 	withMemoryModules *MemoryModuleQuery
 	withPciFunctions  *PCIFunctionQuery
 	withTags          *TagQuery
@@ -213,6 +215,28 @@ func (_q *MachineQuery) QueryNics() *NICQuery {
 			sqlgraph.From(machine.Table, machine.FieldID, selector),
 			sqlgraph.To(nic.Table, nic.FieldID),
 			sqlgraph.Edge(sqlgraph.O2M, false, machine.NicsTable, machine.NicsColumn),
+		)
+		fromU = sqlgraph.SetNeighbors(_q.driver.Dialect(), step)
+		return fromU, nil
+	}
+	return query
+}
+
+// QueryNeighbors chains the current query on the "neighbors" edge.
+func (_q *MachineQuery) QueryNeighbors() *NeighborQuery {
+	query := (&NeighborClient{config: _q.config}).Query()
+	query.path = func(ctx context.Context) (fromU *sql.Selector, err error) {
+		if err := _q.prepareQuery(ctx); err != nil {
+			return nil, err
+		}
+		selector := _q.sqlQuery(ctx)
+		if err := selector.Err(); err != nil {
+			return nil, err
+		}
+		step := sqlgraph.NewStep(
+			sqlgraph.From(machine.Table, machine.FieldID, selector),
+			sqlgraph.To(neighbor.Table, neighbor.FieldID),
+			sqlgraph.Edge(sqlgraph.O2M, false, machine.NeighborsTable, machine.NeighborsColumn),
 		)
 		fromU = sqlgraph.SetNeighbors(_q.driver.Dialect(), step)
 		return fromU, nil
@@ -572,6 +596,7 @@ func (_q *MachineQuery) Clone() *MachineQuery {
 		withFacts:         _q.withFacts.Clone(),
 		withDisks:         _q.withDisks.Clone(),
 		withNics:          _q.withNics.Clone(),
+		withNeighbors:     _q.withNeighbors.Clone(),
 		withMemoryModules: _q.withMemoryModules.Clone(),
 		withPciFunctions:  _q.withPciFunctions.Clone(),
 		withTags:          _q.withTags.Clone(),
@@ -648,6 +673,17 @@ func (_q *MachineQuery) WithNics(opts ...func(*NICQuery)) *MachineQuery {
 		opt(query)
 	}
 	_q.withNics = query
+	return _q
+}
+
+// WithNeighbors tells the query-builder to eager-load the nodes that are connected to
+// the "neighbors" edge. The optional arguments are used to configure the query builder of the edge.
+func (_q *MachineQuery) WithNeighbors(opts ...func(*NeighborQuery)) *MachineQuery {
+	query := (&NeighborClient{config: _q.config}).Query()
+	for _, opt := range opts {
+		opt(query)
+	}
+	_q.withNeighbors = query
 	return _q
 }
 
@@ -806,13 +842,14 @@ func (_q *MachineQuery) sqlAll(ctx context.Context, hooks ...queryHook) ([]*Mach
 	var (
 		nodes       = []*Machine{}
 		_spec       = _q.querySpec()
-		loadedTypes = [13]bool{
+		loadedTypes = [14]bool{
 			_q.withHome != nil,
 			_q.withMacs != nil,
 			_q.withObservations != nil,
 			_q.withFacts != nil,
 			_q.withDisks != nil,
 			_q.withNics != nil,
+			_q.withNeighbors != nil,
 			_q.withMemoryModules != nil,
 			_q.withPciFunctions != nil,
 			_q.withTags != nil,
@@ -880,6 +917,13 @@ func (_q *MachineQuery) sqlAll(ctx context.Context, hooks ...queryHook) ([]*Mach
 		if err := _q.loadNics(ctx, query, nodes,
 			func(n *Machine) { n.Edges.Nics = []*NIC{} },
 			func(n *Machine, e *NIC) { n.Edges.Nics = append(n.Edges.Nics, e) }); err != nil {
+			return nil, err
+		}
+	}
+	if query := _q.withNeighbors; query != nil {
+		if err := _q.loadNeighbors(ctx, query, nodes,
+			func(n *Machine) { n.Edges.Neighbors = []*Neighbor{} },
+			func(n *Machine, e *Neighbor) { n.Edges.Neighbors = append(n.Edges.Neighbors, e) }); err != nil {
 			return nil, err
 		}
 	}
@@ -1096,6 +1140,36 @@ func (_q *MachineQuery) loadNics(ctx context.Context, query *NICQuery, nodes []*
 	}
 	query.Where(predicate.NIC(func(s *sql.Selector) {
 		s.Where(sql.InValues(s.C(machine.NicsColumn), fks...))
+	}))
+	neighbors, err := query.All(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range neighbors {
+		fk := n.MachineID
+		node, ok := nodeids[fk]
+		if !ok {
+			return fmt.Errorf(`unexpected referenced foreign-key "machine_id" returned %v for node %v`, fk, n.ID)
+		}
+		assign(node, n)
+	}
+	return nil
+}
+func (_q *MachineQuery) loadNeighbors(ctx context.Context, query *NeighborQuery, nodes []*Machine, init func(*Machine), assign func(*Machine, *Neighbor)) error {
+	fks := make([]driver.Value, 0, len(nodes))
+	nodeids := make(map[uuid.UUID]*Machine)
+	for i := range nodes {
+		fks = append(fks, nodes[i].ID)
+		nodeids[nodes[i].ID] = nodes[i]
+		if init != nil {
+			init(nodes[i])
+		}
+	}
+	if len(query.ctx.Fields) > 0 {
+		query.ctx.AppendFieldOnce(neighbor.FieldMachineID)
+	}
+	query.Where(predicate.Neighbor(func(s *sql.Selector) {
+		s.Where(sql.InValues(s.C(machine.NeighborsColumn), fks...))
 	}))
 	neighbors, err := query.All(ctx)
 	if err != nil {

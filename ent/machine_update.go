@@ -18,6 +18,7 @@ import (
 	"github.com/edge-provision/edge-provision/ent/machinefacts"
 	"github.com/edge-provision/edge-provision/ent/membership"
 	"github.com/edge-provision/edge-provision/ent/memorymodule"
+	"github.com/edge-provision/edge-provision/ent/neighbor"
 	"github.com/edge-provision/edge-provision/ent/nic"
 	"github.com/edge-provision/edge-provision/ent/observation"
 	"github.com/edge-provision/edge-provision/ent/pcifunction"
@@ -327,6 +328,21 @@ func (_u *MachineUpdate) AddNics(v ...*NIC) *MachineUpdate {
 	return _u.AddNicIDs(ids...)
 }
 
+// AddNeighborIDs adds the "neighbors" edge to the Neighbor entity by IDs.
+func (_u *MachineUpdate) AddNeighborIDs(ids ...int) *MachineUpdate {
+	_u.mutation.AddNeighborIDs(ids...)
+	return _u
+}
+
+// AddNeighbors adds the "neighbors" edges to the Neighbor entity.
+func (_u *MachineUpdate) AddNeighbors(v ...*Neighbor) *MachineUpdate {
+	ids := make([]int, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _u.AddNeighborIDs(ids...)
+}
+
 // AddMemoryModuleIDs adds the "memory_modules" edge to the MemoryModule entity by IDs.
 func (_u *MachineUpdate) AddMemoryModuleIDs(ids ...int) *MachineUpdate {
 	_u.mutation.AddMemoryModuleIDs(ids...)
@@ -525,6 +541,27 @@ func (_u *MachineUpdate) RemoveNics(v ...*NIC) *MachineUpdate {
 		ids[i] = v[i].ID
 	}
 	return _u.RemoveNicIDs(ids...)
+}
+
+// ClearNeighbors clears all "neighbors" edges to the Neighbor entity.
+func (_u *MachineUpdate) ClearNeighbors() *MachineUpdate {
+	_u.mutation.ClearNeighbors()
+	return _u
+}
+
+// RemoveNeighborIDs removes the "neighbors" edge to Neighbor entities by IDs.
+func (_u *MachineUpdate) RemoveNeighborIDs(ids ...int) *MachineUpdate {
+	_u.mutation.RemoveNeighborIDs(ids...)
+	return _u
+}
+
+// RemoveNeighbors removes "neighbors" edges to Neighbor entities.
+func (_u *MachineUpdate) RemoveNeighbors(v ...*Neighbor) *MachineUpdate {
+	ids := make([]int, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _u.RemoveNeighborIDs(ids...)
 }
 
 // ClearMemoryModules clears all "memory_modules" edges to the MemoryModule entity.
@@ -983,6 +1020,51 @@ func (_u *MachineUpdate) sqlSave(ctx context.Context) (_node int, err error) {
 			Bidi:    false,
 			Target: &sqlgraph.EdgeTarget{
 				IDSpec: sqlgraph.NewFieldSpec(nic.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges.Add = append(_spec.Edges.Add, edge)
+	}
+	if _u.mutation.NeighborsCleared() {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.NeighborsTable,
+			Columns: []string{machine.NeighborsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(neighbor.FieldID, field.TypeInt),
+			},
+		}
+		_spec.Edges.Clear = append(_spec.Edges.Clear, edge)
+	}
+	if nodes := _u.mutation.RemovedNeighborsIDs(); len(nodes) > 0 && !_u.mutation.NeighborsCleared() {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.NeighborsTable,
+			Columns: []string{machine.NeighborsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(neighbor.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges.Clear = append(_spec.Edges.Clear, edge)
+	}
+	if nodes := _u.mutation.NeighborsIDs(); len(nodes) > 0 {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.NeighborsTable,
+			Columns: []string{machine.NeighborsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(neighbor.FieldID, field.TypeInt),
 			},
 		}
 		for _, k := range nodes {
@@ -1612,6 +1694,21 @@ func (_u *MachineUpdateOne) AddNics(v ...*NIC) *MachineUpdateOne {
 	return _u.AddNicIDs(ids...)
 }
 
+// AddNeighborIDs adds the "neighbors" edge to the Neighbor entity by IDs.
+func (_u *MachineUpdateOne) AddNeighborIDs(ids ...int) *MachineUpdateOne {
+	_u.mutation.AddNeighborIDs(ids...)
+	return _u
+}
+
+// AddNeighbors adds the "neighbors" edges to the Neighbor entity.
+func (_u *MachineUpdateOne) AddNeighbors(v ...*Neighbor) *MachineUpdateOne {
+	ids := make([]int, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _u.AddNeighborIDs(ids...)
+}
+
 // AddMemoryModuleIDs adds the "memory_modules" edge to the MemoryModule entity by IDs.
 func (_u *MachineUpdateOne) AddMemoryModuleIDs(ids ...int) *MachineUpdateOne {
 	_u.mutation.AddMemoryModuleIDs(ids...)
@@ -1810,6 +1907,27 @@ func (_u *MachineUpdateOne) RemoveNics(v ...*NIC) *MachineUpdateOne {
 		ids[i] = v[i].ID
 	}
 	return _u.RemoveNicIDs(ids...)
+}
+
+// ClearNeighbors clears all "neighbors" edges to the Neighbor entity.
+func (_u *MachineUpdateOne) ClearNeighbors() *MachineUpdateOne {
+	_u.mutation.ClearNeighbors()
+	return _u
+}
+
+// RemoveNeighborIDs removes the "neighbors" edge to Neighbor entities by IDs.
+func (_u *MachineUpdateOne) RemoveNeighborIDs(ids ...int) *MachineUpdateOne {
+	_u.mutation.RemoveNeighborIDs(ids...)
+	return _u
+}
+
+// RemoveNeighbors removes "neighbors" edges to Neighbor entities.
+func (_u *MachineUpdateOne) RemoveNeighbors(v ...*Neighbor) *MachineUpdateOne {
+	ids := make([]int, len(v))
+	for i := range v {
+		ids[i] = v[i].ID
+	}
+	return _u.RemoveNeighborIDs(ids...)
 }
 
 // ClearMemoryModules clears all "memory_modules" edges to the MemoryModule entity.
@@ -2298,6 +2416,51 @@ func (_u *MachineUpdateOne) sqlSave(ctx context.Context) (_node *Machine, err er
 			Bidi:    false,
 			Target: &sqlgraph.EdgeTarget{
 				IDSpec: sqlgraph.NewFieldSpec(nic.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges.Add = append(_spec.Edges.Add, edge)
+	}
+	if _u.mutation.NeighborsCleared() {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.NeighborsTable,
+			Columns: []string{machine.NeighborsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(neighbor.FieldID, field.TypeInt),
+			},
+		}
+		_spec.Edges.Clear = append(_spec.Edges.Clear, edge)
+	}
+	if nodes := _u.mutation.RemovedNeighborsIDs(); len(nodes) > 0 && !_u.mutation.NeighborsCleared() {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.NeighborsTable,
+			Columns: []string{machine.NeighborsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(neighbor.FieldID, field.TypeInt),
+			},
+		}
+		for _, k := range nodes {
+			edge.Target.Nodes = append(edge.Target.Nodes, k)
+		}
+		_spec.Edges.Clear = append(_spec.Edges.Clear, edge)
+	}
+	if nodes := _u.mutation.NeighborsIDs(); len(nodes) > 0 {
+		edge := &sqlgraph.EdgeSpec{
+			Rel:     sqlgraph.O2M,
+			Inverse: false,
+			Table:   machine.NeighborsTable,
+			Columns: []string{machine.NeighborsColumn},
+			Bidi:    false,
+			Target: &sqlgraph.EdgeTarget{
+				IDSpec: sqlgraph.NewFieldSpec(neighbor.FieldID, field.TypeInt),
 			},
 		}
 		for _, k := range nodes {

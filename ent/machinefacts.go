@@ -58,6 +58,16 @@ type MachineFacts struct {
 	BmcAddress *string `json:"bmc_address,omitempty"`
 	// KernelRelease holds the value of the "kernel_release" field.
 	KernelRelease *string `json:"kernel_release,omitempty"`
+	// DisksObserved holds the value of the "disks_observed" field.
+	DisksObserved bool `json:"disks_observed,omitempty"`
+	// NicsObserved holds the value of the "nics_observed" field.
+	NicsObserved bool `json:"nics_observed,omitempty"`
+	// MemoryModulesObserved holds the value of the "memory_modules_observed" field.
+	MemoryModulesObserved bool `json:"memory_modules_observed,omitempty"`
+	// PciFunctionsObserved holds the value of the "pci_functions_observed" field.
+	PciFunctionsObserved bool `json:"pci_functions_observed,omitempty"`
+	// NeighborsObserved holds the value of the "neighbors_observed" field.
+	NeighborsObserved bool `json:"neighbors_observed,omitempty"`
 	// Edges holds the relations/edges for other nodes in the graph.
 	// The values are being populated by the MachineFactsQuery when eager-loading is set.
 	Edges        MachineFactsEdges `json:"edges"`
@@ -89,7 +99,7 @@ func (*MachineFacts) scanValues(columns []string) ([]any, error) {
 	values := make([]any, len(columns))
 	for i := range columns {
 		switch columns[i] {
-		case machinefacts.FieldSecureBoot:
+		case machinefacts.FieldSecureBoot, machinefacts.FieldDisksObserved, machinefacts.FieldNicsObserved, machinefacts.FieldMemoryModulesObserved, machinefacts.FieldPciFunctionsObserved, machinefacts.FieldNeighborsObserved:
 			values[i] = new(sql.NullBool)
 		case machinefacts.FieldID, machinefacts.FieldMemoryBytes, machinefacts.FieldCPUCores, machinefacts.FieldCPUThreads, machinefacts.FieldCPUSockets, machinefacts.FieldCPUMaxSpeedMhz:
 			values[i] = new(sql.NullInt64)
@@ -257,6 +267,36 @@ func (_m *MachineFacts) assignValues(columns []string, values []any) error {
 				_m.KernelRelease = new(string)
 				*_m.KernelRelease = value.String
 			}
+		case machinefacts.FieldDisksObserved:
+			if value, ok := values[i].(*sql.NullBool); !ok {
+				return fmt.Errorf("unexpected type %T for field disks_observed", values[i])
+			} else if value.Valid {
+				_m.DisksObserved = value.Bool
+			}
+		case machinefacts.FieldNicsObserved:
+			if value, ok := values[i].(*sql.NullBool); !ok {
+				return fmt.Errorf("unexpected type %T for field nics_observed", values[i])
+			} else if value.Valid {
+				_m.NicsObserved = value.Bool
+			}
+		case machinefacts.FieldMemoryModulesObserved:
+			if value, ok := values[i].(*sql.NullBool); !ok {
+				return fmt.Errorf("unexpected type %T for field memory_modules_observed", values[i])
+			} else if value.Valid {
+				_m.MemoryModulesObserved = value.Bool
+			}
+		case machinefacts.FieldPciFunctionsObserved:
+			if value, ok := values[i].(*sql.NullBool); !ok {
+				return fmt.Errorf("unexpected type %T for field pci_functions_observed", values[i])
+			} else if value.Valid {
+				_m.PciFunctionsObserved = value.Bool
+			}
+		case machinefacts.FieldNeighborsObserved:
+			if value, ok := values[i].(*sql.NullBool); !ok {
+				return fmt.Errorf("unexpected type %T for field neighbors_observed", values[i])
+			} else if value.Valid {
+				_m.NeighborsObserved = value.Bool
+			}
 		default:
 			_m.selectValues.Set(columns[i], values[i])
 		}
@@ -395,6 +435,21 @@ func (_m *MachineFacts) String() string {
 		builder.WriteString("kernel_release=")
 		builder.WriteString(*v)
 	}
+	builder.WriteString(", ")
+	builder.WriteString("disks_observed=")
+	builder.WriteString(fmt.Sprintf("%v", _m.DisksObserved))
+	builder.WriteString(", ")
+	builder.WriteString("nics_observed=")
+	builder.WriteString(fmt.Sprintf("%v", _m.NicsObserved))
+	builder.WriteString(", ")
+	builder.WriteString("memory_modules_observed=")
+	builder.WriteString(fmt.Sprintf("%v", _m.MemoryModulesObserved))
+	builder.WriteString(", ")
+	builder.WriteString("pci_functions_observed=")
+	builder.WriteString(fmt.Sprintf("%v", _m.PciFunctionsObserved))
+	builder.WriteString(", ")
+	builder.WriteString("neighbors_observed=")
+	builder.WriteString(fmt.Sprintf("%v", _m.NeighborsObserved))
 	builder.WriteByte(')')
 	return builder.String()
 }

@@ -295,6 +295,76 @@ func (_c *MachineFactsCreate) SetNillableKernelRelease(v *string) *MachineFactsC
 	return _c
 }
 
+// SetDisksObserved sets the "disks_observed" field.
+func (_c *MachineFactsCreate) SetDisksObserved(v bool) *MachineFactsCreate {
+	_c.mutation.SetDisksObserved(v)
+	return _c
+}
+
+// SetNillableDisksObserved sets the "disks_observed" field if the given value is not nil.
+func (_c *MachineFactsCreate) SetNillableDisksObserved(v *bool) *MachineFactsCreate {
+	if v != nil {
+		_c.SetDisksObserved(*v)
+	}
+	return _c
+}
+
+// SetNicsObserved sets the "nics_observed" field.
+func (_c *MachineFactsCreate) SetNicsObserved(v bool) *MachineFactsCreate {
+	_c.mutation.SetNicsObserved(v)
+	return _c
+}
+
+// SetNillableNicsObserved sets the "nics_observed" field if the given value is not nil.
+func (_c *MachineFactsCreate) SetNillableNicsObserved(v *bool) *MachineFactsCreate {
+	if v != nil {
+		_c.SetNicsObserved(*v)
+	}
+	return _c
+}
+
+// SetMemoryModulesObserved sets the "memory_modules_observed" field.
+func (_c *MachineFactsCreate) SetMemoryModulesObserved(v bool) *MachineFactsCreate {
+	_c.mutation.SetMemoryModulesObserved(v)
+	return _c
+}
+
+// SetNillableMemoryModulesObserved sets the "memory_modules_observed" field if the given value is not nil.
+func (_c *MachineFactsCreate) SetNillableMemoryModulesObserved(v *bool) *MachineFactsCreate {
+	if v != nil {
+		_c.SetMemoryModulesObserved(*v)
+	}
+	return _c
+}
+
+// SetPciFunctionsObserved sets the "pci_functions_observed" field.
+func (_c *MachineFactsCreate) SetPciFunctionsObserved(v bool) *MachineFactsCreate {
+	_c.mutation.SetPciFunctionsObserved(v)
+	return _c
+}
+
+// SetNillablePciFunctionsObserved sets the "pci_functions_observed" field if the given value is not nil.
+func (_c *MachineFactsCreate) SetNillablePciFunctionsObserved(v *bool) *MachineFactsCreate {
+	if v != nil {
+		_c.SetPciFunctionsObserved(*v)
+	}
+	return _c
+}
+
+// SetNeighborsObserved sets the "neighbors_observed" field.
+func (_c *MachineFactsCreate) SetNeighborsObserved(v bool) *MachineFactsCreate {
+	_c.mutation.SetNeighborsObserved(v)
+	return _c
+}
+
+// SetNillableNeighborsObserved sets the "neighbors_observed" field if the given value is not nil.
+func (_c *MachineFactsCreate) SetNillableNeighborsObserved(v *bool) *MachineFactsCreate {
+	if v != nil {
+		_c.SetNeighborsObserved(*v)
+	}
+	return _c
+}
+
 // SetMachine sets the "machine" edge to the Machine entity.
 func (_c *MachineFactsCreate) SetMachine(v *Machine) *MachineFactsCreate {
 	return _c.SetMachineID(v.ID)
@@ -307,6 +377,7 @@ func (_c *MachineFactsCreate) Mutation() *MachineFactsMutation {
 
 // Save creates the MachineFacts in the database.
 func (_c *MachineFactsCreate) Save(ctx context.Context) (*MachineFacts, error) {
+	_c.defaults()
 	return withHooks(ctx, _c.sqlSave, _c.mutation, _c.hooks)
 }
 
@@ -332,10 +403,49 @@ func (_c *MachineFactsCreate) ExecX(ctx context.Context) {
 	}
 }
 
+// defaults sets the default values of the builder before save.
+func (_c *MachineFactsCreate) defaults() {
+	if _, ok := _c.mutation.DisksObserved(); !ok {
+		v := machinefacts.DefaultDisksObserved
+		_c.mutation.SetDisksObserved(v)
+	}
+	if _, ok := _c.mutation.NicsObserved(); !ok {
+		v := machinefacts.DefaultNicsObserved
+		_c.mutation.SetNicsObserved(v)
+	}
+	if _, ok := _c.mutation.MemoryModulesObserved(); !ok {
+		v := machinefacts.DefaultMemoryModulesObserved
+		_c.mutation.SetMemoryModulesObserved(v)
+	}
+	if _, ok := _c.mutation.PciFunctionsObserved(); !ok {
+		v := machinefacts.DefaultPciFunctionsObserved
+		_c.mutation.SetPciFunctionsObserved(v)
+	}
+	if _, ok := _c.mutation.NeighborsObserved(); !ok {
+		v := machinefacts.DefaultNeighborsObserved
+		_c.mutation.SetNeighborsObserved(v)
+	}
+}
+
 // check runs all checks and user-defined validators on the builder.
 func (_c *MachineFactsCreate) check() error {
 	if _, ok := _c.mutation.MachineID(); !ok {
 		return &ValidationError{Name: "machine_id", err: errors.New(`ent: missing required field "MachineFacts.machine_id"`)}
+	}
+	if _, ok := _c.mutation.DisksObserved(); !ok {
+		return &ValidationError{Name: "disks_observed", err: errors.New(`ent: missing required field "MachineFacts.disks_observed"`)}
+	}
+	if _, ok := _c.mutation.NicsObserved(); !ok {
+		return &ValidationError{Name: "nics_observed", err: errors.New(`ent: missing required field "MachineFacts.nics_observed"`)}
+	}
+	if _, ok := _c.mutation.MemoryModulesObserved(); !ok {
+		return &ValidationError{Name: "memory_modules_observed", err: errors.New(`ent: missing required field "MachineFacts.memory_modules_observed"`)}
+	}
+	if _, ok := _c.mutation.PciFunctionsObserved(); !ok {
+		return &ValidationError{Name: "pci_functions_observed", err: errors.New(`ent: missing required field "MachineFacts.pci_functions_observed"`)}
+	}
+	if _, ok := _c.mutation.NeighborsObserved(); !ok {
+		return &ValidationError{Name: "neighbors_observed", err: errors.New(`ent: missing required field "MachineFacts.neighbors_observed"`)}
 	}
 	if len(_c.mutation.MachineIDs()) == 0 {
 		return &ValidationError{Name: "machine", err: errors.New(`ent: missing required edge "MachineFacts.machine"`)}
@@ -442,6 +552,26 @@ func (_c *MachineFactsCreate) createSpec() (*MachineFacts, *sqlgraph.CreateSpec)
 	if value, ok := _c.mutation.KernelRelease(); ok {
 		_spec.SetField(machinefacts.FieldKernelRelease, field.TypeString, value)
 		_node.KernelRelease = &value
+	}
+	if value, ok := _c.mutation.DisksObserved(); ok {
+		_spec.SetField(machinefacts.FieldDisksObserved, field.TypeBool, value)
+		_node.DisksObserved = value
+	}
+	if value, ok := _c.mutation.NicsObserved(); ok {
+		_spec.SetField(machinefacts.FieldNicsObserved, field.TypeBool, value)
+		_node.NicsObserved = value
+	}
+	if value, ok := _c.mutation.MemoryModulesObserved(); ok {
+		_spec.SetField(machinefacts.FieldMemoryModulesObserved, field.TypeBool, value)
+		_node.MemoryModulesObserved = value
+	}
+	if value, ok := _c.mutation.PciFunctionsObserved(); ok {
+		_spec.SetField(machinefacts.FieldPciFunctionsObserved, field.TypeBool, value)
+		_node.PciFunctionsObserved = value
+	}
+	if value, ok := _c.mutation.NeighborsObserved(); ok {
+		_spec.SetField(machinefacts.FieldNeighborsObserved, field.TypeBool, value)
+		_node.NeighborsObserved = value
 	}
 	if nodes := _c.mutation.MachineIDs(); len(nodes) > 0 {
 		edge := &sqlgraph.EdgeSpec{
@@ -881,6 +1011,66 @@ func (u *MachineFactsUpsert) UpdateKernelRelease() *MachineFactsUpsert {
 // ClearKernelRelease clears the value of the "kernel_release" field.
 func (u *MachineFactsUpsert) ClearKernelRelease() *MachineFactsUpsert {
 	u.SetNull(machinefacts.FieldKernelRelease)
+	return u
+}
+
+// SetDisksObserved sets the "disks_observed" field.
+func (u *MachineFactsUpsert) SetDisksObserved(v bool) *MachineFactsUpsert {
+	u.Set(machinefacts.FieldDisksObserved, v)
+	return u
+}
+
+// UpdateDisksObserved sets the "disks_observed" field to the value that was provided on create.
+func (u *MachineFactsUpsert) UpdateDisksObserved() *MachineFactsUpsert {
+	u.SetExcluded(machinefacts.FieldDisksObserved)
+	return u
+}
+
+// SetNicsObserved sets the "nics_observed" field.
+func (u *MachineFactsUpsert) SetNicsObserved(v bool) *MachineFactsUpsert {
+	u.Set(machinefacts.FieldNicsObserved, v)
+	return u
+}
+
+// UpdateNicsObserved sets the "nics_observed" field to the value that was provided on create.
+func (u *MachineFactsUpsert) UpdateNicsObserved() *MachineFactsUpsert {
+	u.SetExcluded(machinefacts.FieldNicsObserved)
+	return u
+}
+
+// SetMemoryModulesObserved sets the "memory_modules_observed" field.
+func (u *MachineFactsUpsert) SetMemoryModulesObserved(v bool) *MachineFactsUpsert {
+	u.Set(machinefacts.FieldMemoryModulesObserved, v)
+	return u
+}
+
+// UpdateMemoryModulesObserved sets the "memory_modules_observed" field to the value that was provided on create.
+func (u *MachineFactsUpsert) UpdateMemoryModulesObserved() *MachineFactsUpsert {
+	u.SetExcluded(machinefacts.FieldMemoryModulesObserved)
+	return u
+}
+
+// SetPciFunctionsObserved sets the "pci_functions_observed" field.
+func (u *MachineFactsUpsert) SetPciFunctionsObserved(v bool) *MachineFactsUpsert {
+	u.Set(machinefacts.FieldPciFunctionsObserved, v)
+	return u
+}
+
+// UpdatePciFunctionsObserved sets the "pci_functions_observed" field to the value that was provided on create.
+func (u *MachineFactsUpsert) UpdatePciFunctionsObserved() *MachineFactsUpsert {
+	u.SetExcluded(machinefacts.FieldPciFunctionsObserved)
+	return u
+}
+
+// SetNeighborsObserved sets the "neighbors_observed" field.
+func (u *MachineFactsUpsert) SetNeighborsObserved(v bool) *MachineFactsUpsert {
+	u.Set(machinefacts.FieldNeighborsObserved, v)
+	return u
+}
+
+// UpdateNeighborsObserved sets the "neighbors_observed" field to the value that was provided on create.
+func (u *MachineFactsUpsert) UpdateNeighborsObserved() *MachineFactsUpsert {
+	u.SetExcluded(machinefacts.FieldNeighborsObserved)
 	return u
 }
 
@@ -1363,6 +1553,76 @@ func (u *MachineFactsUpsertOne) ClearKernelRelease() *MachineFactsUpsertOne {
 	})
 }
 
+// SetDisksObserved sets the "disks_observed" field.
+func (u *MachineFactsUpsertOne) SetDisksObserved(v bool) *MachineFactsUpsertOne {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.SetDisksObserved(v)
+	})
+}
+
+// UpdateDisksObserved sets the "disks_observed" field to the value that was provided on create.
+func (u *MachineFactsUpsertOne) UpdateDisksObserved() *MachineFactsUpsertOne {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.UpdateDisksObserved()
+	})
+}
+
+// SetNicsObserved sets the "nics_observed" field.
+func (u *MachineFactsUpsertOne) SetNicsObserved(v bool) *MachineFactsUpsertOne {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.SetNicsObserved(v)
+	})
+}
+
+// UpdateNicsObserved sets the "nics_observed" field to the value that was provided on create.
+func (u *MachineFactsUpsertOne) UpdateNicsObserved() *MachineFactsUpsertOne {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.UpdateNicsObserved()
+	})
+}
+
+// SetMemoryModulesObserved sets the "memory_modules_observed" field.
+func (u *MachineFactsUpsertOne) SetMemoryModulesObserved(v bool) *MachineFactsUpsertOne {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.SetMemoryModulesObserved(v)
+	})
+}
+
+// UpdateMemoryModulesObserved sets the "memory_modules_observed" field to the value that was provided on create.
+func (u *MachineFactsUpsertOne) UpdateMemoryModulesObserved() *MachineFactsUpsertOne {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.UpdateMemoryModulesObserved()
+	})
+}
+
+// SetPciFunctionsObserved sets the "pci_functions_observed" field.
+func (u *MachineFactsUpsertOne) SetPciFunctionsObserved(v bool) *MachineFactsUpsertOne {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.SetPciFunctionsObserved(v)
+	})
+}
+
+// UpdatePciFunctionsObserved sets the "pci_functions_observed" field to the value that was provided on create.
+func (u *MachineFactsUpsertOne) UpdatePciFunctionsObserved() *MachineFactsUpsertOne {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.UpdatePciFunctionsObserved()
+	})
+}
+
+// SetNeighborsObserved sets the "neighbors_observed" field.
+func (u *MachineFactsUpsertOne) SetNeighborsObserved(v bool) *MachineFactsUpsertOne {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.SetNeighborsObserved(v)
+	})
+}
+
+// UpdateNeighborsObserved sets the "neighbors_observed" field to the value that was provided on create.
+func (u *MachineFactsUpsertOne) UpdateNeighborsObserved() *MachineFactsUpsertOne {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.UpdateNeighborsObserved()
+	})
+}
+
 // Exec executes the query.
 func (u *MachineFactsUpsertOne) Exec(ctx context.Context) error {
 	if len(u.create.conflict) == 0 {
@@ -1415,6 +1675,7 @@ func (_c *MachineFactsCreateBulk) Save(ctx context.Context) ([]*MachineFacts, er
 	for i := range _c.builders {
 		func(i int, root context.Context) {
 			builder := _c.builders[i]
+			builder.defaults()
 			var mut Mutator = MutateFunc(func(ctx context.Context, m Mutation) (Value, error) {
 				mutation, ok := m.(*MachineFactsMutation)
 				if !ok {
@@ -2004,6 +2265,76 @@ func (u *MachineFactsUpsertBulk) UpdateKernelRelease() *MachineFactsUpsertBulk {
 func (u *MachineFactsUpsertBulk) ClearKernelRelease() *MachineFactsUpsertBulk {
 	return u.Update(func(s *MachineFactsUpsert) {
 		s.ClearKernelRelease()
+	})
+}
+
+// SetDisksObserved sets the "disks_observed" field.
+func (u *MachineFactsUpsertBulk) SetDisksObserved(v bool) *MachineFactsUpsertBulk {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.SetDisksObserved(v)
+	})
+}
+
+// UpdateDisksObserved sets the "disks_observed" field to the value that was provided on create.
+func (u *MachineFactsUpsertBulk) UpdateDisksObserved() *MachineFactsUpsertBulk {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.UpdateDisksObserved()
+	})
+}
+
+// SetNicsObserved sets the "nics_observed" field.
+func (u *MachineFactsUpsertBulk) SetNicsObserved(v bool) *MachineFactsUpsertBulk {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.SetNicsObserved(v)
+	})
+}
+
+// UpdateNicsObserved sets the "nics_observed" field to the value that was provided on create.
+func (u *MachineFactsUpsertBulk) UpdateNicsObserved() *MachineFactsUpsertBulk {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.UpdateNicsObserved()
+	})
+}
+
+// SetMemoryModulesObserved sets the "memory_modules_observed" field.
+func (u *MachineFactsUpsertBulk) SetMemoryModulesObserved(v bool) *MachineFactsUpsertBulk {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.SetMemoryModulesObserved(v)
+	})
+}
+
+// UpdateMemoryModulesObserved sets the "memory_modules_observed" field to the value that was provided on create.
+func (u *MachineFactsUpsertBulk) UpdateMemoryModulesObserved() *MachineFactsUpsertBulk {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.UpdateMemoryModulesObserved()
+	})
+}
+
+// SetPciFunctionsObserved sets the "pci_functions_observed" field.
+func (u *MachineFactsUpsertBulk) SetPciFunctionsObserved(v bool) *MachineFactsUpsertBulk {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.SetPciFunctionsObserved(v)
+	})
+}
+
+// UpdatePciFunctionsObserved sets the "pci_functions_observed" field to the value that was provided on create.
+func (u *MachineFactsUpsertBulk) UpdatePciFunctionsObserved() *MachineFactsUpsertBulk {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.UpdatePciFunctionsObserved()
+	})
+}
+
+// SetNeighborsObserved sets the "neighbors_observed" field.
+func (u *MachineFactsUpsertBulk) SetNeighborsObserved(v bool) *MachineFactsUpsertBulk {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.SetNeighborsObserved(v)
+	})
+}
+
+// UpdateNeighborsObserved sets the "neighbors_observed" field to the value that was provided on create.
+func (u *MachineFactsUpsertBulk) UpdateNeighborsObserved() *MachineFactsUpsertBulk {
+	return u.Update(func(s *MachineFactsUpsert) {
+		s.UpdateNeighborsObserved()
 	})
 }
 

@@ -442,6 +442,76 @@ func (_u *MachineFactsUpdate) ClearKernelRelease() *MachineFactsUpdate {
 	return _u
 }
 
+// SetDisksObserved sets the "disks_observed" field.
+func (_u *MachineFactsUpdate) SetDisksObserved(v bool) *MachineFactsUpdate {
+	_u.mutation.SetDisksObserved(v)
+	return _u
+}
+
+// SetNillableDisksObserved sets the "disks_observed" field if the given value is not nil.
+func (_u *MachineFactsUpdate) SetNillableDisksObserved(v *bool) *MachineFactsUpdate {
+	if v != nil {
+		_u.SetDisksObserved(*v)
+	}
+	return _u
+}
+
+// SetNicsObserved sets the "nics_observed" field.
+func (_u *MachineFactsUpdate) SetNicsObserved(v bool) *MachineFactsUpdate {
+	_u.mutation.SetNicsObserved(v)
+	return _u
+}
+
+// SetNillableNicsObserved sets the "nics_observed" field if the given value is not nil.
+func (_u *MachineFactsUpdate) SetNillableNicsObserved(v *bool) *MachineFactsUpdate {
+	if v != nil {
+		_u.SetNicsObserved(*v)
+	}
+	return _u
+}
+
+// SetMemoryModulesObserved sets the "memory_modules_observed" field.
+func (_u *MachineFactsUpdate) SetMemoryModulesObserved(v bool) *MachineFactsUpdate {
+	_u.mutation.SetMemoryModulesObserved(v)
+	return _u
+}
+
+// SetNillableMemoryModulesObserved sets the "memory_modules_observed" field if the given value is not nil.
+func (_u *MachineFactsUpdate) SetNillableMemoryModulesObserved(v *bool) *MachineFactsUpdate {
+	if v != nil {
+		_u.SetMemoryModulesObserved(*v)
+	}
+	return _u
+}
+
+// SetPciFunctionsObserved sets the "pci_functions_observed" field.
+func (_u *MachineFactsUpdate) SetPciFunctionsObserved(v bool) *MachineFactsUpdate {
+	_u.mutation.SetPciFunctionsObserved(v)
+	return _u
+}
+
+// SetNillablePciFunctionsObserved sets the "pci_functions_observed" field if the given value is not nil.
+func (_u *MachineFactsUpdate) SetNillablePciFunctionsObserved(v *bool) *MachineFactsUpdate {
+	if v != nil {
+		_u.SetPciFunctionsObserved(*v)
+	}
+	return _u
+}
+
+// SetNeighborsObserved sets the "neighbors_observed" field.
+func (_u *MachineFactsUpdate) SetNeighborsObserved(v bool) *MachineFactsUpdate {
+	_u.mutation.SetNeighborsObserved(v)
+	return _u
+}
+
+// SetNillableNeighborsObserved sets the "neighbors_observed" field if the given value is not nil.
+func (_u *MachineFactsUpdate) SetNillableNeighborsObserved(v *bool) *MachineFactsUpdate {
+	if v != nil {
+		_u.SetNeighborsObserved(*v)
+	}
+	return _u
+}
+
 // Mutation returns the MachineFactsMutation object of the builder.
 func (_u *MachineFactsUpdate) Mutation() *MachineFactsMutation {
 	return _u.mutation
@@ -622,6 +692,21 @@ func (_u *MachineFactsUpdate) sqlSave(ctx context.Context) (_node int, err error
 	}
 	if _u.mutation.KernelReleaseCleared() {
 		_spec.ClearField(machinefacts.FieldKernelRelease, field.TypeString)
+	}
+	if value, ok := _u.mutation.DisksObserved(); ok {
+		_spec.SetField(machinefacts.FieldDisksObserved, field.TypeBool, value)
+	}
+	if value, ok := _u.mutation.NicsObserved(); ok {
+		_spec.SetField(machinefacts.FieldNicsObserved, field.TypeBool, value)
+	}
+	if value, ok := _u.mutation.MemoryModulesObserved(); ok {
+		_spec.SetField(machinefacts.FieldMemoryModulesObserved, field.TypeBool, value)
+	}
+	if value, ok := _u.mutation.PciFunctionsObserved(); ok {
+		_spec.SetField(machinefacts.FieldPciFunctionsObserved, field.TypeBool, value)
+	}
+	if value, ok := _u.mutation.NeighborsObserved(); ok {
+		_spec.SetField(machinefacts.FieldNeighborsObserved, field.TypeBool, value)
 	}
 	if _node, err = sqlgraph.UpdateNodes(ctx, _u.driver, _spec); err != nil {
 		if _, ok := err.(*sqlgraph.NotFoundError); ok {
@@ -1058,6 +1143,76 @@ func (_u *MachineFactsUpdateOne) ClearKernelRelease() *MachineFactsUpdateOne {
 	return _u
 }
 
+// SetDisksObserved sets the "disks_observed" field.
+func (_u *MachineFactsUpdateOne) SetDisksObserved(v bool) *MachineFactsUpdateOne {
+	_u.mutation.SetDisksObserved(v)
+	return _u
+}
+
+// SetNillableDisksObserved sets the "disks_observed" field if the given value is not nil.
+func (_u *MachineFactsUpdateOne) SetNillableDisksObserved(v *bool) *MachineFactsUpdateOne {
+	if v != nil {
+		_u.SetDisksObserved(*v)
+	}
+	return _u
+}
+
+// SetNicsObserved sets the "nics_observed" field.
+func (_u *MachineFactsUpdateOne) SetNicsObserved(v bool) *MachineFactsUpdateOne {
+	_u.mutation.SetNicsObserved(v)
+	return _u
+}
+
+// SetNillableNicsObserved sets the "nics_observed" field if the given value is not nil.
+func (_u *MachineFactsUpdateOne) SetNillableNicsObserved(v *bool) *MachineFactsUpdateOne {
+	if v != nil {
+		_u.SetNicsObserved(*v)
+	}
+	return _u
+}
+
+// SetMemoryModulesObserved sets the "memory_modules_observed" field.
+func (_u *MachineFactsUpdateOne) SetMemoryModulesObserved(v bool) *MachineFactsUpdateOne {
+	_u.mutation.SetMemoryModulesObserved(v)
+	return _u
+}
+
+// SetNillableMemoryModulesObserved sets the "memory_modules_observed" field if the given value is not nil.
+func (_u *MachineFactsUpdateOne) SetNillableMemoryModulesObserved(v *bool) *MachineFactsUpdateOne {
+	if v != nil {
+		_u.SetMemoryModulesObserved(*v)
+	}
+	return _u
+}
+
+// SetPciFunctionsObserved sets the "pci_functions_observed" field.
+func (_u *MachineFactsUpdateOne) SetPciFunctionsObserved(v bool) *MachineFactsUpdateOne {
+	_u.mutation.SetPciFunctionsObserved(v)
+	return _u
+}
+
+// SetNillablePciFunctionsObserved sets the "pci_functions_observed" field if the given value is not nil.
+func (_u *MachineFactsUpdateOne) SetNillablePciFunctionsObserved(v *bool) *MachineFactsUpdateOne {
+	if v != nil {
+		_u.SetPciFunctionsObserved(*v)
+	}
+	return _u
+}
+
+// SetNeighborsObserved sets the "neighbors_observed" field.
+func (_u *MachineFactsUpdateOne) SetNeighborsObserved(v bool) *MachineFactsUpdateOne {
+	_u.mutation.SetNeighborsObserved(v)
+	return _u
+}
+
+// SetNillableNeighborsObserved sets the "neighbors_observed" field if the given value is not nil.
+func (_u *MachineFactsUpdateOne) SetNillableNeighborsObserved(v *bool) *MachineFactsUpdateOne {
+	if v != nil {
+		_u.SetNeighborsObserved(*v)
+	}
+	return _u
+}
+
 // Mutation returns the MachineFactsMutation object of the builder.
 func (_u *MachineFactsUpdateOne) Mutation() *MachineFactsMutation {
 	return _u.mutation
@@ -1268,6 +1423,21 @@ func (_u *MachineFactsUpdateOne) sqlSave(ctx context.Context) (_node *MachineFac
 	}
 	if _u.mutation.KernelReleaseCleared() {
 		_spec.ClearField(machinefacts.FieldKernelRelease, field.TypeString)
+	}
+	if value, ok := _u.mutation.DisksObserved(); ok {
+		_spec.SetField(machinefacts.FieldDisksObserved, field.TypeBool, value)
+	}
+	if value, ok := _u.mutation.NicsObserved(); ok {
+		_spec.SetField(machinefacts.FieldNicsObserved, field.TypeBool, value)
+	}
+	if value, ok := _u.mutation.MemoryModulesObserved(); ok {
+		_spec.SetField(machinefacts.FieldMemoryModulesObserved, field.TypeBool, value)
+	}
+	if value, ok := _u.mutation.PciFunctionsObserved(); ok {
+		_spec.SetField(machinefacts.FieldPciFunctionsObserved, field.TypeBool, value)
+	}
+	if value, ok := _u.mutation.NeighborsObserved(); ok {
+		_spec.SetField(machinefacts.FieldNeighborsObserved, field.TypeBool, value)
 	}
 	_node = &MachineFacts{config: _u.config}
 	_spec.Assign = _node.assignValues

@@ -26,6 +26,7 @@ import (
 	"github.com/edge-provision/edge-provision/ent/machinefacts"
 	"github.com/edge-provision/edge-provision/ent/membership"
 	"github.com/edge-provision/edge-provision/ent/memorymodule"
+	"github.com/edge-provision/edge-provision/ent/neighbor"
 	"github.com/edge-provision/edge-provision/ent/nic"
 	"github.com/edge-provision/edge-provision/ent/note"
 	"github.com/edge-provision/edge-provision/ent/observation"
@@ -69,6 +70,7 @@ const (
 	TypeMembership   = "Membership"
 	TypeMemoryModule = "MemoryModule"
 	TypeNIC          = "NIC"
+	TypeNeighbor     = "Neighbor"
 	TypeNote         = "Note"
 	TypeObservation  = "Observation"
 	TypeOperation    = "Operation"
@@ -8610,6 +8612,9 @@ type MachineMutation struct {
 	nics                  map[int]struct{}
 	removednics           map[int]struct{}
 	clearednics           bool
+	neighbors             map[int]struct{}
+	removedneighbors      map[int]struct{}
+	clearedneighbors      bool
 	memory_modules        map[int]struct{}
 	removedmemory_modules map[int]struct{}
 	clearedmemory_modules bool
@@ -9620,6 +9625,60 @@ func (m *MachineMutation) ResetNics() {
 	m.removednics = nil
 }
 
+// AddNeighborIDs adds the "neighbors" edge to the Neighbor entity by ids.
+func (m *MachineMutation) AddNeighborIDs(ids ...int) {
+	if m.neighbors == nil {
+		m.neighbors = make(map[int]struct{})
+	}
+	for i := range ids {
+		m.neighbors[ids[i]] = struct{}{}
+	}
+}
+
+// ClearNeighbors clears the "neighbors" edge to the Neighbor entity.
+func (m *MachineMutation) ClearNeighbors() {
+	m.clearedneighbors = true
+}
+
+// NeighborsCleared reports if the "neighbors" edge to the Neighbor entity was cleared.
+func (m *MachineMutation) NeighborsCleared() bool {
+	return m.clearedneighbors
+}
+
+// RemoveNeighborIDs removes the "neighbors" edge to the Neighbor entity by IDs.
+func (m *MachineMutation) RemoveNeighborIDs(ids ...int) {
+	if m.removedneighbors == nil {
+		m.removedneighbors = make(map[int]struct{})
+	}
+	for i := range ids {
+		delete(m.neighbors, ids[i])
+		m.removedneighbors[ids[i]] = struct{}{}
+	}
+}
+
+// RemovedNeighbors returns the removed IDs of the "neighbors" edge to the Neighbor entity.
+func (m *MachineMutation) RemovedNeighborsIDs() (ids []int) {
+	for id := range m.removedneighbors {
+		ids = append(ids, id)
+	}
+	return
+}
+
+// NeighborsIDs returns the "neighbors" edge IDs in the mutation.
+func (m *MachineMutation) NeighborsIDs() (ids []int) {
+	for id := range m.neighbors {
+		ids = append(ids, id)
+	}
+	return
+}
+
+// ResetNeighbors resets all changes to the "neighbors" edge.
+func (m *MachineMutation) ResetNeighbors() {
+	m.neighbors = nil
+	m.clearedneighbors = false
+	m.removedneighbors = nil
+}
+
 // AddMemoryModuleIDs adds the "memory_modules" edge to the MemoryModule entity by ids.
 func (m *MachineMutation) AddMemoryModuleIDs(ids ...int) {
 	if m.memory_modules == nil {
@@ -10392,7 +10451,7 @@ func (m *MachineMutation) ResetField(name string) error {
 
 // AddedEdges returns all edge names that were set/added in this mutation.
 func (m *MachineMutation) AddedEdges() []string {
-	edges := make([]string, 0, 13)
+	edges := make([]string, 0, 14)
 	if m.home != nil {
 		edges = append(edges, machine.EdgeHome)
 	}
@@ -10410,6 +10469,9 @@ func (m *MachineMutation) AddedEdges() []string {
 	}
 	if m.nics != nil {
 		edges = append(edges, machine.EdgeNics)
+	}
+	if m.neighbors != nil {
+		edges = append(edges, machine.EdgeNeighbors)
 	}
 	if m.memory_modules != nil {
 		edges = append(edges, machine.EdgeMemoryModules)
@@ -10471,6 +10533,12 @@ func (m *MachineMutation) AddedIDs(name string) []ent.Value {
 			ids = append(ids, id)
 		}
 		return ids
+	case machine.EdgeNeighbors:
+		ids := make([]ent.Value, 0, len(m.neighbors))
+		for id := range m.neighbors {
+			ids = append(ids, id)
+		}
+		return ids
 	case machine.EdgeMemoryModules:
 		ids := make([]ent.Value, 0, len(m.memory_modules))
 		for id := range m.memory_modules {
@@ -10519,7 +10587,7 @@ func (m *MachineMutation) AddedIDs(name string) []ent.Value {
 
 // RemovedEdges returns all edge names that were removed in this mutation.
 func (m *MachineMutation) RemovedEdges() []string {
-	edges := make([]string, 0, 13)
+	edges := make([]string, 0, 14)
 	if m.removedmacs != nil {
 		edges = append(edges, machine.EdgeMacs)
 	}
@@ -10531,6 +10599,9 @@ func (m *MachineMutation) RemovedEdges() []string {
 	}
 	if m.removednics != nil {
 		edges = append(edges, machine.EdgeNics)
+	}
+	if m.removedneighbors != nil {
+		edges = append(edges, machine.EdgeNeighbors)
 	}
 	if m.removedmemory_modules != nil {
 		edges = append(edges, machine.EdgeMemoryModules)
@@ -10584,6 +10655,12 @@ func (m *MachineMutation) RemovedIDs(name string) []ent.Value {
 			ids = append(ids, id)
 		}
 		return ids
+	case machine.EdgeNeighbors:
+		ids := make([]ent.Value, 0, len(m.removedneighbors))
+		for id := range m.removedneighbors {
+			ids = append(ids, id)
+		}
+		return ids
 	case machine.EdgeMemoryModules:
 		ids := make([]ent.Value, 0, len(m.removedmemory_modules))
 		for id := range m.removedmemory_modules {
@@ -10632,7 +10709,7 @@ func (m *MachineMutation) RemovedIDs(name string) []ent.Value {
 
 // ClearedEdges returns all edge names that were cleared in this mutation.
 func (m *MachineMutation) ClearedEdges() []string {
-	edges := make([]string, 0, 13)
+	edges := make([]string, 0, 14)
 	if m.clearedhome {
 		edges = append(edges, machine.EdgeHome)
 	}
@@ -10650,6 +10727,9 @@ func (m *MachineMutation) ClearedEdges() []string {
 	}
 	if m.clearednics {
 		edges = append(edges, machine.EdgeNics)
+	}
+	if m.clearedneighbors {
+		edges = append(edges, machine.EdgeNeighbors)
 	}
 	if m.clearedmemory_modules {
 		edges = append(edges, machine.EdgeMemoryModules)
@@ -10691,6 +10771,8 @@ func (m *MachineMutation) EdgeCleared(name string) bool {
 		return m.cleareddisks
 	case machine.EdgeNics:
 		return m.clearednics
+	case machine.EdgeNeighbors:
+		return m.clearedneighbors
 	case machine.EdgeMemoryModules:
 		return m.clearedmemory_modules
 	case machine.EdgePciFunctions:
@@ -10745,6 +10827,9 @@ func (m *MachineMutation) ResetEdge(name string) error {
 	case machine.EdgeNics:
 		m.ResetNics()
 		return nil
+	case machine.EdgeNeighbors:
+		m.ResetNeighbors()
+		return nil
 	case machine.EdgeMemoryModules:
 		m.ResetMemoryModules()
 		return nil
@@ -10773,39 +10858,44 @@ func (m *MachineMutation) ResetEdge(name string) error {
 // MachineFactsMutation represents an operation that mutates the MachineFacts nodes in the graph.
 type MachineFactsMutation struct {
 	config
-	op                   Op
-	typ                  string
-	id                   *int
-	memory_bytes         *int64
-	addmemory_bytes      *int64
-	cpu_model            *string
-	cpu_vendor           *string
-	cpu_architecture     *string
-	cpu_cores            *int
-	addcpu_cores         *int
-	cpu_threads          *int
-	addcpu_threads       *int
-	cpu_sockets          *int
-	addcpu_sockets       *int
-	cpu_max_speed_mhz    *int
-	addcpu_max_speed_mhz *int
-	system_manufacturer  *string
-	system_product       *string
-	system_serial        *string
-	bios_vendor          *string
-	bios_version         *string
-	bios_date            *string
-	firmware_mode        *string
-	secure_boot          *bool
-	tpm_version          *string
-	bmc_address          *string
-	kernel_release       *string
-	clearedFields        map[string]struct{}
-	machine              *uuid.UUID
-	clearedmachine       bool
-	done                 bool
-	oldValue             func(context.Context) (*MachineFacts, error)
-	predicates           []predicate.MachineFacts
+	op                      Op
+	typ                     string
+	id                      *int
+	memory_bytes            *int64
+	addmemory_bytes         *int64
+	cpu_model               *string
+	cpu_vendor              *string
+	cpu_architecture        *string
+	cpu_cores               *int
+	addcpu_cores            *int
+	cpu_threads             *int
+	addcpu_threads          *int
+	cpu_sockets             *int
+	addcpu_sockets          *int
+	cpu_max_speed_mhz       *int
+	addcpu_max_speed_mhz    *int
+	system_manufacturer     *string
+	system_product          *string
+	system_serial           *string
+	bios_vendor             *string
+	bios_version            *string
+	bios_date               *string
+	firmware_mode           *string
+	secure_boot             *bool
+	tpm_version             *string
+	bmc_address             *string
+	kernel_release          *string
+	disks_observed          *bool
+	nics_observed           *bool
+	memory_modules_observed *bool
+	pci_functions_observed  *bool
+	neighbors_observed      *bool
+	clearedFields           map[string]struct{}
+	machine                 *uuid.UUID
+	clearedmachine          bool
+	done                    bool
+	oldValue                func(context.Context) (*MachineFacts, error)
+	predicates              []predicate.MachineFacts
 }
 
 var _ ent.Mutation = (*MachineFactsMutation)(nil)
@@ -11978,6 +12068,186 @@ func (m *MachineFactsMutation) ResetKernelRelease() {
 	delete(m.clearedFields, machinefacts.FieldKernelRelease)
 }
 
+// SetDisksObserved sets the "disks_observed" field.
+func (m *MachineFactsMutation) SetDisksObserved(b bool) {
+	m.disks_observed = &b
+}
+
+// DisksObserved returns the value of the "disks_observed" field in the mutation.
+func (m *MachineFactsMutation) DisksObserved() (r bool, exists bool) {
+	v := m.disks_observed
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldDisksObserved returns the old "disks_observed" field's value of the MachineFacts entity.
+// If the MachineFacts object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *MachineFactsMutation) OldDisksObserved(ctx context.Context) (v bool, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldDisksObserved is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldDisksObserved requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldDisksObserved: %w", err)
+	}
+	return oldValue.DisksObserved, nil
+}
+
+// ResetDisksObserved resets all changes to the "disks_observed" field.
+func (m *MachineFactsMutation) ResetDisksObserved() {
+	m.disks_observed = nil
+}
+
+// SetNicsObserved sets the "nics_observed" field.
+func (m *MachineFactsMutation) SetNicsObserved(b bool) {
+	m.nics_observed = &b
+}
+
+// NicsObserved returns the value of the "nics_observed" field in the mutation.
+func (m *MachineFactsMutation) NicsObserved() (r bool, exists bool) {
+	v := m.nics_observed
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldNicsObserved returns the old "nics_observed" field's value of the MachineFacts entity.
+// If the MachineFacts object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *MachineFactsMutation) OldNicsObserved(ctx context.Context) (v bool, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldNicsObserved is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldNicsObserved requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldNicsObserved: %w", err)
+	}
+	return oldValue.NicsObserved, nil
+}
+
+// ResetNicsObserved resets all changes to the "nics_observed" field.
+func (m *MachineFactsMutation) ResetNicsObserved() {
+	m.nics_observed = nil
+}
+
+// SetMemoryModulesObserved sets the "memory_modules_observed" field.
+func (m *MachineFactsMutation) SetMemoryModulesObserved(b bool) {
+	m.memory_modules_observed = &b
+}
+
+// MemoryModulesObserved returns the value of the "memory_modules_observed" field in the mutation.
+func (m *MachineFactsMutation) MemoryModulesObserved() (r bool, exists bool) {
+	v := m.memory_modules_observed
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldMemoryModulesObserved returns the old "memory_modules_observed" field's value of the MachineFacts entity.
+// If the MachineFacts object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *MachineFactsMutation) OldMemoryModulesObserved(ctx context.Context) (v bool, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldMemoryModulesObserved is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldMemoryModulesObserved requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldMemoryModulesObserved: %w", err)
+	}
+	return oldValue.MemoryModulesObserved, nil
+}
+
+// ResetMemoryModulesObserved resets all changes to the "memory_modules_observed" field.
+func (m *MachineFactsMutation) ResetMemoryModulesObserved() {
+	m.memory_modules_observed = nil
+}
+
+// SetPciFunctionsObserved sets the "pci_functions_observed" field.
+func (m *MachineFactsMutation) SetPciFunctionsObserved(b bool) {
+	m.pci_functions_observed = &b
+}
+
+// PciFunctionsObserved returns the value of the "pci_functions_observed" field in the mutation.
+func (m *MachineFactsMutation) PciFunctionsObserved() (r bool, exists bool) {
+	v := m.pci_functions_observed
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldPciFunctionsObserved returns the old "pci_functions_observed" field's value of the MachineFacts entity.
+// If the MachineFacts object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *MachineFactsMutation) OldPciFunctionsObserved(ctx context.Context) (v bool, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldPciFunctionsObserved is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldPciFunctionsObserved requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldPciFunctionsObserved: %w", err)
+	}
+	return oldValue.PciFunctionsObserved, nil
+}
+
+// ResetPciFunctionsObserved resets all changes to the "pci_functions_observed" field.
+func (m *MachineFactsMutation) ResetPciFunctionsObserved() {
+	m.pci_functions_observed = nil
+}
+
+// SetNeighborsObserved sets the "neighbors_observed" field.
+func (m *MachineFactsMutation) SetNeighborsObserved(b bool) {
+	m.neighbors_observed = &b
+}
+
+// NeighborsObserved returns the value of the "neighbors_observed" field in the mutation.
+func (m *MachineFactsMutation) NeighborsObserved() (r bool, exists bool) {
+	v := m.neighbors_observed
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldNeighborsObserved returns the old "neighbors_observed" field's value of the MachineFacts entity.
+// If the MachineFacts object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *MachineFactsMutation) OldNeighborsObserved(ctx context.Context) (v bool, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldNeighborsObserved is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldNeighborsObserved requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldNeighborsObserved: %w", err)
+	}
+	return oldValue.NeighborsObserved, nil
+}
+
+// ResetNeighborsObserved resets all changes to the "neighbors_observed" field.
+func (m *MachineFactsMutation) ResetNeighborsObserved() {
+	m.neighbors_observed = nil
+}
+
 // ClearMachine clears the "machine" edge to the Machine entity.
 func (m *MachineFactsMutation) ClearMachine() {
 	m.clearedmachine = true
@@ -12039,7 +12309,7 @@ func (m *MachineFactsMutation) Type() string {
 // order to get all numeric fields that were incremented/decremented, call
 // AddedFields().
 func (m *MachineFactsMutation) Fields() []string {
-	fields := make([]string, 0, 20)
+	fields := make([]string, 0, 25)
 	if m.machine != nil {
 		fields = append(fields, machinefacts.FieldMachineID)
 	}
@@ -12100,6 +12370,21 @@ func (m *MachineFactsMutation) Fields() []string {
 	if m.kernel_release != nil {
 		fields = append(fields, machinefacts.FieldKernelRelease)
 	}
+	if m.disks_observed != nil {
+		fields = append(fields, machinefacts.FieldDisksObserved)
+	}
+	if m.nics_observed != nil {
+		fields = append(fields, machinefacts.FieldNicsObserved)
+	}
+	if m.memory_modules_observed != nil {
+		fields = append(fields, machinefacts.FieldMemoryModulesObserved)
+	}
+	if m.pci_functions_observed != nil {
+		fields = append(fields, machinefacts.FieldPciFunctionsObserved)
+	}
+	if m.neighbors_observed != nil {
+		fields = append(fields, machinefacts.FieldNeighborsObserved)
+	}
 	return fields
 }
 
@@ -12148,6 +12433,16 @@ func (m *MachineFactsMutation) Field(name string) (ent.Value, bool) {
 		return m.BmcAddress()
 	case machinefacts.FieldKernelRelease:
 		return m.KernelRelease()
+	case machinefacts.FieldDisksObserved:
+		return m.DisksObserved()
+	case machinefacts.FieldNicsObserved:
+		return m.NicsObserved()
+	case machinefacts.FieldMemoryModulesObserved:
+		return m.MemoryModulesObserved()
+	case machinefacts.FieldPciFunctionsObserved:
+		return m.PciFunctionsObserved()
+	case machinefacts.FieldNeighborsObserved:
+		return m.NeighborsObserved()
 	}
 	return nil, false
 }
@@ -12197,6 +12492,16 @@ func (m *MachineFactsMutation) OldField(ctx context.Context, name string) (ent.V
 		return m.OldBmcAddress(ctx)
 	case machinefacts.FieldKernelRelease:
 		return m.OldKernelRelease(ctx)
+	case machinefacts.FieldDisksObserved:
+		return m.OldDisksObserved(ctx)
+	case machinefacts.FieldNicsObserved:
+		return m.OldNicsObserved(ctx)
+	case machinefacts.FieldMemoryModulesObserved:
+		return m.OldMemoryModulesObserved(ctx)
+	case machinefacts.FieldPciFunctionsObserved:
+		return m.OldPciFunctionsObserved(ctx)
+	case machinefacts.FieldNeighborsObserved:
+		return m.OldNeighborsObserved(ctx)
 	}
 	return nil, fmt.Errorf("unknown MachineFacts field %s", name)
 }
@@ -12345,6 +12650,41 @@ func (m *MachineFactsMutation) SetField(name string, value ent.Value) error {
 			return fmt.Errorf("unexpected type %T for field %s", value, name)
 		}
 		m.SetKernelRelease(v)
+		return nil
+	case machinefacts.FieldDisksObserved:
+		v, ok := value.(bool)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetDisksObserved(v)
+		return nil
+	case machinefacts.FieldNicsObserved:
+		v, ok := value.(bool)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetNicsObserved(v)
+		return nil
+	case machinefacts.FieldMemoryModulesObserved:
+		v, ok := value.(bool)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetMemoryModulesObserved(v)
+		return nil
+	case machinefacts.FieldPciFunctionsObserved:
+		v, ok := value.(bool)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetPciFunctionsObserved(v)
+		return nil
+	case machinefacts.FieldNeighborsObserved:
+		v, ok := value.(bool)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetNeighborsObserved(v)
 		return nil
 	}
 	return fmt.Errorf("unknown MachineFacts field %s", name)
@@ -12634,6 +12974,21 @@ func (m *MachineFactsMutation) ResetField(name string) error {
 		return nil
 	case machinefacts.FieldKernelRelease:
 		m.ResetKernelRelease()
+		return nil
+	case machinefacts.FieldDisksObserved:
+		m.ResetDisksObserved()
+		return nil
+	case machinefacts.FieldNicsObserved:
+		m.ResetNicsObserved()
+		return nil
+	case machinefacts.FieldMemoryModulesObserved:
+		m.ResetMemoryModulesObserved()
+		return nil
+	case machinefacts.FieldPciFunctionsObserved:
+		m.ResetPciFunctionsObserved()
+		return nil
+	case machinefacts.FieldNeighborsObserved:
+		m.ResetNeighborsObserved()
 		return nil
 	}
 	return fmt.Errorf("unknown MachineFacts field %s", name)
@@ -15241,6 +15596,937 @@ func (m *NICMutation) ResetEdge(name string) error {
 		return nil
 	}
 	return fmt.Errorf("unknown NIC edge %s", name)
+}
+
+// NeighborMutation represents an operation that mutates the Neighbor nodes in the graph.
+type NeighborMutation struct {
+	config
+	op               Op
+	typ              string
+	id               *int
+	mac              *string
+	chassis          *string
+	port             *string
+	port_description *string
+	system           *string
+	address          *string
+	vlan             *int
+	addvlan          *int
+	clearedFields    map[string]struct{}
+	machine          *uuid.UUID
+	clearedmachine   bool
+	done             bool
+	oldValue         func(context.Context) (*Neighbor, error)
+	predicates       []predicate.Neighbor
+}
+
+var _ ent.Mutation = (*NeighborMutation)(nil)
+
+// neighborOption allows management of the mutation configuration using functional options.
+type neighborOption func(*NeighborMutation)
+
+// newNeighborMutation creates new mutation for the Neighbor entity.
+func newNeighborMutation(c config, op Op, opts ...neighborOption) *NeighborMutation {
+	m := &NeighborMutation{
+		config:        c,
+		op:            op,
+		typ:           TypeNeighbor,
+		clearedFields: make(map[string]struct{}),
+	}
+	for _, opt := range opts {
+		opt(m)
+	}
+	return m
+}
+
+// withNeighborID sets the ID field of the mutation.
+func withNeighborID(id int) neighborOption {
+	return func(m *NeighborMutation) {
+		var (
+			err   error
+			once  sync.Once
+			value *Neighbor
+		)
+		m.oldValue = func(ctx context.Context) (*Neighbor, error) {
+			once.Do(func() {
+				if m.done {
+					err = errors.New("querying old values post mutation is not allowed")
+				} else {
+					value, err = m.Client().Neighbor.Get(ctx, id)
+				}
+			})
+			return value, err
+		}
+		m.id = &id
+	}
+}
+
+// withNeighbor sets the old Neighbor of the mutation.
+func withNeighbor(node *Neighbor) neighborOption {
+	return func(m *NeighborMutation) {
+		m.oldValue = func(context.Context) (*Neighbor, error) {
+			return node, nil
+		}
+		m.id = &node.ID
+	}
+}
+
+// Client returns a new `ent.Client` from the mutation. If the mutation was
+// executed in a transaction (ent.Tx), a transactional client is returned.
+func (m NeighborMutation) Client() *Client {
+	client := &Client{config: m.config}
+	client.init()
+	return client
+}
+
+// Tx returns an `ent.Tx` for mutations that were executed in transactions;
+// it returns an error otherwise.
+func (m NeighborMutation) Tx() (*Tx, error) {
+	if _, ok := m.driver.(*txDriver); !ok {
+		return nil, errors.New("ent: mutation is not running in a transaction")
+	}
+	tx := &Tx{config: m.config}
+	tx.init()
+	return tx, nil
+}
+
+// ID returns the ID value in the mutation. Note that the ID is only available
+// if it was provided to the builder or after it was returned from the database.
+func (m *NeighborMutation) ID() (id int, exists bool) {
+	if m.id == nil {
+		return
+	}
+	return *m.id, true
+}
+
+// IDs queries the database and returns the entity ids that match the mutation's predicate.
+// That means, if the mutation is applied within a transaction with an isolation level such
+// as sql.LevelSerializable, the returned ids match the ids of the rows that will be updated
+// or updated by the mutation.
+func (m *NeighborMutation) IDs(ctx context.Context) ([]int, error) {
+	switch {
+	case m.op.Is(OpUpdateOne | OpDeleteOne):
+		id, exists := m.ID()
+		if exists {
+			return []int{id}, nil
+		}
+		fallthrough
+	case m.op.Is(OpUpdate | OpDelete):
+		return m.Client().Neighbor.Query().Where(m.predicates...).IDs(ctx)
+	default:
+		return nil, fmt.Errorf("IDs is not allowed on %s operations", m.op)
+	}
+}
+
+// SetMachineID sets the "machine_id" field.
+func (m *NeighborMutation) SetMachineID(u uuid.UUID) {
+	m.machine = &u
+}
+
+// MachineID returns the value of the "machine_id" field in the mutation.
+func (m *NeighborMutation) MachineID() (r uuid.UUID, exists bool) {
+	v := m.machine
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldMachineID returns the old "machine_id" field's value of the Neighbor entity.
+// If the Neighbor object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *NeighborMutation) OldMachineID(ctx context.Context) (v uuid.UUID, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldMachineID is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldMachineID requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldMachineID: %w", err)
+	}
+	return oldValue.MachineID, nil
+}
+
+// ResetMachineID resets all changes to the "machine_id" field.
+func (m *NeighborMutation) ResetMachineID() {
+	m.machine = nil
+}
+
+// SetMAC sets the "mac" field.
+func (m *NeighborMutation) SetMAC(s string) {
+	m.mac = &s
+}
+
+// MAC returns the value of the "mac" field in the mutation.
+func (m *NeighborMutation) MAC() (r string, exists bool) {
+	v := m.mac
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldMAC returns the old "mac" field's value of the Neighbor entity.
+// If the Neighbor object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *NeighborMutation) OldMAC(ctx context.Context) (v *string, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldMAC is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldMAC requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldMAC: %w", err)
+	}
+	return oldValue.MAC, nil
+}
+
+// ClearMAC clears the value of the "mac" field.
+func (m *NeighborMutation) ClearMAC() {
+	m.mac = nil
+	m.clearedFields[neighbor.FieldMAC] = struct{}{}
+}
+
+// MACCleared returns if the "mac" field was cleared in this mutation.
+func (m *NeighborMutation) MACCleared() bool {
+	_, ok := m.clearedFields[neighbor.FieldMAC]
+	return ok
+}
+
+// ResetMAC resets all changes to the "mac" field.
+func (m *NeighborMutation) ResetMAC() {
+	m.mac = nil
+	delete(m.clearedFields, neighbor.FieldMAC)
+}
+
+// SetChassis sets the "chassis" field.
+func (m *NeighborMutation) SetChassis(s string) {
+	m.chassis = &s
+}
+
+// Chassis returns the value of the "chassis" field in the mutation.
+func (m *NeighborMutation) Chassis() (r string, exists bool) {
+	v := m.chassis
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldChassis returns the old "chassis" field's value of the Neighbor entity.
+// If the Neighbor object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *NeighborMutation) OldChassis(ctx context.Context) (v *string, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldChassis is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldChassis requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldChassis: %w", err)
+	}
+	return oldValue.Chassis, nil
+}
+
+// ClearChassis clears the value of the "chassis" field.
+func (m *NeighborMutation) ClearChassis() {
+	m.chassis = nil
+	m.clearedFields[neighbor.FieldChassis] = struct{}{}
+}
+
+// ChassisCleared returns if the "chassis" field was cleared in this mutation.
+func (m *NeighborMutation) ChassisCleared() bool {
+	_, ok := m.clearedFields[neighbor.FieldChassis]
+	return ok
+}
+
+// ResetChassis resets all changes to the "chassis" field.
+func (m *NeighborMutation) ResetChassis() {
+	m.chassis = nil
+	delete(m.clearedFields, neighbor.FieldChassis)
+}
+
+// SetPort sets the "port" field.
+func (m *NeighborMutation) SetPort(s string) {
+	m.port = &s
+}
+
+// Port returns the value of the "port" field in the mutation.
+func (m *NeighborMutation) Port() (r string, exists bool) {
+	v := m.port
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldPort returns the old "port" field's value of the Neighbor entity.
+// If the Neighbor object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *NeighborMutation) OldPort(ctx context.Context) (v *string, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldPort is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldPort requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldPort: %w", err)
+	}
+	return oldValue.Port, nil
+}
+
+// ClearPort clears the value of the "port" field.
+func (m *NeighborMutation) ClearPort() {
+	m.port = nil
+	m.clearedFields[neighbor.FieldPort] = struct{}{}
+}
+
+// PortCleared returns if the "port" field was cleared in this mutation.
+func (m *NeighborMutation) PortCleared() bool {
+	_, ok := m.clearedFields[neighbor.FieldPort]
+	return ok
+}
+
+// ResetPort resets all changes to the "port" field.
+func (m *NeighborMutation) ResetPort() {
+	m.port = nil
+	delete(m.clearedFields, neighbor.FieldPort)
+}
+
+// SetPortDescription sets the "port_description" field.
+func (m *NeighborMutation) SetPortDescription(s string) {
+	m.port_description = &s
+}
+
+// PortDescription returns the value of the "port_description" field in the mutation.
+func (m *NeighborMutation) PortDescription() (r string, exists bool) {
+	v := m.port_description
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldPortDescription returns the old "port_description" field's value of the Neighbor entity.
+// If the Neighbor object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *NeighborMutation) OldPortDescription(ctx context.Context) (v *string, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldPortDescription is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldPortDescription requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldPortDescription: %w", err)
+	}
+	return oldValue.PortDescription, nil
+}
+
+// ClearPortDescription clears the value of the "port_description" field.
+func (m *NeighborMutation) ClearPortDescription() {
+	m.port_description = nil
+	m.clearedFields[neighbor.FieldPortDescription] = struct{}{}
+}
+
+// PortDescriptionCleared returns if the "port_description" field was cleared in this mutation.
+func (m *NeighborMutation) PortDescriptionCleared() bool {
+	_, ok := m.clearedFields[neighbor.FieldPortDescription]
+	return ok
+}
+
+// ResetPortDescription resets all changes to the "port_description" field.
+func (m *NeighborMutation) ResetPortDescription() {
+	m.port_description = nil
+	delete(m.clearedFields, neighbor.FieldPortDescription)
+}
+
+// SetSystem sets the "system" field.
+func (m *NeighborMutation) SetSystem(s string) {
+	m.system = &s
+}
+
+// System returns the value of the "system" field in the mutation.
+func (m *NeighborMutation) System() (r string, exists bool) {
+	v := m.system
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldSystem returns the old "system" field's value of the Neighbor entity.
+// If the Neighbor object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *NeighborMutation) OldSystem(ctx context.Context) (v *string, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldSystem is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldSystem requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldSystem: %w", err)
+	}
+	return oldValue.System, nil
+}
+
+// ClearSystem clears the value of the "system" field.
+func (m *NeighborMutation) ClearSystem() {
+	m.system = nil
+	m.clearedFields[neighbor.FieldSystem] = struct{}{}
+}
+
+// SystemCleared returns if the "system" field was cleared in this mutation.
+func (m *NeighborMutation) SystemCleared() bool {
+	_, ok := m.clearedFields[neighbor.FieldSystem]
+	return ok
+}
+
+// ResetSystem resets all changes to the "system" field.
+func (m *NeighborMutation) ResetSystem() {
+	m.system = nil
+	delete(m.clearedFields, neighbor.FieldSystem)
+}
+
+// SetAddress sets the "address" field.
+func (m *NeighborMutation) SetAddress(s string) {
+	m.address = &s
+}
+
+// Address returns the value of the "address" field in the mutation.
+func (m *NeighborMutation) Address() (r string, exists bool) {
+	v := m.address
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldAddress returns the old "address" field's value of the Neighbor entity.
+// If the Neighbor object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *NeighborMutation) OldAddress(ctx context.Context) (v *string, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldAddress is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldAddress requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldAddress: %w", err)
+	}
+	return oldValue.Address, nil
+}
+
+// ClearAddress clears the value of the "address" field.
+func (m *NeighborMutation) ClearAddress() {
+	m.address = nil
+	m.clearedFields[neighbor.FieldAddress] = struct{}{}
+}
+
+// AddressCleared returns if the "address" field was cleared in this mutation.
+func (m *NeighborMutation) AddressCleared() bool {
+	_, ok := m.clearedFields[neighbor.FieldAddress]
+	return ok
+}
+
+// ResetAddress resets all changes to the "address" field.
+func (m *NeighborMutation) ResetAddress() {
+	m.address = nil
+	delete(m.clearedFields, neighbor.FieldAddress)
+}
+
+// SetVlan sets the "vlan" field.
+func (m *NeighborMutation) SetVlan(i int) {
+	m.vlan = &i
+	m.addvlan = nil
+}
+
+// Vlan returns the value of the "vlan" field in the mutation.
+func (m *NeighborMutation) Vlan() (r int, exists bool) {
+	v := m.vlan
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// OldVlan returns the old "vlan" field's value of the Neighbor entity.
+// If the Neighbor object wasn't provided to the builder, the object is fetched from the database.
+// An error is returned if the mutation operation is not UpdateOne, or the database query fails.
+func (m *NeighborMutation) OldVlan(ctx context.Context) (v *int, err error) {
+	if !m.op.Is(OpUpdateOne) {
+		return v, errors.New("OldVlan is only allowed on UpdateOne operations")
+	}
+	if m.id == nil || m.oldValue == nil {
+		return v, errors.New("OldVlan requires an ID field in the mutation")
+	}
+	oldValue, err := m.oldValue(ctx)
+	if err != nil {
+		return v, fmt.Errorf("querying old value for OldVlan: %w", err)
+	}
+	return oldValue.Vlan, nil
+}
+
+// AddVlan adds i to the "vlan" field.
+func (m *NeighborMutation) AddVlan(i int) {
+	if m.addvlan != nil {
+		*m.addvlan += i
+	} else {
+		m.addvlan = &i
+	}
+}
+
+// AddedVlan returns the value that was added to the "vlan" field in this mutation.
+func (m *NeighborMutation) AddedVlan() (r int, exists bool) {
+	v := m.addvlan
+	if v == nil {
+		return
+	}
+	return *v, true
+}
+
+// ClearVlan clears the value of the "vlan" field.
+func (m *NeighborMutation) ClearVlan() {
+	m.vlan = nil
+	m.addvlan = nil
+	m.clearedFields[neighbor.FieldVlan] = struct{}{}
+}
+
+// VlanCleared returns if the "vlan" field was cleared in this mutation.
+func (m *NeighborMutation) VlanCleared() bool {
+	_, ok := m.clearedFields[neighbor.FieldVlan]
+	return ok
+}
+
+// ResetVlan resets all changes to the "vlan" field.
+func (m *NeighborMutation) ResetVlan() {
+	m.vlan = nil
+	m.addvlan = nil
+	delete(m.clearedFields, neighbor.FieldVlan)
+}
+
+// ClearMachine clears the "machine" edge to the Machine entity.
+func (m *NeighborMutation) ClearMachine() {
+	m.clearedmachine = true
+	m.clearedFields[neighbor.FieldMachineID] = struct{}{}
+}
+
+// MachineCleared reports if the "machine" edge to the Machine entity was cleared.
+func (m *NeighborMutation) MachineCleared() bool {
+	return m.clearedmachine
+}
+
+// MachineIDs returns the "machine" edge IDs in the mutation.
+// Note that IDs always returns len(IDs) <= 1 for unique edges, and you should use
+// MachineID instead. It exists only for internal usage by the builders.
+func (m *NeighborMutation) MachineIDs() (ids []uuid.UUID) {
+	if id := m.machine; id != nil {
+		ids = append(ids, *id)
+	}
+	return
+}
+
+// ResetMachine resets all changes to the "machine" edge.
+func (m *NeighborMutation) ResetMachine() {
+	m.machine = nil
+	m.clearedmachine = false
+}
+
+// Where appends a list predicates to the NeighborMutation builder.
+func (m *NeighborMutation) Where(ps ...predicate.Neighbor) {
+	m.predicates = append(m.predicates, ps...)
+}
+
+// WhereP appends storage-level predicates to the NeighborMutation builder. Using this method,
+// users can use type-assertion to append predicates that do not depend on any generated package.
+func (m *NeighborMutation) WhereP(ps ...func(*sql.Selector)) {
+	p := make([]predicate.Neighbor, len(ps))
+	for i := range ps {
+		p[i] = ps[i]
+	}
+	m.Where(p...)
+}
+
+// Op returns the operation name.
+func (m *NeighborMutation) Op() Op {
+	return m.op
+}
+
+// SetOp allows setting the mutation operation.
+func (m *NeighborMutation) SetOp(op Op) {
+	m.op = op
+}
+
+// Type returns the node type of this mutation (Neighbor).
+func (m *NeighborMutation) Type() string {
+	return m.typ
+}
+
+// Fields returns all fields that were changed during this mutation. Note that in
+// order to get all numeric fields that were incremented/decremented, call
+// AddedFields().
+func (m *NeighborMutation) Fields() []string {
+	fields := make([]string, 0, 8)
+	if m.machine != nil {
+		fields = append(fields, neighbor.FieldMachineID)
+	}
+	if m.mac != nil {
+		fields = append(fields, neighbor.FieldMAC)
+	}
+	if m.chassis != nil {
+		fields = append(fields, neighbor.FieldChassis)
+	}
+	if m.port != nil {
+		fields = append(fields, neighbor.FieldPort)
+	}
+	if m.port_description != nil {
+		fields = append(fields, neighbor.FieldPortDescription)
+	}
+	if m.system != nil {
+		fields = append(fields, neighbor.FieldSystem)
+	}
+	if m.address != nil {
+		fields = append(fields, neighbor.FieldAddress)
+	}
+	if m.vlan != nil {
+		fields = append(fields, neighbor.FieldVlan)
+	}
+	return fields
+}
+
+// Field returns the value of a field with the given name. The second boolean
+// return value indicates that this field was not set, or was not defined in the
+// schema.
+func (m *NeighborMutation) Field(name string) (ent.Value, bool) {
+	switch name {
+	case neighbor.FieldMachineID:
+		return m.MachineID()
+	case neighbor.FieldMAC:
+		return m.MAC()
+	case neighbor.FieldChassis:
+		return m.Chassis()
+	case neighbor.FieldPort:
+		return m.Port()
+	case neighbor.FieldPortDescription:
+		return m.PortDescription()
+	case neighbor.FieldSystem:
+		return m.System()
+	case neighbor.FieldAddress:
+		return m.Address()
+	case neighbor.FieldVlan:
+		return m.Vlan()
+	}
+	return nil, false
+}
+
+// OldField returns the old value of the field from the database. An error is
+// returned if the mutation operation is not UpdateOne, or the query to the
+// database failed.
+func (m *NeighborMutation) OldField(ctx context.Context, name string) (ent.Value, error) {
+	switch name {
+	case neighbor.FieldMachineID:
+		return m.OldMachineID(ctx)
+	case neighbor.FieldMAC:
+		return m.OldMAC(ctx)
+	case neighbor.FieldChassis:
+		return m.OldChassis(ctx)
+	case neighbor.FieldPort:
+		return m.OldPort(ctx)
+	case neighbor.FieldPortDescription:
+		return m.OldPortDescription(ctx)
+	case neighbor.FieldSystem:
+		return m.OldSystem(ctx)
+	case neighbor.FieldAddress:
+		return m.OldAddress(ctx)
+	case neighbor.FieldVlan:
+		return m.OldVlan(ctx)
+	}
+	return nil, fmt.Errorf("unknown Neighbor field %s", name)
+}
+
+// SetField sets the value of a field with the given name. It returns an error if
+// the field is not defined in the schema, or if the type mismatched the field
+// type.
+func (m *NeighborMutation) SetField(name string, value ent.Value) error {
+	switch name {
+	case neighbor.FieldMachineID:
+		v, ok := value.(uuid.UUID)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetMachineID(v)
+		return nil
+	case neighbor.FieldMAC:
+		v, ok := value.(string)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetMAC(v)
+		return nil
+	case neighbor.FieldChassis:
+		v, ok := value.(string)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetChassis(v)
+		return nil
+	case neighbor.FieldPort:
+		v, ok := value.(string)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetPort(v)
+		return nil
+	case neighbor.FieldPortDescription:
+		v, ok := value.(string)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetPortDescription(v)
+		return nil
+	case neighbor.FieldSystem:
+		v, ok := value.(string)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetSystem(v)
+		return nil
+	case neighbor.FieldAddress:
+		v, ok := value.(string)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetAddress(v)
+		return nil
+	case neighbor.FieldVlan:
+		v, ok := value.(int)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.SetVlan(v)
+		return nil
+	}
+	return fmt.Errorf("unknown Neighbor field %s", name)
+}
+
+// AddedFields returns all numeric fields that were incremented/decremented during
+// this mutation.
+func (m *NeighborMutation) AddedFields() []string {
+	var fields []string
+	if m.addvlan != nil {
+		fields = append(fields, neighbor.FieldVlan)
+	}
+	return fields
+}
+
+// AddedField returns the numeric value that was incremented/decremented on a field
+// with the given name. The second boolean return value indicates that this field
+// was not set, or was not defined in the schema.
+func (m *NeighborMutation) AddedField(name string) (ent.Value, bool) {
+	switch name {
+	case neighbor.FieldVlan:
+		return m.AddedVlan()
+	}
+	return nil, false
+}
+
+// AddField adds the value to the field with the given name. It returns an error if
+// the field is not defined in the schema, or if the type mismatched the field
+// type.
+func (m *NeighborMutation) AddField(name string, value ent.Value) error {
+	switch name {
+	case neighbor.FieldVlan:
+		v, ok := value.(int)
+		if !ok {
+			return fmt.Errorf("unexpected type %T for field %s", value, name)
+		}
+		m.AddVlan(v)
+		return nil
+	}
+	return fmt.Errorf("unknown Neighbor numeric field %s", name)
+}
+
+// ClearedFields returns all nullable fields that were cleared during this
+// mutation.
+func (m *NeighborMutation) ClearedFields() []string {
+	var fields []string
+	if m.FieldCleared(neighbor.FieldMAC) {
+		fields = append(fields, neighbor.FieldMAC)
+	}
+	if m.FieldCleared(neighbor.FieldChassis) {
+		fields = append(fields, neighbor.FieldChassis)
+	}
+	if m.FieldCleared(neighbor.FieldPort) {
+		fields = append(fields, neighbor.FieldPort)
+	}
+	if m.FieldCleared(neighbor.FieldPortDescription) {
+		fields = append(fields, neighbor.FieldPortDescription)
+	}
+	if m.FieldCleared(neighbor.FieldSystem) {
+		fields = append(fields, neighbor.FieldSystem)
+	}
+	if m.FieldCleared(neighbor.FieldAddress) {
+		fields = append(fields, neighbor.FieldAddress)
+	}
+	if m.FieldCleared(neighbor.FieldVlan) {
+		fields = append(fields, neighbor.FieldVlan)
+	}
+	return fields
+}
+
+// FieldCleared returns a boolean indicating if a field with the given name was
+// cleared in this mutation.
+func (m *NeighborMutation) FieldCleared(name string) bool {
+	_, ok := m.clearedFields[name]
+	return ok
+}
+
+// ClearField clears the value of the field with the given name. It returns an
+// error if the field is not defined in the schema.
+func (m *NeighborMutation) ClearField(name string) error {
+	switch name {
+	case neighbor.FieldMAC:
+		m.ClearMAC()
+		return nil
+	case neighbor.FieldChassis:
+		m.ClearChassis()
+		return nil
+	case neighbor.FieldPort:
+		m.ClearPort()
+		return nil
+	case neighbor.FieldPortDescription:
+		m.ClearPortDescription()
+		return nil
+	case neighbor.FieldSystem:
+		m.ClearSystem()
+		return nil
+	case neighbor.FieldAddress:
+		m.ClearAddress()
+		return nil
+	case neighbor.FieldVlan:
+		m.ClearVlan()
+		return nil
+	}
+	return fmt.Errorf("unknown Neighbor nullable field %s", name)
+}
+
+// ResetField resets all changes in the mutation for the field with the given name.
+// It returns an error if the field is not defined in the schema.
+func (m *NeighborMutation) ResetField(name string) error {
+	switch name {
+	case neighbor.FieldMachineID:
+		m.ResetMachineID()
+		return nil
+	case neighbor.FieldMAC:
+		m.ResetMAC()
+		return nil
+	case neighbor.FieldChassis:
+		m.ResetChassis()
+		return nil
+	case neighbor.FieldPort:
+		m.ResetPort()
+		return nil
+	case neighbor.FieldPortDescription:
+		m.ResetPortDescription()
+		return nil
+	case neighbor.FieldSystem:
+		m.ResetSystem()
+		return nil
+	case neighbor.FieldAddress:
+		m.ResetAddress()
+		return nil
+	case neighbor.FieldVlan:
+		m.ResetVlan()
+		return nil
+	}
+	return fmt.Errorf("unknown Neighbor field %s", name)
+}
+
+// AddedEdges returns all edge names that were set/added in this mutation.
+func (m *NeighborMutation) AddedEdges() []string {
+	edges := make([]string, 0, 1)
+	if m.machine != nil {
+		edges = append(edges, neighbor.EdgeMachine)
+	}
+	return edges
+}
+
+// AddedIDs returns all IDs (to other nodes) that were added for the given edge
+// name in this mutation.
+func (m *NeighborMutation) AddedIDs(name string) []ent.Value {
+	switch name {
+	case neighbor.EdgeMachine:
+		if id := m.machine; id != nil {
+			return []ent.Value{*id}
+		}
+	}
+	return nil
+}
+
+// RemovedEdges returns all edge names that were removed in this mutation.
+func (m *NeighborMutation) RemovedEdges() []string {
+	edges := make([]string, 0, 1)
+	return edges
+}
+
+// RemovedIDs returns all IDs (to other nodes) that were removed for the edge with
+// the given name in this mutation.
+func (m *NeighborMutation) RemovedIDs(name string) []ent.Value {
+	return nil
+}
+
+// ClearedEdges returns all edge names that were cleared in this mutation.
+func (m *NeighborMutation) ClearedEdges() []string {
+	edges := make([]string, 0, 1)
+	if m.clearedmachine {
+		edges = append(edges, neighbor.EdgeMachine)
+	}
+	return edges
+}
+
+// EdgeCleared returns a boolean which indicates if the edge with the given name
+// was cleared in this mutation.
+func (m *NeighborMutation) EdgeCleared(name string) bool {
+	switch name {
+	case neighbor.EdgeMachine:
+		return m.clearedmachine
+	}
+	return false
+}
+
+// ClearEdge clears the value of the edge with the given name. It returns an error
+// if that edge is not defined in the schema.
+func (m *NeighborMutation) ClearEdge(name string) error {
+	switch name {
+	case neighbor.EdgeMachine:
+		m.ClearMachine()
+		return nil
+	}
+	return fmt.Errorf("unknown Neighbor unique edge %s", name)
+}
+
+// ResetEdge resets all changes to the edge with the given name in this mutation.
+// It returns an error if the edge is not defined in the schema.
+func (m *NeighborMutation) ResetEdge(name string) error {
+	switch name {
+	case neighbor.EdgeMachine:
+		m.ResetMachine()
+		return nil
+	}
+	return fmt.Errorf("unknown Neighbor edge %s", name)
 }
 
 // NoteMutation represents an operation that mutates the Note nodes in the graph.

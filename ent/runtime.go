@@ -5,6 +5,7 @@ package ent
 import (
 	"time"
 
+	"github.com/edge-provision/edge-provision/ent/machinefacts"
 	"github.com/edge-provision/edge-provision/ent/reaction"
 	"github.com/edge-provision/edge-provision/ent/schema"
 	"github.com/edge-provision/edge-provision/ent/site"
@@ -15,6 +16,28 @@ import (
 // (default values, validators, hooks and policies) and stitches it
 // to their package variables.
 func init() {
+	machinefactsFields := schema.MachineFacts{}.Fields()
+	_ = machinefactsFields
+	// machinefactsDescDisksObserved is the schema descriptor for disks_observed field.
+	machinefactsDescDisksObserved := machinefactsFields[19].Descriptor()
+	// machinefacts.DefaultDisksObserved holds the default value on creation for the disks_observed field.
+	machinefacts.DefaultDisksObserved = machinefactsDescDisksObserved.Default.(bool)
+	// machinefactsDescNicsObserved is the schema descriptor for nics_observed field.
+	machinefactsDescNicsObserved := machinefactsFields[20].Descriptor()
+	// machinefacts.DefaultNicsObserved holds the default value on creation for the nics_observed field.
+	machinefacts.DefaultNicsObserved = machinefactsDescNicsObserved.Default.(bool)
+	// machinefactsDescMemoryModulesObserved is the schema descriptor for memory_modules_observed field.
+	machinefactsDescMemoryModulesObserved := machinefactsFields[21].Descriptor()
+	// machinefacts.DefaultMemoryModulesObserved holds the default value on creation for the memory_modules_observed field.
+	machinefacts.DefaultMemoryModulesObserved = machinefactsDescMemoryModulesObserved.Default.(bool)
+	// machinefactsDescPciFunctionsObserved is the schema descriptor for pci_functions_observed field.
+	machinefactsDescPciFunctionsObserved := machinefactsFields[22].Descriptor()
+	// machinefacts.DefaultPciFunctionsObserved holds the default value on creation for the pci_functions_observed field.
+	machinefacts.DefaultPciFunctionsObserved = machinefactsDescPciFunctionsObserved.Default.(bool)
+	// machinefactsDescNeighborsObserved is the schema descriptor for neighbors_observed field.
+	machinefactsDescNeighborsObserved := machinefactsFields[23].Descriptor()
+	// machinefacts.DefaultNeighborsObserved holds the default value on creation for the neighbors_observed field.
+	machinefacts.DefaultNeighborsObserved = machinefactsDescNeighborsObserved.Default.(bool)
 	reactionFields := schema.Reaction{}.Fields()
 	_ = reactionFields
 	// reactionDescAttempts is the schema descriptor for attempts field.

@@ -44,6 +44,8 @@ type Tx struct {
 	MemoryModule *MemoryModuleClient
 	// NIC is the client for interacting with the NIC builders.
 	NIC *NICClient
+	// Neighbor is the client for interacting with the Neighbor builders.
+	Neighbor *NeighborClient
 	// Note is the client for interacting with the Note builders.
 	Note *NoteClient
 	// Observation is the client for interacting with the Observation builders.
@@ -218,6 +220,7 @@ func (tx *Tx) init() {
 	tx.Membership = NewMembershipClient(tx.config)
 	tx.MemoryModule = NewMemoryModuleClient(tx.config)
 	tx.NIC = NewNICClient(tx.config)
+	tx.Neighbor = NewNeighborClient(tx.config)
 	tx.Note = NewNoteClient(tx.config)
 	tx.Observation = NewObservationClient(tx.config)
 	tx.Operation = NewOperationClient(tx.config)

@@ -31,7 +31,8 @@ func (c Change) String() string {
 
 // Diff lists what is different in b against a, by path. Members of a list are
 // matched by what identifies them (a disk by serial or wwn, a NIC by MAC, a
-// memory module by locator, a PCI function by address), not by their place.
+// memory module by locator, a PCI function by address), not by their place. That a
+// list is empty is a value of its own, []: without it, the list was not observed.
 func Diff(a, b Facts) []Change {
 	var out []Change
 	walk("", tree(a), tree(b), &out)
@@ -59,6 +60,9 @@ func walk(path string, a, b any, out *[]Change) {
 	am, aObject := members(a)
 	bm, bObject := members(b)
 	if (aObject || bObject) && (aObject || nothing(a)) && (bObject || nothing(b)) {
+		if old, now := none(a), none(b); old != now {
+			*out = append(*out, Change{Path: path, Old: old, New: now})
+		}
 		keys := slices.Sorted(maps.Keys(am))
 		for k := range bm {
 			if _, both := am[k]; !both {
@@ -77,9 +81,14 @@ func walk(path string, a, b any, out *[]Change) {
 }
 
 // nothing is what has no members: an absent value, or an empty list.
-func nothing(v any) bool {
-	list, isList := v.([]any)
-	return v == nil || isList && len(list) == 0
+func nothing(v any) bool { return v == nil || none(v) != "" }
+
+// none is the text of an empty list; empty for anything else.
+func none(v any) string {
+	if list, isList := v.([]any); isList && len(list) == 0 {
+		return text(v)
+	}
+	return ""
 }
 
 func join(path, key string) string {

@@ -69,6 +69,32 @@ func TestDiffNamesWhatChanged(t *testing.T) {
 	}
 }
 
+func TestDiffTellsAnEmptyListFromOneThatNobodyLookedFor(t *testing.T) {
+	absent, empty := Facts{}, Facts{Disks: []Disk{}, Memory: &Memory{Modules: []MemoryModule{}}}
+	one := Facts{Disks: []Disk{{Name: "sda", Serial: "S4EVNX0N", Bytes: 1, Signatures: []string{}}}}
+	for name, c := range map[string]struct {
+		a, b Facts
+		want string
+	}{
+		"looked at for the first time": {absent, empty, "[+ disks: [] + memory.modules: []]"},
+		"not looked at any more":       {empty, absent, "[- disks: [] - memory.modules: []]"},
+		"the last disk is gone": {
+			one, Facts{Disks: []Disk{}}, `[+ disks: [] - disks["S4EVNX0N"].bytes: 1 - disks["S4EVNX0N"].name: "sda" - disks["S4EVNX0N"].serial: "S4EVNX0N" - disks["S4EVNX0N"].signatures: []]`,
+		},
+		"the disks are not seen any more": {
+			one, absent, `[- disks["S4EVNX0N"].bytes: 1 - disks["S4EVNX0N"].name: "sda" - disks["S4EVNX0N"].serial: "S4EVNX0N" - disks["S4EVNX0N"].signatures: []]`,
+		},
+		"still none": {empty, empty, "[]"},
+	} {
+		if got := fmt.Sprint(Diff(c.a, c.b)); got != c.want {
+			t.Errorf("%s: Diff = %s; want %s", name, got, c.want)
+		}
+	}
+	if got := fmt.Sprint(ChangedPaths(one, Facts{Disks: []Disk{}})); got != "[disks]" {
+		t.Errorf("ChangedPaths = %s; want the list", got)
+	}
+}
+
 func TestDiffOfMembersWithoutIdentity(t *testing.T) {
 	twins := func(n int64) Facts {
 		return Facts{Disks: []Disk{{Name: "vda", Bytes: n}, {Name: "vda", Bytes: 2 * n}}}

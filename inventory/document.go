@@ -42,7 +42,7 @@ func decodeFacts(raw []byte) (Facts, error) {
 	if !utf8.Valid(raw) {
 		return f, errors.New("it is not valid UTF-8")
 	}
-	if err := checkKeys(raw); err != nil {
+	if err := CheckKeys(raw, maxDepth); err != nil {
 		return f, err
 	}
 	d := json.NewDecoder(bytes.NewReader(raw))
@@ -56,9 +56,11 @@ func decodeFacts(raw []byte) (Facts, error) {
 	return f, f.Validate()
 }
 
-// checkKeys walks the tokens and refuses a key given twice in one object, which
-// encoding/json would accept, and nesting that no facts have.
-func checkKeys(raw []byte) error {
+// CheckKeys walks the tokens of a JSON document and refuses a key given twice in one
+// object, which encoding/json would accept, more than one value, and nesting more
+// than 16 deep. Objects at most fold deep are structs, whose keys encoding/json
+// reads without regard to case; deeper ones may be maps.
+func CheckKeys(raw []byte, fold int) error {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	type level struct {
 		keys   map[string]bool // nil in a list
@@ -80,11 +82,14 @@ func checkKeys(raw []byte) error {
 			top := &stack[len(stack)-1]
 			key, isKey := tok.(string)
 			if top.keys != nil && top.expect && isKey {
-				folded := strings.ToLower(key) // encoding/json ignores case
-				if top.keys[folded] {
+				name := key
+				if len(stack) <= fold {
+					name = strings.ToLower(key)
+				}
+				if top.keys[name] {
 					return fmt.Errorf("key %q is given twice", clip(key))
 				}
-				top.keys[folded], top.expect = true, false
+				top.keys[name], top.expect = true, false
 				continue
 			}
 			top.expect = true
@@ -108,10 +113,10 @@ func checkKeys(raw []byte) error {
 
 // Validate refuses what no observation can be: a negative number, a text with
 // NUL or invalid UTF-8 or longer than 4 KiB, a list of more than 4096 members,
-// or a NIC with a group address.
+// a NIC with a group address, or a neighbor of no port.
 func (f Facts) Validate() error {
 	for what, n := range map[string]int{
-		"disks": len(f.Disks), "nics": len(f.NICs), "pci": len(f.PCI), "memory modules": f.moduleCount(),
+		"disks": len(f.Disks), "nics": len(f.NICs), "neighbors": len(f.Neighbors), "pci": len(f.PCI), "memory modules": f.moduleCount(),
 	} {
 		if n > MaxListLen {
 			return fmt.Errorf("%d %s are more than the %d that are accepted", n, what, MaxListLen)
@@ -120,6 +125,11 @@ func (f Facts) Validate() error {
 	for _, n := range f.NICs {
 		if n.MAC[0]&1 == 1 {
 			return fmt.Errorf("NIC %s has the group address %s", clip(n.Name), n.MAC)
+		}
+	}
+	for _, n := range f.Neighbors {
+		if n.MAC.IsZero() || n.MAC[0]&1 == 1 {
+			return fmt.Errorf("a neighbor was heard on a port with the address %s, which no port has", n.MAC)
 		}
 	}
 	// Before the tree: JSON would put U+FFFD in place of what is not UTF-8.
@@ -219,6 +229,7 @@ func (f Facts) canonical() Facts {
 	}
 	f.Disks = sorted(f.Disks, func(d Disk) string { return d.Name + "\x00" + d.Serial })
 	f.NICs = sorted(f.NICs, func(n NIC) string { return n.MAC.String() + n.Name })
+	f.Neighbors = sorted(f.Neighbors, func(n Neighbor) string { return n.MAC.String() + "\x00" + n.Chassis + "\x00" + n.Port })
 	f.PCI = sorted(f.PCI, func(p PCI) string { return p.Address })
 	if f.Memory != nil {
 		m := *f.Memory

@@ -107,8 +107,47 @@ func TestMergeTakesEachFieldFromTheFirstSourceThatSawIt(t *testing.T) {
 		w, _ := json.Marshal(want)
 		t.Errorf("Merge =\n%s\nwant\n%s", g, w)
 	}
+	// Who stands on the machine and sees no disk is believed; who did not look says nothing.
+	seen := Merge(map[Source]Facts{
+		SourceAgent:   {Disks: []Disk{}, Memory: &Memory{Bytes: 1}},
+		SourceRedfish: {Disks: []Disk{{Name: "r0"}}, NICs: []NIC{}, Memory: &Memory{Modules: []MemoryModule{}}},
+	})
+	if want := (Facts{SchemaVersion: 1, Disks: []Disk{}, NICs: []NIC{}, Memory: &Memory{Bytes: 1, Modules: []MemoryModule{}}}); !reflect.DeepEqual(seen, want) {
+		t.Errorf("Merge of empty lists = %#v; want %#v", seen, want)
+	}
 	if got := Merge(nil); !reflect.DeepEqual(got, Facts{SchemaVersion: 1}) {
 		t.Errorf("Merge(nil) = %+v; want nothing", got)
+	}
+}
+
+// TestEmptyListIsNotOneThatNobodyLookedFor follows a list from a document that was
+// received to the one that is kept.
+func TestEmptyListIsNotOneThatNobodyLookedFor(t *testing.T) {
+	digests := map[string]string{}
+	for _, c := range []struct{ doc, canonical string }{
+		{`{}`, `{"schema_version":1}`},
+		{`{"disks":null,"nics":null,"pci":null}`, `{"schema_version":1}`},
+		{`{"disks":[]}`, `{"disks":[],"schema_version":1}`},
+		{`{"nics":[],"pci":[]}`, `{"nics":[],"pci":[],"schema_version":1}`},
+		{`{"memory":{"modules":[]},"cpu":{"flags":[]}}`, `{"cpu":{"flags":[]},"memory":{"modules":[]},"schema_version":1}`},
+		{`{"memory":{"bytes":1,"modules":null}}`, `{"memory":{"bytes":1},"schema_version":1}`},
+	} {
+		f, err := DecodeFacts([]byte(c.doc))
+		if err != nil {
+			t.Fatalf("DecodeFacts(%s) = %v", c.doc, err)
+		}
+		content, digest, err := f.Canonical()
+		if err != nil || string(content) != c.canonical {
+			t.Errorf("Canonical of %s = %s, %v; want %s", c.doc, content, err, c.canonical)
+		}
+		if other, taken := digests[c.canonical]; taken && other != digest {
+			t.Errorf("digest of %s = %s; want %s, that of the same content", c.doc, digest, other)
+		}
+		digests[c.canonical] = digest
+		again, err := DecodeFacts(content)
+		if err != nil || len(Diff(f, again)) != 0 || (again.Disks == nil) != (f.Disks == nil) {
+			t.Errorf("%s read again = %+v, %v; want the same", content, again, err)
+		}
 	}
 }
 

@@ -22,9 +22,10 @@ const SchemaVersion = 1
 
 // Facts is what one source observed of one machine at one time. A document is
 // never edited, only superseded. A field that was not observed is left out of
-// the JSON form: absent is not zero. Volatile values (link, sensors, uptime)
-// do not belong here, because an identical report must have an identical
-// digest.
+// the JSON form: absent is not zero. A list that is nil was not observed, and is
+// left out too; an empty one says that its source looked and found none. Volatile
+// values (link, sensors, uptime) do not belong here, because an identical report
+// must have an identical digest.
 type Facts struct {
 	// SchemaVersion is the version of this form; 1.
 	SchemaVersion int `json:"schema_version"`
@@ -43,11 +44,15 @@ type Facts struct {
 	// Memory is the installed memory.
 	Memory *Memory `json:"memory,omitempty"`
 	// Disks are the block devices that could hold an image.
-	Disks []Disk `json:"disks,omitempty"`
+	Disks []Disk `json:"disks,omitzero"`
 	// NICs are the physical Ethernet ports.
-	NICs []NIC `json:"nics,omitempty"`
+	NICs []NIC `json:"nics,omitzero"`
+	// Neighbors are what the Ethernet ports are connected to, as it was heard by
+	// LLDP. A port on which nothing was heard is not in it; the list is absent when
+	// nothing was heard at all, which is not that nothing is connected.
+	Neighbors []Neighbor `json:"neighbors,omitzero"`
 	// PCI are the PCI functions.
-	PCI []PCI `json:"pci,omitempty"`
+	PCI []PCI `json:"pci,omitzero"`
 	// BMC is the baseboard management controller; absent when none was found.
 	BMC *BMCFacts `json:"bmc,omitempty"`
 	// TPM is the trusted platform module; absent when none was found.
@@ -115,13 +120,13 @@ type CPU struct {
 	Threads      int    `json:"threads,omitempty"`       // number of hardware threads in all of them
 	MaxSpeedMHz  int    `json:"max_speed_mhz,omitempty"` // greatest clock rate, in MHz
 	// Flags are the processor feature flags as Linux names them, sorted.
-	Flags []string `json:"flags,omitempty"`
+	Flags []string `json:"flags,omitzero"`
 }
 
 // Memory is the installed memory and its modules.
 type Memory struct {
-	Bytes   int64          `json:"bytes,omitempty"`   // in bytes: sum of the modules; what the kernel sees when there are none
-	Modules []MemoryModule `json:"modules,omitempty"` // those that are populated
+	Bytes   int64          `json:"bytes,omitempty"`  // in bytes: sum of the modules; what the kernel sees when there are none
+	Modules []MemoryModule `json:"modules,omitzero"` // those that are populated
 }
 
 // MemoryModule is one populated SMBIOS type 17 (DSP0134 section 7.18).
@@ -181,6 +186,19 @@ type NIC struct {
 	Device   string `json:"device,omitempty"`     // PCI device, four hexadecimal digits
 	SpeedMbs int    `json:"speed_mbps,omitempty"` // greatest supported, in megabits per second
 	Boot     bool   `json:"boot,omitempty"`       // the machine netbooted through this port
+}
+
+// Neighbor is what one Ethernet port is connected to, as it tells by LLDP (IEEE
+// 802.1AB): as a rule a port of a switch. An identifier that is an address is
+// written as one; one that is no text, in hexadecimal digits.
+type Neighbor struct {
+	MAC             MAC    `json:"mac,omitzero"`               // Ethernet address of the machine's own port that heard it, as in nics
+	Chassis         string `json:"chassis,omitempty"`          // what the switch calls itself, unique in its network: often an Ethernet address
+	Port            string `json:"port,omitempty"`             // what the switch calls the port
+	PortDescription string `json:"port_description,omitempty"` // what the port is, or what people call it
+	System          string `json:"system,omitempty"`           // name of the switch
+	Address         string `json:"address,omitempty"`          // where the switch is managed: an IP address
+	VLAN            int    `json:"vlan,omitempty"`             // number of the VLAN that untagged frames are in
 }
 
 // PCI is one PCI function.

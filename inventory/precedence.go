@@ -52,7 +52,7 @@ func junkUUIDText(text string) bool {
 
 // Merge is the one view of a machine over what each source saw last. Each field
 // comes from the source that Precedences puts first among those that observed it;
-// a list comes whole from one source.
+// a list comes whole from one source, also when it is empty.
 func Merge(bySource map[Source]Facts) Facts {
 	trees := make(map[Source]map[string]any, len(bySource))
 	for source, f := range bySource {

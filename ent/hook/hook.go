@@ -189,6 +189,18 @@ func (f NICFunc) Mutate(ctx context.Context, m ent.Mutation) (ent.Value, error) 
 	return nil, fmt.Errorf("unexpected mutation type %T. expect *ent.NICMutation", m)
 }
 
+// The NeighborFunc type is an adapter to allow the use of ordinary
+// function as Neighbor mutator.
+type NeighborFunc func(context.Context, *ent.NeighborMutation) (ent.Value, error)
+
+// Mutate calls f(ctx, m).
+func (f NeighborFunc) Mutate(ctx context.Context, m ent.Mutation) (ent.Value, error) {
+	if mv, ok := m.(*ent.NeighborMutation); ok {
+		return f(ctx, mv)
+	}
+	return nil, fmt.Errorf("unexpected mutation type %T. expect *ent.NeighborMutation", m)
+}
+
 // The NoteFunc type is an adapter to allow the use of ordinary
 // function as Note mutator.
 type NoteFunc func(context.Context, *ent.NoteMutation) (ent.Value, error)

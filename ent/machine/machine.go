@@ -50,6 +50,8 @@ const (
 	EdgeDisks = "disks"
 	// EdgeNics holds the string denoting the nics edge name in mutations.
 	EdgeNics = "nics"
+	// EdgeNeighbors holds the string denoting the neighbors edge name in mutations.
+	EdgeNeighbors = "neighbors"
 	// EdgeMemoryModules holds the string denoting the memory_modules edge name in mutations.
 	EdgeMemoryModules = "memory_modules"
 	// EdgePciFunctions holds the string denoting the pci_functions edge name in mutations.
@@ -108,6 +110,13 @@ const (
 	NicsInverseTable = "nics"
 	// NicsColumn is the table column denoting the nics relation/edge.
 	NicsColumn = "machine_id"
+	// NeighborsTable is the table that holds the neighbors relation/edge.
+	NeighborsTable = "neighbors"
+	// NeighborsInverseTable is the table name for the Neighbor entity.
+	// It exists in this package in order to avoid circular dependency with the "neighbor" package.
+	NeighborsInverseTable = "neighbors"
+	// NeighborsColumn is the table column denoting the neighbors relation/edge.
+	NeighborsColumn = "machine_id"
 	// MemoryModulesTable is the table that holds the memory_modules relation/edge.
 	MemoryModulesTable = "memory_modules"
 	// MemoryModulesInverseTable is the table name for the MemoryModule entity.
@@ -330,6 +339,20 @@ func ByNics(term sql.OrderTerm, terms ...sql.OrderTerm) OrderOption {
 	}
 }
 
+// ByNeighborsCount orders the results by neighbors count.
+func ByNeighborsCount(opts ...sql.OrderTermOption) OrderOption {
+	return func(s *sql.Selector) {
+		sqlgraph.OrderByNeighborsCount(s, newNeighborsStep(), opts...)
+	}
+}
+
+// ByNeighbors orders the results by neighbors terms.
+func ByNeighbors(term sql.OrderTerm, terms ...sql.OrderTerm) OrderOption {
+	return func(s *sql.Selector) {
+		sqlgraph.OrderByNeighborTerms(s, newNeighborsStep(), append([]sql.OrderTerm{term}, terms...)...)
+	}
+}
+
 // ByMemoryModulesCount orders the results by memory_modules count.
 func ByMemoryModulesCount(opts ...sql.OrderTermOption) OrderOption {
 	return func(s *sql.Selector) {
@@ -467,6 +490,13 @@ func newNicsStep() *sqlgraph.Step {
 		sqlgraph.From(Table, FieldID),
 		sqlgraph.To(NicsInverseTable, FieldID),
 		sqlgraph.Edge(sqlgraph.O2M, false, NicsTable, NicsColumn),
+	)
+}
+func newNeighborsStep() *sqlgraph.Step {
+	return sqlgraph.NewStep(
+		sqlgraph.From(Table, FieldID),
+		sqlgraph.To(NeighborsInverseTable, FieldID),
+		sqlgraph.Edge(sqlgraph.O2M, false, NeighborsTable, NeighborsColumn),
 	)
 }
 func newMemoryModulesStep() *sqlgraph.Step {

@@ -1094,6 +1094,29 @@ func HasNicsWith(preds ...predicate.NIC) predicate.Machine {
 	})
 }
 
+// HasNeighbors applies the HasEdge predicate on the "neighbors" edge.
+func HasNeighbors() predicate.Machine {
+	return predicate.Machine(func(s *sql.Selector) {
+		step := sqlgraph.NewStep(
+			sqlgraph.From(Table, FieldID),
+			sqlgraph.Edge(sqlgraph.O2M, false, NeighborsTable, NeighborsColumn),
+		)
+		sqlgraph.HasNeighbors(s, step)
+	})
+}
+
+// HasNeighborsWith applies the HasEdge predicate on the "neighbors" edge with a given conditions (other predicates).
+func HasNeighborsWith(preds ...predicate.Neighbor) predicate.Machine {
+	return predicate.Machine(func(s *sql.Selector) {
+		step := newNeighborsStep()
+		sqlgraph.HasNeighborsWith(s, step, func(s *sql.Selector) {
+			for _, p := range preds {
+				p(s)
+			}
+		})
+	})
+}
+
 // HasMemoryModules applies the HasEdge predicate on the "memory_modules" edge.
 func HasMemoryModules() predicate.Machine {
 	return predicate.Machine(func(s *sql.Selector) {

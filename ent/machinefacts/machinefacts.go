@@ -52,6 +52,16 @@ const (
 	FieldBmcAddress = "bmc_address"
 	// FieldKernelRelease holds the string denoting the kernel_release field in the database.
 	FieldKernelRelease = "kernel_release"
+	// FieldDisksObserved holds the string denoting the disks_observed field in the database.
+	FieldDisksObserved = "disks_observed"
+	// FieldNicsObserved holds the string denoting the nics_observed field in the database.
+	FieldNicsObserved = "nics_observed"
+	// FieldMemoryModulesObserved holds the string denoting the memory_modules_observed field in the database.
+	FieldMemoryModulesObserved = "memory_modules_observed"
+	// FieldPciFunctionsObserved holds the string denoting the pci_functions_observed field in the database.
+	FieldPciFunctionsObserved = "pci_functions_observed"
+	// FieldNeighborsObserved holds the string denoting the neighbors_observed field in the database.
+	FieldNeighborsObserved = "neighbors_observed"
 	// EdgeMachine holds the string denoting the machine edge name in mutations.
 	EdgeMachine = "machine"
 	// Table holds the table name of the machinefacts in the database.
@@ -88,6 +98,11 @@ var Columns = []string{
 	FieldTpmVersion,
 	FieldBmcAddress,
 	FieldKernelRelease,
+	FieldDisksObserved,
+	FieldNicsObserved,
+	FieldMemoryModulesObserved,
+	FieldPciFunctionsObserved,
+	FieldNeighborsObserved,
 }
 
 // ValidColumn reports if the column name is valid (part of the table columns).
@@ -99,6 +114,19 @@ func ValidColumn(column string) bool {
 	}
 	return false
 }
+
+var (
+	// DefaultDisksObserved holds the default value on creation for the "disks_observed" field.
+	DefaultDisksObserved bool
+	// DefaultNicsObserved holds the default value on creation for the "nics_observed" field.
+	DefaultNicsObserved bool
+	// DefaultMemoryModulesObserved holds the default value on creation for the "memory_modules_observed" field.
+	DefaultMemoryModulesObserved bool
+	// DefaultPciFunctionsObserved holds the default value on creation for the "pci_functions_observed" field.
+	DefaultPciFunctionsObserved bool
+	// DefaultNeighborsObserved holds the default value on creation for the "neighbors_observed" field.
+	DefaultNeighborsObserved bool
+)
 
 // OrderOption defines the ordering options for the MachineFacts queries.
 type OrderOption func(*sql.Selector)
@@ -206,6 +234,31 @@ func ByBmcAddress(opts ...sql.OrderTermOption) OrderOption {
 // ByKernelRelease orders the results by the kernel_release field.
 func ByKernelRelease(opts ...sql.OrderTermOption) OrderOption {
 	return sql.OrderByField(FieldKernelRelease, opts...).ToFunc()
+}
+
+// ByDisksObserved orders the results by the disks_observed field.
+func ByDisksObserved(opts ...sql.OrderTermOption) OrderOption {
+	return sql.OrderByField(FieldDisksObserved, opts...).ToFunc()
+}
+
+// ByNicsObserved orders the results by the nics_observed field.
+func ByNicsObserved(opts ...sql.OrderTermOption) OrderOption {
+	return sql.OrderByField(FieldNicsObserved, opts...).ToFunc()
+}
+
+// ByMemoryModulesObserved orders the results by the memory_modules_observed field.
+func ByMemoryModulesObserved(opts ...sql.OrderTermOption) OrderOption {
+	return sql.OrderByField(FieldMemoryModulesObserved, opts...).ToFunc()
+}
+
+// ByPciFunctionsObserved orders the results by the pci_functions_observed field.
+func ByPciFunctionsObserved(opts ...sql.OrderTermOption) OrderOption {
+	return sql.OrderByField(FieldPciFunctionsObserved, opts...).ToFunc()
+}
+
+// ByNeighborsObserved orders the results by the neighbors_observed field.
+func ByNeighborsObserved(opts ...sql.OrderTermOption) OrderOption {
+	return sql.OrderByField(FieldNeighborsObserved, opts...).ToFunc()
 }
 
 // ByMachineField orders the results by machine field.

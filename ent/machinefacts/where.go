@@ -154,6 +154,31 @@ func KernelRelease(v string) predicate.MachineFacts {
 	return predicate.MachineFacts(sql.FieldEQ(FieldKernelRelease, v))
 }
 
+// DisksObserved applies equality check predicate on the "disks_observed" field. It's identical to DisksObservedEQ.
+func DisksObserved(v bool) predicate.MachineFacts {
+	return predicate.MachineFacts(sql.FieldEQ(FieldDisksObserved, v))
+}
+
+// NicsObserved applies equality check predicate on the "nics_observed" field. It's identical to NicsObservedEQ.
+func NicsObserved(v bool) predicate.MachineFacts {
+	return predicate.MachineFacts(sql.FieldEQ(FieldNicsObserved, v))
+}
+
+// MemoryModulesObserved applies equality check predicate on the "memory_modules_observed" field. It's identical to MemoryModulesObservedEQ.
+func MemoryModulesObserved(v bool) predicate.MachineFacts {
+	return predicate.MachineFacts(sql.FieldEQ(FieldMemoryModulesObserved, v))
+}
+
+// PciFunctionsObserved applies equality check predicate on the "pci_functions_observed" field. It's identical to PciFunctionsObservedEQ.
+func PciFunctionsObserved(v bool) predicate.MachineFacts {
+	return predicate.MachineFacts(sql.FieldEQ(FieldPciFunctionsObserved, v))
+}
+
+// NeighborsObserved applies equality check predicate on the "neighbors_observed" field. It's identical to NeighborsObservedEQ.
+func NeighborsObserved(v bool) predicate.MachineFacts {
+	return predicate.MachineFacts(sql.FieldEQ(FieldNeighborsObserved, v))
+}
+
 // MachineIDEQ applies the EQ predicate on the "machine_id" field.
 func MachineIDEQ(v uuid.UUID) predicate.MachineFacts {
 	return predicate.MachineFacts(sql.FieldEQ(FieldMachineID, v))
@@ -1417,6 +1442,56 @@ func KernelReleaseEqualFold(v string) predicate.MachineFacts {
 // KernelReleaseContainsFold applies the ContainsFold predicate on the "kernel_release" field.
 func KernelReleaseContainsFold(v string) predicate.MachineFacts {
 	return predicate.MachineFacts(sql.FieldContainsFold(FieldKernelRelease, v))
+}
+
+// DisksObservedEQ applies the EQ predicate on the "disks_observed" field.
+func DisksObservedEQ(v bool) predicate.MachineFacts {
+	return predicate.MachineFacts(sql.FieldEQ(FieldDisksObserved, v))
+}
+
+// DisksObservedNEQ applies the NEQ predicate on the "disks_observed" field.
+func DisksObservedNEQ(v bool) predicate.MachineFacts {
+	return predicate.MachineFacts(sql.FieldNEQ(FieldDisksObserved, v))
+}
+
+// NicsObservedEQ applies the EQ predicate on the "nics_observed" field.
+func NicsObservedEQ(v bool) predicate.MachineFacts {
+	return predicate.MachineFacts(sql.FieldEQ(FieldNicsObserved, v))
+}
+
+// NicsObservedNEQ applies the NEQ predicate on the "nics_observed" field.
+func NicsObservedNEQ(v bool) predicate.MachineFacts {
+	return predicate.MachineFacts(sql.FieldNEQ(FieldNicsObserved, v))
+}
+
+// MemoryModulesObservedEQ applies the EQ predicate on the "memory_modules_observed" field.
+func MemoryModulesObservedEQ(v bool) predicate.MachineFacts {
+	return predicate.MachineFacts(sql.FieldEQ(FieldMemoryModulesObserved, v))
+}
+
+// MemoryModulesObservedNEQ applies the NEQ predicate on the "memory_modules_observed" field.
+func MemoryModulesObservedNEQ(v bool) predicate.MachineFacts {
+	return predicate.MachineFacts(sql.FieldNEQ(FieldMemoryModulesObserved, v))
+}
+
+// PciFunctionsObservedEQ applies the EQ predicate on the "pci_functions_observed" field.
+func PciFunctionsObservedEQ(v bool) predicate.MachineFacts {
+	return predicate.MachineFacts(sql.FieldEQ(FieldPciFunctionsObserved, v))
+}
+
+// PciFunctionsObservedNEQ applies the NEQ predicate on the "pci_functions_observed" field.
+func PciFunctionsObservedNEQ(v bool) predicate.MachineFacts {
+	return predicate.MachineFacts(sql.FieldNEQ(FieldPciFunctionsObserved, v))
+}
+
+// NeighborsObservedEQ applies the EQ predicate on the "neighbors_observed" field.
+func NeighborsObservedEQ(v bool) predicate.MachineFacts {
+	return predicate.MachineFacts(sql.FieldEQ(FieldNeighborsObserved, v))
+}
+
+// NeighborsObservedNEQ applies the NEQ predicate on the "neighbors_observed" field.
+func NeighborsObservedNEQ(v bool) predicate.MachineFacts {
+	return predicate.MachineFacts(sql.FieldNEQ(FieldNeighborsObserved, v))
 }
 
 // HasMachine applies the HasEdge predicate on the "machine" edge.

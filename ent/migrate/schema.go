@@ -446,6 +446,11 @@ var (
 		{Name: "tpm_version", Type: field.TypeString, Nullable: true},
 		{Name: "bmc_address", Type: field.TypeString, Nullable: true},
 		{Name: "kernel_release", Type: field.TypeString, Nullable: true},
+		{Name: "disks_observed", Type: field.TypeBool, Default: false},
+		{Name: "nics_observed", Type: field.TypeBool, Default: false},
+		{Name: "memory_modules_observed", Type: field.TypeBool, Default: false},
+		{Name: "pci_functions_observed", Type: field.TypeBool, Default: false},
+		{Name: "neighbors_observed", Type: field.TypeBool, Default: false},
 		{Name: "machine_id", Type: field.TypeUUID, Unique: true},
 	}
 	// MachineFactsTable holds the schema information for the "machine_facts" table.
@@ -456,7 +461,7 @@ var (
 		ForeignKeys: []*schema.ForeignKey{
 			{
 				Symbol:     "machine_facts_machines_facts",
-				Columns:    []*schema.Column{MachineFactsColumns[20]},
+				Columns:    []*schema.Column{MachineFactsColumns[25]},
 				RefColumns: []*schema.Column{MachinesColumns[0]},
 				OnDelete:   schema.Cascade,
 			},
@@ -465,12 +470,12 @@ var (
 			{
 				Name:    "machinefacts_memory_bytes_machine_id",
 				Unique:  false,
-				Columns: []*schema.Column{MachineFactsColumns[1], MachineFactsColumns[20]},
+				Columns: []*schema.Column{MachineFactsColumns[1], MachineFactsColumns[25]},
 			},
 			{
 				Name:    "machinefacts_cpu_cores_machine_id",
 				Unique:  false,
-				Columns: []*schema.Column{MachineFactsColumns[5], MachineFactsColumns[20]},
+				Columns: []*schema.Column{MachineFactsColumns[5], MachineFactsColumns[25]},
 			},
 			{
 				Name:    "machinefacts_system_manufacturer_system_product",
@@ -480,7 +485,7 @@ var (
 			{
 				Name:    "machinefacts_system_product_machine_id",
 				Unique:  false,
-				Columns: []*schema.Column{MachineFactsColumns[10], MachineFactsColumns[20]},
+				Columns: []*schema.Column{MachineFactsColumns[10], MachineFactsColumns[25]},
 			},
 			{
 				Name:    "machinefacts_system_product",
@@ -498,7 +503,7 @@ var (
 			{
 				Name:    "machinefacts_bios_version_machine_id",
 				Unique:  false,
-				Columns: []*schema.Column{MachineFactsColumns[13], MachineFactsColumns[20]},
+				Columns: []*schema.Column{MachineFactsColumns[13], MachineFactsColumns[25]},
 			},
 		},
 	}
@@ -625,6 +630,54 @@ var (
 				Name:    "nic_driver_machine_id",
 				Unique:  false,
 				Columns: []*schema.Column{NicsColumns[3], NicsColumns[9]},
+			},
+		},
+	}
+	// NeighborsColumns holds the columns for the "neighbors" table.
+	NeighborsColumns = []*schema.Column{
+		{Name: "id", Type: field.TypeInt, Increment: true},
+		{Name: "mac", Type: field.TypeString, Nullable: true},
+		{Name: "chassis", Type: field.TypeString, Nullable: true},
+		{Name: "port", Type: field.TypeString, Nullable: true},
+		{Name: "port_description", Type: field.TypeString, Nullable: true},
+		{Name: "system", Type: field.TypeString, Nullable: true},
+		{Name: "address", Type: field.TypeString, Nullable: true},
+		{Name: "vlan", Type: field.TypeInt, Nullable: true},
+		{Name: "machine_id", Type: field.TypeUUID},
+	}
+	// NeighborsTable holds the schema information for the "neighbors" table.
+	NeighborsTable = &schema.Table{
+		Name:       "neighbors",
+		Columns:    NeighborsColumns,
+		PrimaryKey: []*schema.Column{NeighborsColumns[0]},
+		ForeignKeys: []*schema.ForeignKey{
+			{
+				Symbol:     "neighbors_machines_neighbors",
+				Columns:    []*schema.Column{NeighborsColumns[8]},
+				RefColumns: []*schema.Column{MachinesColumns[0]},
+				OnDelete:   schema.Cascade,
+			},
+		},
+		Indexes: []*schema.Index{
+			{
+				Name:    "neighbor_machine_id",
+				Unique:  false,
+				Columns: []*schema.Column{NeighborsColumns[8]},
+			},
+			{
+				Name:    "neighbor_mac",
+				Unique:  false,
+				Columns: []*schema.Column{NeighborsColumns[1]},
+			},
+			{
+				Name:    "neighbor_chassis",
+				Unique:  false,
+				Columns: []*schema.Column{NeighborsColumns[2]},
+			},
+			{
+				Name:    "neighbor_system_machine_id",
+				Unique:  false,
+				Columns: []*schema.Column{NeighborsColumns[5], NeighborsColumns[8]},
 			},
 		},
 	}
@@ -1075,6 +1128,7 @@ var (
 		MembershipsTable,
 		MemoryModulesTable,
 		NicsTable,
+		NeighborsTable,
 		NotesTable,
 		ObservationsTable,
 		OperationsTable,
@@ -1119,6 +1173,7 @@ func init() {
 	NicsTable.Annotation = &entsql.Annotation{
 		Table: "nics",
 	}
+	NeighborsTable.ForeignKeys[0].RefTable = MachinesTable
 	NotesTable.ForeignKeys[0].RefTable = RunsTable
 	ObservationsTable.ForeignKeys[0].RefTable = DocumentsTable
 	ObservationsTable.ForeignKeys[1].RefTable = MachinesTable

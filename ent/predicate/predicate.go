@@ -51,6 +51,9 @@ type MemoryModule func(*sql.Selector)
 // NIC is the predicate function for nic builders.
 type NIC func(*sql.Selector)
 
+// Neighbor is the predicate function for neighbor builders.
+type Neighbor func(*sql.Selector)
+
 // Note is the predicate function for note builders.
 type Note func(*sql.Selector)
 

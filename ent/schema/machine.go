@@ -42,6 +42,7 @@ func (Machine) Edges() []ent.Edge {
 		edge.To("facts", MachineFacts.Type).Unique().Annotations(cascade),
 		edge.To("disks", Disk.Type).Annotations(cascade),
 		edge.To("nics", NIC.Type).Annotations(cascade),
+		edge.To("neighbors", Neighbor.Type).Annotations(cascade),
 		edge.To("memory_modules", MemoryModule.Type).Annotations(cascade),
 		edge.To("pci_functions", PCIFunction.Type).Annotations(cascade),
 		edge.To("tags", Tag.Type).Annotations(cascade),

@@ -9,7 +9,9 @@ import (
 )
 
 // MachineFacts is the projection of the scalar facts of a machine. Like every
-// projection it can be rebuilt from the documents, and absent is NULL.
+// projection it can be rebuilt from the documents, and absent is NULL. The lists
+// have tables of their own; here stands which of them were observed, because no
+// rows may mean either that there are none or that nobody looked.
 type MachineFacts struct{ ent.Schema }
 
 // Annotations of the projection.
@@ -42,6 +44,11 @@ func (MachineFacts) Fields() []ent.Field {
 		field.String("tpm_version").Optional().Nillable(),
 		field.String("bmc_address").Optional().Nillable(),
 		field.String("kernel_release").Optional().Nillable(),
+		field.Bool("disks_observed").Default(false),
+		field.Bool("nics_observed").Default(false),
+		field.Bool("memory_modules_observed").Default(false),
+		field.Bool("pci_functions_observed").Default(false),
+		field.Bool("neighbors_observed").Default(false),
 	}
 }
 

@@ -63,6 +63,29 @@ func TestFactsAreSentOnlyWhenAskedFor(t *testing.T) {
 	}
 }
 
+// TestEmptyListIsSentAndOneThatNobodyLookedForIsNot asks for a machine without disks,
+// whose ports nobody looked for.
+func TestEmptyListIsSentAndOneThatNobodyLookedForIsNot(t *testing.T) {
+	s := open(t)
+	m := s.machine(3)
+	f := inventory.Facts{SchemaVersion: inventory.SchemaVersion, Disks: []inventory.Disk{}}
+	if _, _, err := s.catalog.PutFacts(t.Context(), m.ID, inventory.SourceAgent, f, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"?fields=facts", "?fields=facts.disks.serial,facts.nics", "/facts"} {
+		got := string(s.get("/v1/machines/" + m.ID.String() + path).body)
+		if !strings.Contains(got, `"disks":[]`) || strings.Contains(got, `"nics"`) {
+			t.Errorf("GET %s = %s; want an empty list of disks, and none of ports", path, got)
+		}
+	}
+	for filter, want := range map[string]int{"length(facts.disks) == 0": 1, "length(facts.nics) == 0": 0, "missing(facts.nics)": 1, "missing(facts.disks)": 0} {
+		page := read[resource.Page[resource.Machine]](t, s.get("/v1/machines?filter="+url.QueryEscape(filter)))
+		if len(page.Items) != want {
+			t.Errorf("machines with %s = %d; want %d", filter, len(page.Items), want)
+		}
+	}
+}
+
 func TestMachineIsFoundByEveryName(t *testing.T) {
 	s := open(t)
 	m := s.machine(0x042101)

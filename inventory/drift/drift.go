@@ -22,13 +22,16 @@ import (
 //
 // What only one of them observed is not compared: a user who may not read
 // everything, or a source that joins later, changes no hardware. A list is
-// compared as soon as both have it, and there a member that is missing is one
-// that was taken out. Members are known by what is printed on them (a disk by its
-// serial number, a port by its MAC), memory modules by their slot, and PCI
-// functions are counted by kind, because a new card renumbers the others.
+// compared as soon as both have it, also when it is empty, and there a member that
+// is missing is one that was taken out. Members are known by what is printed on them
+// (a disk by its serial number, a port by its MAC), memory modules by their slot,
+// and PCI functions are counted by kind, because a new card renumbers the others.
+// Members that bear one name, such as disks on which nobody wrote a serial number,
+// are compared as a whole: which of them comes first means nothing. What a port is
+// connected to counts only where it was heard both times.
 func Compare(was, is inventory.Facts) []inventory.Change {
 	before, after := flatten(was), flatten(is)
-	var out []inventory.Change
+	out := compareNeighbors(was.Neighbors, is.Neighbors)
 	for path, old := range before.values {
 		if now, both := after.values[path]; both && now != old {
 			out = append(out, inventory.Change{Path: path, Old: old, New: now})
@@ -43,27 +46,76 @@ func Compare(was, is inventory.Facts) []inventory.Change {
 	return out
 }
 
-func compareMembers(list string, was, is map[string]values) []inventory.Change {
+func compareMembers(list string, was, is map[string][]values) []inventory.Change {
 	var out []inventory.Change
 	for key, old := range was {
-		path := list + "[" + strconv.Quote(key) + "]"
-		now, both := is[key]
-		if !both {
-			out = append(out, inventory.Change{Path: path, Old: old.text()})
-			continue
-		}
-		for name, v := range old {
-			if w, observed := now[name]; observed && w != v {
-				out = append(out, inventory.Change{Path: path + "." + name, Old: v, New: w})
-			}
-		}
+		out = append(out, compareNamesakes(list, key, old, is[key])...)
 	}
 	for key, now := range is {
-		if _, both := was[key]; !both {
-			out = append(out, inventory.Change{Path: list + "[" + strconv.Quote(key) + "]", New: now.text()})
+		if was[key] == nil {
+			out = append(out, compareNamesakes(list, key, nil, now)...)
 		}
 	}
 	return out
+}
+
+// compareNamesakes compares the members of a list that bear one name. What is in
+// both is left out first, so that a change is told of the member that changed.
+func compareNamesakes(list, key string, was, is []values) []inventory.Change {
+	pair := pairUp(was, is)
+	path := func(n int) string {
+		name := key
+		if n > 0 {
+			name += "#" + strconv.Itoa(n+1)
+		}
+		return list + "[" + strconv.Quote(name) + "]"
+	}
+	var out []inventory.Change
+	met := make([]bool, len(is))
+	for i, old := range was {
+		if pair[i] < 0 {
+			out = append(out, inventory.Change{Path: path(i), Old: old.text()})
+			continue
+		}
+		met[pair[i]] = true
+		for name, v := range old {
+			if w, observed := is[pair[i]][name]; observed && w != v {
+				out = append(out, inventory.Change{Path: path(i) + "." + name, Old: v, New: w})
+			}
+		}
+	}
+	n := len(was)
+	for i, now := range is {
+		if !met[i] {
+			out = append(out, inventory.Change{Path: path(n), New: now.text()})
+			n++
+		}
+	}
+	return out
+}
+
+// pairUp finds for each of was its place in is, or -1: first those that are equal,
+// then those of which nothing says that they differ, then what is left, in order.
+func pairUp(was, is []values) []int {
+	pair := make([]int, len(was))
+	for i := range pair {
+		pair[i] = -1
+	}
+	met := make([]bool, len(is))
+	for _, fit := range []func(old, now values) bool{
+		func(old, now values) bool { return maps.Equal(old, now) },
+		func(old, now values) bool { return !old.contradicts(now) },
+		func(values, values) bool { return true },
+	} {
+		for i, old := range was {
+			for j, now := range is {
+				if pair[i] < 0 && !met[j] && fit(old, now) {
+					pair[i], met[j] = j, true
+				}
+			}
+		}
+	}
+	return pair
 }
 
 // values are facts that count, as JSON, by their path.
@@ -83,14 +135,25 @@ func (v values) text() string {
 	return b.String()
 }
 
+// contradicts reports whether something that both hold differs.
+func (v values) contradicts(other values) bool {
+	for name, mine := range v {
+		if its, both := other[name]; both && its != mine {
+			return true
+		}
+	}
+	return false
+}
+
 // view is what of a machine's facts counts.
 type view struct {
 	values values
-	lists  map[string]map[string]values // by path, then by what names a member
+	lists  map[string]map[string][]values // by path, then by what names members; those of one name in the order of their values
 }
 
 func flatten(f inventory.Facts) view {
-	v := view{values: values{}, lists: map[string]map[string]values{}}
+	f.Neighbors = nil // compareNeighbors has them
+	v := view{values: values{}, lists: map[string]map[string][]values{}}
 	raw, err := json.Marshal(f)
 	if err != nil {
 		return v // Facts hold nothing that cannot be marshalled
@@ -124,15 +187,14 @@ func (v *view) object(path string, o map[string]any) {
 	}
 }
 
-// list takes the members of a list of objects. Two that bear one name, as the
-// paths to one disk do, are told apart by their order.
+// list takes the members of a list of objects.
 func (v *view) list(path string, list []any) {
 	known := names[path]
 	if known == nil {
 		return
 	}
-	members := map[string]values{}
-	for i, e := range list {
+	members := map[string][]values{}
+	for _, e := range list {
 		o, isObject := e.(map[string]any)
 		if !isObject {
 			continue
@@ -143,11 +205,11 @@ func (v *view) list(path string, list []any) {
 		}
 		member := values{}
 		member.take(path+"[]", "", o)
-		key := nameOf(o, known, i)
-		for n := 2; members[key] != nil; n++ {
-			key = fmt.Sprintf("%s#%d", nameOf(o, known, i), n)
-		}
-		members[key] = member
+		key := nameOf(o, known)
+		members[key] = append(members[key], member)
+	}
+	for _, namesakes := range members {
+		slices.SortFunc(namesakes, func(a, b values) int { return strings.Compare(a.text(), b.text()) })
 	}
 	v.lists[path] = members
 }
@@ -164,28 +226,46 @@ func (v values) take(path, prefix string, o map[string]any) {
 	}
 }
 
-// nameOf is the first of some fields that a member has; else its place.
-func nameOf(o map[string]any, fields []string, place int) string {
+// nameless is the name of members that have none: their makers, or those who
+// flashed their firmware, wrote no number on them.
+const nameless = "without a number"
+
+// nameOf is the first of some fields that a member has and that tells it from
+// others.
+func nameOf(o map[string]any, fields []string) string {
 	for _, f := range fields {
-		if s, ok := o[f].(string); ok && s != "" {
+		if s, ok := o[f].(string); ok && s != "" && !placeholder(f, s) {
 			return s
 		}
 	}
-	return strconv.Itoa(place)
+	return nameless
+}
+
+// placeholder reports whether a number is one that many members bear, because
+// nobody wrote one: 00000000, eui.0000000000000000, To Be Filled By O.E.M.
+func placeholder(field, number string) bool {
+	switch field {
+	case "serial":
+		return inventory.JunkSerial(number)
+	case "wwn":
+		_, digits, _ := strings.Cut(number, ".")
+		return inventory.JunkSerial(digits)
+	}
+	return false
 }
 
 // countFunction counts PCI functions of one kind.
-func countFunction(members map[string]values, o map[string]any) {
+func countFunction(members map[string][]values, o map[string]any) {
 	vendor, _ := o["vendor"].(string)
 	device, _ := o["device"].(string)
 	class, _ := o["class"].(string)
 	key := vendor + ":" + device + " class " + class
 	n := 1
 	if have := members[key]; have != nil {
-		n, _ = strconv.Atoi(have["count"])
+		n, _ = strconv.Atoi(have[0]["count"])
 		n++
 	}
-	members[key] = values{"count": strconv.Itoa(n)}
+	members[key] = []values{{"count": strconv.Itoa(n)}}
 }
 
 func text(v any) string {
@@ -211,7 +291,7 @@ func Digest(changes []inventory.Change) string {
 
 // things are what the lists hold, for a person.
 var things = map[string]string{
-	"disks": "disk", "memory.modules": "memory module", "nics": "network port", "pci": "PCI function",
+	"disks": "disk", "memory.modules": "memory module", "nics": "network port", neighborList: "network port", "pci": "PCI function",
 }
 
 // Describe is one line for a person: disk "S4EVNX0N" is gone (bytes 960197124096).
@@ -226,6 +306,8 @@ func Describe(c inventory.Change) string {
 		name, field = rest[:end+1], strings.TrimPrefix(rest[end+2:], ".")
 	}
 	switch {
+	case list == neighborList:
+		return describeNeighbor(name, c)
 	case c.New == "":
 		return fmt.Sprintf("%s %s is gone%s", thing, name, details(c.Old))
 	case c.Old == "":

@@ -22,8 +22,8 @@ func server(change func(*inventory.Facts)) inventory.Facts {
 			{Locator: "A1", Bytes: 32 << 30, Serial: "8A1B"}, {Locator: "A2", Bytes: 32 << 30, Serial: "8A1C"},
 		}},
 		Disks: []inventory.Disk{
-			{Name: "sda", Serial: "S1", Bytes: 100, FirmwareRev: "A", Rotational: &no, Signatures: []string{}},
-			{Name: "sdb", Serial: "S2", Bytes: 200, Signatures: []string{"gpt"}},
+			{Name: "sda", Serial: "S4EV1", Bytes: 100, FirmwareRev: "A", Rotational: &no, Signatures: []string{}},
+			{Name: "sdb", Serial: "S4EV2", Bytes: 200, Signatures: []string{"gpt"}},
 		},
 		NICs: []inventory.NIC{{Name: "eno1", MAC: inventory.MAC{2, 0, 0, 0, 0, 1}, Driver: "igc", PCI: "0000:02:00.0"}},
 		PCI: []inventory.PCI{
@@ -47,8 +47,8 @@ func TestCompareTellsWhatWasChangedInTheMachine(t *testing.T) {
 	}{
 		{"nothing", nil, ""},
 		{
-			"a disk is swapped", func(f *inventory.Facts) { f.Disks[1].Serial, f.Disks[1].Bytes = "S3", 300 },
-			"disk \"S2\" is gone (bytes 200, serial \"S2\")\ndisk \"S3\" is new (bytes 300, serial \"S3\")",
+			"a disk is swapped", func(f *inventory.Facts) { f.Disks[1].Serial, f.Disks[1].Bytes = "S4EV3", 300 },
+			"disk \"S4EV2\" is gone (bytes 200, serial \"S4EV2\")\ndisk \"S4EV3\" is new (bytes 300, serial \"S4EV3\")",
 		},
 		{
 			"a module is gone", func(f *inventory.Facts) { f.Memory.Modules, f.Memory.Bytes = f.Memory.Modules[:1], 32<<30 },
@@ -66,7 +66,7 @@ func TestCompareTellsWhatWasChangedInTheMachine(t *testing.T) {
 		},
 		{
 			"a disk's firmware is updated", func(f *inventory.Facts) { f.Disks[0].FirmwareRev = "B" },
-			"disk \"S1\": firmware_rev is \"B\"; it was \"A\"",
+			"disk \"S4EV1\": firmware_rev is \"B\"; it was \"A\"",
 		},
 		{
 			"secure boot is switched off", func(f *inventory.Facts) { no := false; f.Firmware.SecureBoot = &no },
@@ -110,19 +110,83 @@ func TestCompareTellsWhatWasChangedInTheMachine(t *testing.T) {
 	}
 }
 
-func TestTwoPathsToOneDiskAreTwoMembers(t *testing.T) {
-	paths := func(n int) inventory.Facts {
-		var f inventory.Facts
-		for i := range n {
-			f.Disks = append(f.Disks, inventory.Disk{Name: fmt.Sprintf("sd%c", 'a'+i), Serial: "S", Bytes: 1})
-		}
-		return f
+// disks are a machine's, in the order in which the kernel found them.
+func disks(all ...inventory.Disk) inventory.Facts {
+	f := inventory.Facts{Disks: []inventory.Disk{}}
+	for i, d := range all {
+		d.Name = fmt.Sprintf("sd%c", 'a'+i)
+		f.Disks = append(f.Disks, d)
 	}
-	if got := Compare(paths(2), paths(2)); len(got) != 0 {
-		t.Errorf("Compare(two paths, two paths) = %v; want none", got)
+	return f
+}
+
+func TestMembersOfOneNameAreComparedAsAWhole(t *testing.T) {
+	disk := func(serial string, bytes int64, rev string) inventory.Disk {
+		return inventory.Disk{Serial: serial, Bytes: bytes, FirmwareRev: rev}
 	}
-	if got := Compare(paths(2), paths(1)); len(got) != 1 || got[0].Path != `disks["S#2"]` {
-		t.Errorf("Compare(two paths, one path) = %v; want that one is gone", got)
+	path := disk("S4EVNX0N", 1, "A")
+	module := func(locator, serial string, bytes int64) inventory.MemoryModule {
+		return inventory.MemoryModule{Locator: locator, Serial: serial, Bytes: bytes}
+	}
+	modules := func(all ...inventory.MemoryModule) inventory.Facts {
+		return inventory.Facts{Memory: &inventory.Memory{Modules: all}}
+	}
+	tests := []struct {
+		name    string
+		was, is inventory.Facts
+		want    string
+	}{
+		{"two paths to one disk", disks(path, path), disks(path, path), ""},
+		{"one of two paths to a disk", disks(path, path), disks(path), `disk "S4EVNX0N#2" is gone (bytes 1, firmware_rev "A", serial "S4EVNX0N")`},
+		{"a third path to a disk", disks(path, path), disks(path, path, path), `disk "S4EVNX0N#3" is new (bytes 1, firmware_rev "A", serial "S4EVNX0N")`},
+		{"one serial number on two disks, found in another order", disks(disk("AB12CD", 1, "A"), disk("AB12CD", 2, "B")), disks(disk("AB12CD", 2, "B"), disk("AB12CD", 1, "A")), ""},
+		{"placeholders, found in another order", disks(disk("0000", 1, "A"), disk("0000", 2, "B")), disks(disk("0000", 2, "B"), disk("0000", 1, "A")), ""},
+		{
+			"a placeholder that another source writes otherwise is no name", disks(disk("0", 1, ""), disk("To be filled by O.E.M.", 2, "")), disks(disk("To be filled by O.E.M.", 2, ""), disk("0", 1, "")), "",
+		},
+		{
+			"no number at all, and numbered buses anew", disks(inventory.Disk{Bytes: 1, Path: "pci-1"}, inventory.Disk{Bytes: 2, Path: "pci-2"}), disks(inventory.Disk{Bytes: 2, Path: "pci-1"}, inventory.Disk{Bytes: 1, Path: "pci-2"}), "",
+		},
+		{
+			"a WWN tells disks apart that share a placeholder", disks(inventory.Disk{Serial: "N/A", WWN: "naa.5000c500a1b2c3d4", Bytes: 1}, inventory.Disk{Serial: "N/A", WWN: "naa.5000c500a1b2c3d5", Bytes: 1}),
+			disks(inventory.Disk{Serial: "N/A", WWN: "naa.5000c500a1b2c3d5", Bytes: 1}), `disk "naa.5000c500a1b2c3d4" is gone (bytes 1, serial "N/A", wwn "naa.5000c500a1b2c3d4")`,
+		},
+		{
+			"a WWN of zeros tells nothing", disks(inventory.Disk{WWN: "eui.0000000000000000", Bytes: 1}, inventory.Disk{WWN: "eui.0000000000000000", Bytes: 2}),
+			disks(inventory.Disk{WWN: "eui.0000000000000000", Bytes: 2}, inventory.Disk{WWN: "eui.0000000000000000", Bytes: 1}), "",
+		},
+		{
+			"one of two with a placeholder is swapped", disks(disk("Default string", 1, "A"), disk("Default string", 2, "A")), disks(disk("Default string", 3, "A"), disk("Default string", 1, "A")),
+			`disk "without a number#2": bytes is 3; it was 2`,
+		},
+		{
+			"one of two with a placeholder is taken out", disks(disk("0", 1, "A"), disk("0", 2, "A")), disks(disk("0", 2, "A")),
+			`disk "without a number" is gone (bytes 1, firmware_rev "A", serial "0")`,
+		},
+		{
+			"a look that sees less", disks(disk("0", 1, "A"), disk("0", 2, "B")), disks(disk("0", 2, ""), disk("0", 1, "")), "",
+		},
+		{"every disk is taken out", disks(disk("AB12CD", 1, "")), disks(), `disk "AB12CD" is gone (bytes 1, serial "AB12CD")`},
+		{"a look that sees no disks says nothing of them", disks(disk("AB12CD", 1, "")), inventory.Facts{}, ""},
+		{"modules of one slot's name, found in another order", modules(module("DIMM 0", "8A1B", 1), module("DIMM 0", "8A1C", 2)), modules(module("DIMM 0", "8A1C", 2), module("DIMM 0", "8A1B", 1)), ""},
+		{
+			"modules without slot, with placeholders", modules(module("", "00000000", 1), module("", "00000000", 2)), modules(module("", "00000000", 2)),
+			`memory module "without a number" is gone (bytes 1, serial "00000000")`,
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var got []string
+			for _, c := range Compare(test.was, test.is) {
+				got = append(got, Describe(c))
+			}
+			if strings.Join(got, "\n") != test.want {
+				t.Errorf("Compare() =\n%s\nwant\n%s", strings.Join(got, "\n"), test.want)
+			}
+			if back := Compare(test.is, test.was); len(back) != len(got) {
+				t.Errorf("Compare() the other way round = %v; want %d changes", back, len(got))
+			}
+		})
 	}
 }
 

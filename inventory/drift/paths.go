@@ -13,6 +13,7 @@ var counted = set(
 	"memory.modules[].part", "memory.modules[].serial", "memory.modules[].ecc",
 	"disks[].serial", "disks[].wwn", "disks[].vendor", "disks[].model", "disks[].firmware_rev", "disks[].bytes",
 	"nics[].mac", "nics[].vendor", "nics[].device",
+	"neighbors[].mac", "neighbors[].chassis", "neighbors[].port",
 	"pci[].vendor", "pci[].device", "pci[].class",
 	"bmc.mac", "bmc.firmware", "bmc.vendor",
 	"tpm.version",
@@ -47,17 +48,24 @@ var ignored = map[string]string{
 	"nics[].pci":                   "changes with the numbering of buses",
 	"nics[].speed_mbps":            "follows driver and transceiver",
 	"nics[].boot":                  "is of one boot",
+	"neighbors[].port_description": "is what people call the port",
+	"neighbors[].system":           "is a setting of the switch",
+	"neighbors[].address":          "is a setting of the switch",
+	"neighbors[].vlan":             "is a setting of the switch",
 	"pci[].address":                "changes with the numbering of buses",
 	"pci[].driver":                 "is software",
 	"bmc.address":                  "is a setting",
 	"kernel.release":               "is software",
 }
 
-// names are the fields by which members of a list are known, best first.
+// names are the fields by which members of a list are known, best first. What has
+// none of them that is more than a placeholder is compared with its likes: see
+// Compare.
 var names = map[string][]string{
-	"disks":          {"serial", "wwn", "path"},
+	"disks":          {"serial", "wwn"},
 	"memory.modules": {"locator", "serial"},
 	"nics":           {"mac", "pci"},
+	neighborList:     {"mac"},
 	"pci":            {"vendor"},
 }
 

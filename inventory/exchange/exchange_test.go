@@ -24,7 +24,7 @@ func machines() []Machine {
 			Serial: "7XK2Q93", Address: `machine.node["a"]`, Tags: map[string]string{"asset_tag": "0042", "location": "back room, left"},
 			Reports: []Report{
 				{Source: inventory.SourceAgent, ObservedAt: noon, Facts: inventory.Facts{SchemaVersion: 1, System: &inventory.System{Manufacturer: "Dell Inc.", Product: "PowerEdge <XR12>"}}},
-				{Source: inventory.SourceAgent, ObservedAt: noon.Add(time.Hour), Facts: inventory.Facts{SchemaVersion: 1, BIOS: &inventory.BIOS{Version: "2"}}},
+				{Source: inventory.SourceAgent, ObservedAt: noon.Add(time.Hour), Facts: inventory.Facts{SchemaVersion: 1, BIOS: &inventory.BIOS{Version: "2"}, Disks: []inventory.Disk{}}}, // looked for, unlike its ports
 			},
 		},
 		{Site: "store-0422", Serial: "=cmd|' /C calc'!A0"},

@@ -1,6 +1,7 @@
 package manual_test
 
 import (
+	"encoding/json"
 	"errors"
 	"reflect"
 	"strings"
@@ -61,6 +62,30 @@ func TestSetWritesFactsOfEveryType(t *testing.T) {
 	}
 	if !reflect.DeepEqual(again, want) {
 		t.Errorf("what List showed makes %+v; want %+v", again, want)
+	}
+	if !reflect.DeepEqual(f, inventory.Facts{}) {
+		t.Errorf("facts after everything was unset = %+v; want none", f)
+	}
+}
+
+// TestEmptyListCanBeWritten wants it told from one that nobody wrote.
+func TestEmptyListCanBeWritten(t *testing.T) {
+	var f inventory.Facts
+	for _, path := range []string{"disks", "memory.modules"} {
+		if err := manual.Set(&f, path, "[]"); err != nil {
+			t.Fatalf("Set(%s, []) = %v; want no error", path, err)
+		}
+	}
+	if got := manual.List(f); len(got) != 2 || got[0] != (manual.Fact{Path: "disks", Value: "[]"}) || got[1] != (manual.Fact{Path: "memory.modules", Value: "[]"}) {
+		t.Errorf("List = %v; want two empty lists", got)
+	}
+	if raw, err := json.Marshal(f); err != nil || string(raw) != `{"schema_version":0,"memory":{"modules":[]},"disks":[]}` {
+		t.Errorf("facts = %s, %v; want the empty lists and no other", raw, err)
+	}
+	for _, path := range []string{"disks", "memory.modules"} {
+		if err := manual.Unset(&f, path); err != nil {
+			t.Errorf("Unset(%s) = %v; want no error", path, err)
+		}
 	}
 	if !reflect.DeepEqual(f, inventory.Facts{}) {
 		t.Errorf("facts after everything was unset = %+v; want none", f)

@@ -34,6 +34,7 @@ func (m *machine) disks(ctx context.Context, facts *inventory.Facts) error {
 	if err != nil {
 		return err
 	}
+	facts.Disks = []inventory.Disk{} // looked at, also when there are none
 	var errs []error
 	for _, e := range entries {
 		name := e.Name()

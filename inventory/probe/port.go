@@ -25,19 +25,28 @@ func lastPCI(devicePath string) string {
 	return all[len(all)-1]
 }
 
+// netDir has a directory for each network interface.
+const netDir = "sys/class/net"
+
+// isPort reports whether a network interface is a physical Ethernet port.
+func (m *machine) isPort(name string) bool {
+	// ARPHRD_ETHER is 1 (linux/if_arp.h). A port without a device is
+	// software: bridge, bond, VLAN, tap, veth.
+	return m.text(netDir, name, "type") == "1" && m.exists(path.Join(netDir, name, "device")) && !m.exists(path.Join(netDir, name, "phy80211"))
+}
+
 // ports reads the physical Ethernet ports, sorted by name.
 func (m *machine) ports(_ context.Context, facts *inventory.Facts) error {
-	const dir = "sys/class/net"
+	const dir = netDir
 	entries, err := fs.ReadDir(m.fs, dir)
 	if err != nil {
 		return err
 	}
+	facts.NICs = []inventory.NIC{} // looked at, also when there are none
 	var errs []error
 	for _, e := range entries {
 		name := e.Name()
-		// ARPHRD_ETHER is 1 (linux/if_arp.h). A port without a device is
-		// software: bridge, bond, VLAN, tap, veth.
-		if m.text(dir, name, "type") != "1" || !m.exists(path.Join(dir, name, "device")) || m.exists(path.Join(dir, name, "phy80211")) {
+		if !m.isPort(name) {
 			continue
 		}
 		nic := inventory.NIC{Name: name, Driver: m.link(dir, name, "device/driver"), PCI: lastPCI(m.target(dir, name))}
@@ -69,7 +78,8 @@ func (m *machine) ports(_ context.Context, facts *inventory.Facts) error {
 	return errors.Join(errs...)
 }
 
-// pci reads the PCI functions, sorted by address.
+// pci reads the PCI functions, sorted by address. A kernel that knows no PCI saw
+// none and cannot say that there are none.
 func (m *machine) pci(_ context.Context, facts *inventory.Facts) error {
 	const dir = "sys/bus/pci/devices"
 	entries, err := fs.ReadDir(m.fs, dir)
@@ -79,6 +89,7 @@ func (m *machine) pci(_ context.Context, facts *inventory.Facts) error {
 	if err != nil {
 		return err
 	}
+	facts.PCI = []inventory.PCI{}
 	for _, e := range entries {
 		at := e.Name()
 		facts.PCI = append(facts.PCI, inventory.PCI{

@@ -160,6 +160,7 @@ func (s structure) dword(offset int) uint32 {
 func addSMBIOS(facts *inventory.Facts, structures []structure, version int) {
 	var modules []inventory.MemoryModule
 	var memoryBytes int64
+	var slots, emptySlots int
 	var sockets, cores, threads, maxMHz int
 	for _, s := range structures {
 		switch s.kind {
@@ -187,6 +188,10 @@ func addSMBIOS(facts *inventory.Facts, structures []structure, version int) {
 			threads += count(s, 0x25, 0x2e)
 			maxMHz = max(maxMHz, int(s.word(0x14)))
 		case 17: // 7.18
+			slots++
+			if s.word(0x0c) == 0 {
+				emptySlots++
+			}
 			if module, ok := memoryModule(s); ok {
 				modules = append(modules, module)
 				memoryBytes += module.Bytes
@@ -195,6 +200,8 @@ func addSMBIOS(facts *inventory.Facts, structures []structure, version int) {
 	}
 	if len(modules) > 0 {
 		facts.Memory = &inventory.Memory{Bytes: memoryBytes, Modules: modules}
+	} else if facts.Memory != nil && slots > 0 && slots == emptySlots {
+		facts.Memory.Modules = []inventory.MemoryModule{} // the memory is soldered in
 	}
 	if cpu := facts.CPU; cpu != nil {
 		// The kernel counts what is switched on, the firmware what is there;
@@ -237,7 +244,8 @@ func systemUUID(s structure, version int) string {
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
 
-// memoryModule reads type 17; ok is false for an empty slot.
+// memoryModule reads type 17; ok is false for an empty slot, and for one of which
+// the firmware does not know what is in it.
 func memoryModule(s structure) (inventory.MemoryModule, bool) {
 	var size int64
 	switch w := s.word(0x0c); {

@@ -38,6 +38,9 @@ func TestEveryColumnIsTheCatalogs(t *testing.T) {
 		NICs: []inventory.NIC{{
 			Name: "eth0", MAC: mac(t, "52:54:00:04:21:01"), Driver: "igc", PCI: "0000:02:00.0", Vendor: "8086", Device: "15f2", SpeedMbs: 2500, Boot: true,
 		}},
+		Neighbors: []inventory.Neighbor{{
+			MAC: mac(t, "52:54:00:04:21:01"), Chassis: "00:1b:21:00:00:0a", Port: "Gi1/0/7", PortDescription: "rack 3", System: "sw-1", Address: "172.22.9.1", VLAN: 20,
+		}},
 		PCI:    []inventory.PCI{{Address: "0000:02:00.0", Class: "020000", Vendor: "8086", Device: "15f2", Driver: "igc"}},
 		BMC:    &inventory.BMCFacts{Address: "172.22.1.11"},
 		TPM:    &inventory.TPM{Version: "2.0"},
@@ -56,7 +59,7 @@ func TestEveryColumnIsTheCatalogs(t *testing.T) {
 			dialect = Postgres
 		}
 		var docs []Doc
-		for i, f := range []*inventory.Facts{full, sparse, nil} {
+		for i, f := range []*inventory.Facts{full, sparse, nil, withoutMembers()} {
 			o := store.Observation{MACs: []inventory.MAC{{0x52, 0x54, 0, 4, 0x21, byte(i + 1)}}, Source: inventory.SourceAgent, Facts: f}
 			m, _, err := s.Observe(t.Context(), "store-0421", o)
 			if err != nil {
@@ -97,7 +100,8 @@ func TestEveryColumnIsTheCatalogs(t *testing.T) {
 			expressions = append(expressions, "missing("+path+")", "!missing("+path+")")
 		}
 		for path, table := range tables {
-			expressions = append(expressions, "missing("+path+")", "length("+path+") == 1")
+			expressions = append(expressions, "missing("+path+")", "!missing("+path+")", "length("+path+") == 1", "length("+path+") == 0",
+				"any([for v in "+path+" : true])", "!any([for v in "+path+" : true])", "all([for v in "+path+" : false])", "missing(all([for v in "+path+" : false]))")
 			for name := range table.columns {
 				v := strings.TrimSuffix("v."+name, ".")
 				expressions = append(expressions, fmt.Sprintf("any([for v in %s : missing(%s)])", path, v), fmt.Sprintf("all([for v in %s : !missing(%s)])", path, v))

@@ -72,6 +72,9 @@ type table struct {
 	// columns maps an element's field to its column; "" is an element that is
 	// itself a string.
 	columns map[string]column
+	// observed is the column in From that is true when the list is not absent, which
+	// no rows do not tell; empty for a list that never is.
+	observed string
 	// ofMAC: the rows belong to a MAC, not to a machine.
 	ofMAC bool
 	// lasting: only rows of active, unexpired leases count.
@@ -86,18 +89,21 @@ var tables = map[string]table{
 		"network": {name: "network"}, "mac": {name: "mac", index: byValue}, "address": {name: "address", index: byValue},
 		"client_id": {name: "client_id", maybeEmpty: true}, "hostname": {name: "hostname", maybeEmpty: true},
 	}},
-	"facts.disks": {name: "disks", columns: indexing(same(
+	"facts.disks": {name: "disks", observed: "machine_facts.disks_observed", columns: indexing(same(
 		"name", "by_id", "wwn", "serial", "vendor", "model", "firmware_rev", "bytes", "logical_block_bytes",
 		"physical_block_bytes", "rotational", "bus", "path"),
 		map[string]indexed{"bytes": byValueAndMachine, "model": byValueAndMachine, "serial": byValue, "wwn": byValue})},
-	"facts.nics": {name: "nics", columns: indexing(with(same(
+	"facts.nics": {name: "nics", observed: "machine_facts.nics_observed", columns: indexing(with(same(
 		"name", "mac", "driver", "pci", "vendor", "device", "speed_mbps"),
 		"boot", column{name: "boot", neverNull: true}),
 		map[string]indexed{"driver": byValueAndMachine, "mac": byValue})},
-	"facts.memory.modules": {name: "memory_modules", columns: indexing(same(
+	"facts.memory.modules": {name: "memory_modules", observed: "machine_facts.memory_modules_observed", columns: indexing(same(
 		"locator", "bytes", "type", "speed_mts", "manufacturer", "part", "serial", "ecc"),
 		map[string]indexed{"part": byValue, "serial": byValue})},
-	"facts.pci": {name: "pci_functions", columns: indexing(same(
+	"facts.neighbors": {name: "neighbors", observed: "machine_facts.neighbors_observed", columns: indexing(same(
+		"mac", "chassis", "port", "port_description", "system", "address", "vlan"),
+		map[string]indexed{"mac": byValue, "chassis": byValue, "system": byValueAndMachine})},
+	"facts.pci": {name: "pci_functions", observed: "machine_facts.pci_functions_observed", columns: indexing(same(
 		"address", "class", "vendor", "device", "driver"),
 		map[string]indexed{"class": byValue, "driver": byValue, "vendor": byValue})},
 }

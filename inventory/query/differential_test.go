@@ -181,6 +181,49 @@ func TestMemoryAndDatabasesAgree(t *testing.T) {
 	}
 }
 
+// TestRandomCatalogsHoldEveryKindOfList wants lists that nobody looked for, left out
+// or null, lists that are empty, and others, in what the ways are compared over.
+func TestRandomCatalogsHoldEveryKindOfList(t *testing.T) {
+	g := newGenerator(1, 0)
+	kinds := map[string][3]int{}
+	count := func(list string, missing bool, members int) {
+		k := kinds[list]
+		switch {
+		case missing:
+			k[0]++
+		case members == 0:
+			k[1]++
+		default:
+			k[2]++
+		}
+		kinds[list] = k
+	}
+	uninspected := 0
+	for _, s := range g.subjects(4 * machinesPerCatalog) {
+		f := s.Facts
+		if f == nil {
+			uninspected++
+			continue
+		}
+		count("disks", f.Disks == nil, len(f.Disks))
+		count("nics", f.NICs == nil, len(f.NICs))
+		count("pci", f.PCI == nil, len(f.PCI))
+		count("neighbors", f.Neighbors == nil, len(f.Neighbors))
+		if f.Memory != nil {
+			count("memory.modules", f.Memory.Modules == nil, len(f.Memory.Modules))
+		}
+	}
+	t.Logf("absent, empty and filled: %v; %d given as null; %d machines never inspected", kinds, g.nulls, uninspected)
+	for list, k := range kinds {
+		if slices.Min(k[:]) < 3 {
+			t.Errorf("%s is absent, empty and filled %v times; want each more than a few times", list, k)
+		}
+	}
+	if g.nulls < 3 || uninspected < 3 || len(kinds) != 5 {
+		t.Errorf("%d lists were null, %d machines never inspected, %d lists looked at; want more than a few of each", g.nulls, uninspected, len(kinds))
+	}
+}
+
 // disagreement is one that was found, made small.
 type disagreement struct {
 	Expression string            `json:"expression"`

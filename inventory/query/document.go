@@ -22,9 +22,9 @@ type Doc struct {
 }
 
 // NewDoc makes the document of one machine. With nil facts (not yet inspected)
-// everything under facts is absent. With facts, a list that is empty is a list:
-// none was found, so that any(…) over it is false and length(…) is 0. It knows
-// neither leases nor history: see Expr.NeedsCatalog.
+// everything under facts is absent, and so is a list that is nil. A list that is
+// empty is a list: none was found, so that any(…) over it is false and length(…) is
+// 0. It knows neither leases nor history: see Expr.NeedsCatalog.
 func NewDoc(m inventory.Machine, f *inventory.Facts) Doc {
 	return Doc{machine: m, facts: f}
 }

@@ -123,8 +123,8 @@ func (r *ref) bool(env env) Result {
 	return answer(v.Bool())
 }
 
-// isMissing is missing(ref). A list is missing when the facts that it belongs
-// to are; an object when none of its values was observed.
+// isMissing is missing(ref). A list is missing when nobody looked for it; an object
+// when none of its values was observed.
 func (r *ref) isMissing(env env) bool {
 	switch r.typ.kind {
 	case kindNumber:
@@ -152,20 +152,11 @@ func (r *ref) isMissing(env env) bool {
 	return true
 }
 
-// elements is a list of facts. It is absent only with the document (or list
-// element) that it belongs to: a section that was left out holds no elements.
+// elements is a list of facts. It is absent, which is not empty, when no source
+// looked for its elements.
 func (r *ref) elements(env env) (reflect.Value, bool) {
-	start, ok := r.start(env)
-	if !ok {
-		return start, false
-	}
-	if v, ok := r.load(env); ok {
-		return v, true
-	}
-	if r.hasIndex() {
-		return start, false
-	}
-	return reflect.ValueOf([]struct{}{}), true
+	v, ok := r.load(env)
+	return v, ok && (r.typ.always || !v.IsNil())
 }
 
 // each calls f for every element that the list's condition keeps, until f

@@ -1,7 +1,9 @@
 package query
 
 import (
+	"bytes"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -21,6 +23,8 @@ type generator struct {
 	rand *rand.Rand // nil: decide 0 behind the end of past
 	past []int
 	at   int
+	// nulls counts the lists that a report gave as null.
+	nulls int
 }
 
 func newGenerator(seed, stream uint64) *generator {
@@ -114,7 +118,7 @@ func (g *generator) subject(i int) inventory.Subject {
 			g.fill(reflect.ValueOf(&f).Elem())
 		}
 		f.SchemaVersion = inventory.SchemaVersion
-		sources[source] = f
+		sources[source] = g.received(f)
 	}
 	merged := inventory.Merge(sources)
 	s.Facts = &merged
@@ -124,6 +128,26 @@ func (g *generator) subject(i int) inventory.Subject {
 		})
 	}
 	return s
+}
+
+// received is a report as the catalog reads it, in which some of the lists that
+// nobody looked for are null instead of left out.
+func (g *generator) received(f inventory.Facts) inventory.Facts {
+	raw, err := json.Marshal(f)
+	if err != nil {
+		panic(err) // facts can be marshalled
+	}
+	for _, list := range []string{"disks", "nics", "neighbors", "pci"} {
+		if key := strconv.Quote(list); !bytes.Contains(raw, []byte(key+":[")) && g.IntN(2) == 1 {
+			raw = append(raw[:len(raw)-1], ","+key+":null}"...)
+			g.nulls++
+		}
+	}
+	read, err := inventory.DecodeFacts(raw)
+	if err != nil {
+		panic(err) // the generator makes facts that a source could report
+	}
+	return read
 }
 
 var changePaths = []string{"bios.version", "bios", "disks", "cpu.flags", "memory"}
@@ -146,6 +170,8 @@ func (g *generator) fill(v reflect.Value) {
 			x.Name, x.Bytes = pick(g, strs), pick(g, numbers)
 		case *inventory.NIC:
 			x.Name, x.MAC = pick(g, strs), inventory.MAC{2, 0, 0, 0, 0, byte(g.IntN(4) + 1)}
+		case *inventory.Neighbor:
+			x.MAC = inventory.MAC{2, 0, 0, 0, 0, byte(g.IntN(4) + 1)}
 		case *inventory.PCI:
 			x.Address, x.Class, x.Vendor, x.Device = pick(g, strs), "020000", "8086", pick(g, strs)
 		case *inventory.Firmware:
@@ -154,7 +180,11 @@ func (g *generator) fill(v reflect.Value) {
 			x.Version = "2.0"
 		}
 	case reflect.Slice:
-		for range g.IntN(4) {
+		n := g.IntN(5)
+		if n == 1 { // looked for, and none found
+			v.Set(reflect.MakeSlice(v.Type(), 0, 0))
+		}
+		for range n - 1 {
 			v.Set(reflect.Append(v, reflect.New(v.Type().Elem()).Elem()))
 			g.fill(v.Index(v.Len() - 1))
 		}
@@ -226,7 +256,7 @@ func elementType(list string) *dataType {
 }
 
 func (g *generator) list() string {
-	return pick(g, []string{"facts.disks", "facts.disks", "facts.nics", "facts.memory.modules", "facts.pci", "machine.macs", "machine.leases", "machine.classes"})
+	return pick(g, []string{"facts.disks", "facts.disks", "facts.nics", "facts.neighbors", "facts.memory.modules", "facts.pci", "machine.macs", "machine.leases", "machine.classes"})
 }
 
 // enter is a loop over a list, with the head and the end of its text.

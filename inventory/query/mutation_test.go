@@ -419,6 +419,15 @@ func broken() []mutation {
 			tables["machine.leases"] = lasting
 			return func() { tables["machine.leases"] = old }
 		}},
+		{name: "a list that nobody looked for is empty", needs: "facts.disks", during: func() func() {
+			return observed("facts.disks", "("+factsPresent+")")
+		}},
+		{name: "an empty list is one that nobody looked for", needs: "facts.disks", during: func() func() {
+			return observed("facts.disks", "EXISTS (SELECT 1 FROM disks AS some WHERE some.machine_id = machines.id)")
+		}},
+		{name: "a list of modules goes by the list of disks", needs: "facts.memory.modules", during: func() func() {
+			return observed("facts.memory.modules", "machine_facts.disks_observed")
+		}},
 		{name: "an empty string of a lease is a string", needs: "leases", during: func() func() {
 			return mark("machine.leases", "hostname", func(c *column) { c.maybeEmpty = false })
 		}},
@@ -446,6 +455,15 @@ func broken() []mutation {
 			mutation{name: fmt.Sprintf("%s of strings as %s", pair[0], pair[1]), needs: " " + string(pair[0]) + " ", node: texts(pair[0], pair[1])})
 	}
 	return out
+}
+
+// observed changes for a while by what a list is known not to be absent.
+func observed(list, condition string) func() {
+	old := tables[list]
+	broken := old
+	broken.observed = condition
+	tables[list] = broken
+	return func() { tables[list] = old }
 }
 
 // mark changes a column of a table for a while.

@@ -29,7 +29,8 @@ func storeNode(t testing.TB) Doc {
 }
 
 // storeSubject is a machine with two disks, of which one does not say whether it
-// rotates, and no TPM. Its BIOS changed an hour before noon.
+// rotates, no TPM and no PCI function; nobody looked for its memory modules. Its
+// BIOS changed an hour before noon.
 func storeSubject(t testing.TB) inventory.Subject {
 	yes, no := true, false
 	machine := inventory.Machine{
@@ -52,6 +53,7 @@ func storeSubject(t testing.TB) inventory.Subject {
 			{Name: "eth0", MAC: mac(t, "52:54:00:04:21:01"), Driver: "igc", SpeedMbs: 2500, Boot: true},
 			{Name: "eth1", MAC: mac(t, "52:54:00:04:21:02")},
 		},
+		PCI: []inventory.PCI{},
 	}
 	return inventory.Subject{
 		Machine: machine, Facts: facts,
@@ -64,10 +66,19 @@ func storeSubject(t testing.TB) inventory.Subject {
 	}
 }
 
+// withoutMembers is what was seen of a machine whose lists are all empty.
+func withoutMembers() *inventory.Facts {
+	return &inventory.Facts{
+		CPU: &inventory.CPU{Flags: []string{}}, Memory: &inventory.Memory{Modules: []inventory.MemoryModule{}},
+		Disks: []inventory.Disk{}, NICs: []inventory.NIC{}, PCI: []inventory.PCI{},
+	}
+}
+
 func TestEvalAnswersTrueFalseOrAbsent(t *testing.T) {
 	doc := storeNode(t)
 	bare := NewDoc(inventory.Machine{State: inventory.StateDeclared}, nil)
 	empty := NewDoc(inventory.Machine{}, &inventory.Facts{})
+	none := NewDoc(inventory.Machine{}, withoutMembers())
 	tests := []struct {
 		doc  Doc
 		expr string
@@ -97,7 +108,11 @@ func TestEvalAnswersTrueFalseOrAbsent(t *testing.T) {
 		{doc, `missing(facts.tpm)`, True},
 		{doc, `missing(facts.system)`, False},
 		{doc, `missing(facts.disks)`, False},
-		{doc, `missing(facts.memory.modules)`, False},
+		{doc, `missing(facts.memory.modules)`, True},
+		{doc, `missing(facts.pci)`, False},
+		{doc, `missing(facts.cpu.flags)`, False},
+		{doc, `contains(facts.disks[1].signatures, "gpt")`, Absent},
+		{doc, `contains(facts.disks[1].part_uuids, "x")`, False},
 		{doc, `facts.firmware.secure_boot`, False},
 		{doc, `!facts.firmware.secure_boot`, True},
 		{doc, `facts.firmware.secure_boot == false`, True},
@@ -153,8 +168,24 @@ func TestEvalAnswersTrueFalseOrAbsent(t *testing.T) {
 		{bare, `missing(facts.memory.modules)`, True},
 		{bare, `missing(facts.memory)`, True},
 		{bare, `length(machine.macs) == 0`, True},
-		{empty, `length(facts.disks) == 0`, True},
-		{empty, `length(facts.memory.modules) == 0`, True},
+		{empty, `length(facts.disks) == 0`, Absent},
+		{empty, `missing(facts.disks)`, True},
+		{empty, `length(facts.memory.modules) == 0`, Absent},
+		{empty, `missing(facts.memory.modules)`, True},
+		{empty, `any([for d in facts.disks : true])`, Absent},
+		{empty, `all([for d in facts.disks : true])`, Absent},
+		{empty, `contains(facts.nics[*].driver, "igc")`, Absent},
+		{empty, `contains(facts.cpu.flags, "avx2")`, Absent},
+		{empty, `missing(machine.macs)`, False},
+		{empty, `missing(machine.classes)`, False},
+		{none, `length(facts.disks) == 0`, True},
+		{none, `missing(facts.disks)`, False},
+		{none, `length(facts.memory.modules) == 0`, True},
+		{none, `missing(facts.memory.modules)`, False},
+		{none, `any([for d in facts.disks : true])`, False},
+		{none, `all([for d in facts.disks : true])`, True},
+		{none, `contains(facts.nics[*].driver, "igc")`, False},
+		{none, `contains(facts.cpu.flags, "avx2")`, False},
 		{empty, `facts.memory.bytes > 0`, Absent},
 	}
 	for _, tt := range tests {
@@ -225,6 +256,8 @@ func TestReasonNamesTheFactThatFails(t *testing.T) {
 			`none of the 2 facts.disks fits (in facts.disks[0] d.bytes is 4000000000000, wanted > 9000000000000)`,
 		},
 		{`any([for d in facts.pci : d.driver == "x"])`, `there are no facts.pci`},
+		{`any([for m in facts.memory.modules : m.ecc])`, `facts.memory.modules was not observed`},
+		{`length(facts.memory.modules) >= 2`, `facts.memory.modules was not observed`},
 		{`all([for d in facts.disks : d.rotational])`, `in facts.disks[1] d.rotational was not observed`},
 		{`contains(facts.nics[*].driver, "e1000e")`, `none of the 2 facts.nics[*].driver is "e1000e"`},
 		{`regex("^Rack", facts.system.product)`, `facts.system.product is "Edge-5 mini", wanted to match "^Rack"`},

@@ -40,9 +40,12 @@ const (
 
 // dataType is the type of a fact, taken from the Go struct that holds it.
 type dataType struct {
-	kind   kind
-	form   form
-	elem   *dataType         // of a list
+	kind kind
+	form form
+	elem *dataType // of a list
+	// always marks a list that is never absent: one of a machine, or one whose JSON
+	// form does not tell that it is empty from that nobody looked for it.
+	always bool
 	fields map[string]*field // of an object
 	// values is the type of each value of an object whose keys are anything:
 	// machine.tags. Such an object has no fields.
@@ -64,6 +67,9 @@ var rootTypes = sync.OnceValue(func() map[string]*dataType {
 	lease := reflectType(reflect.TypeFor[inventory.Lease]())
 	delete(lease.fields, "state") // those in force are listed, and no others
 	machine.fields["leases"] = &field{index: leasesField, typ: &dataType{kind: kindList, elem: lease}}
+	for _, f := range machine.fields {
+		f.typ.always = f.typ.kind == kindList
+	}
 	return map[string]*dataType{
 		"facts":   reflectType(reflect.TypeFor[inventory.Facts]()),
 		"machine": machine,
@@ -111,11 +117,12 @@ func reflectType(t reflect.Type) *dataType {
 	case reflect.Struct:
 		out := &dataType{kind: kindObject, fields: map[string]*field{}}
 		for i := range t.NumField() {
-			name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+			name, options, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
 			if name == "" || slices.Contains(unlisted, name) {
 				continue
 			}
 			if ft := reflectType(t.Field(i).Type); ft != nil {
+				ft.always = ft.kind == kindList && strings.Contains(options, "omitempty")
 				out.fields[name] = &field{index: i, typ: ft}
 			}
 		}

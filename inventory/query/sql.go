@@ -166,12 +166,12 @@ func (w *writer) rows(l *list, selection string) bool {
 	return true
 }
 
-// present is the condition that a list is not absent.
+// present is the condition that a list of the catalog is not absent.
 func present(r *ref) string {
-	if r.root == "machine" {
-		return "TRUE"
+	if observed := tables[r.String()].observed; observed != "" {
+		return observed + " IS TRUE"
 	}
-	return factsPresent
+	return "TRUE"
 }
 
 // all writes conditions in parentheses, with a word between them.
@@ -361,7 +361,7 @@ func (w *writer) missingFact(r *ref, want Result) {
 		return
 	}
 	if r.typ.kind == kindList {
-		if r.v != nil || r.hasIndex() {
+		if _, kept := tables[r.String()]; !kept {
 			w.refuse(r.rng, "%s is not kept in the catalog's index of facts; it can be used in site.hcl only.", r)
 			return
 		}

@@ -29,10 +29,13 @@ const schemaSQL = `
 CREATE TABLE machines (id UUID PRIMARY KEY, site TEXT NOT NULL, address TEXT, state TEXT NOT NULL, serial TEXT, smbios_uuid TEXT, image TEXT, drift TEXT);
 CREATE TABLE machine_facts (id SERIAL_KEY, machine_id UUID UNIQUE NOT NULL, memory_bytes BIGINT, cpu_model TEXT, cpu_vendor TEXT, cpu_architecture TEXT,
  cpu_cores BIGINT, cpu_threads BIGINT, cpu_sockets BIGINT, cpu_max_speed_mhz BIGINT, system_manufacturer TEXT, system_product TEXT, system_serial TEXT,
- bios_vendor TEXT, bios_version TEXT, bios_date TEXT, firmware_mode TEXT, secure_boot BOOL, tpm_version TEXT, bmc_address TEXT, kernel_release TEXT);
+ bios_vendor TEXT, bios_version TEXT, bios_date TEXT, firmware_mode TEXT, secure_boot BOOL, tpm_version TEXT, bmc_address TEXT, kernel_release TEXT,
+ disks_observed BOOL NOT NULL DEFAULT FALSE, nics_observed BOOL NOT NULL DEFAULT FALSE, memory_modules_observed BOOL NOT NULL DEFAULT FALSE,
+ pci_functions_observed BOOL NOT NULL DEFAULT FALSE, neighbors_observed BOOL NOT NULL DEFAULT FALSE);
 CREATE TABLE disks (id SERIAL_KEY, machine_id UUID NOT NULL, name TEXT NOT NULL, by_id TEXT, wwn TEXT, serial TEXT, vendor TEXT, model TEXT, firmware_rev TEXT,
  bytes BIGINT, logical_block_bytes BIGINT, physical_block_bytes BIGINT, rotational BOOL, bus TEXT, path TEXT);
 CREATE TABLE nics (id SERIAL_KEY, machine_id UUID NOT NULL, name TEXT, mac TEXT, driver TEXT, pci TEXT, vendor TEXT, device TEXT, speed_mbps BIGINT, boot BOOL);
+CREATE TABLE neighbors (id SERIAL_KEY, machine_id UUID NOT NULL, mac TEXT, chassis TEXT, port TEXT, port_description TEXT, system TEXT, address TEXT, vlan BIGINT);
 CREATE TABLE memory_modules (id SERIAL_KEY, machine_id UUID NOT NULL, locator TEXT, bytes BIGINT, type TEXT, speed_mts BIGINT, manufacturer TEXT, part TEXT, serial TEXT, ecc BOOL);
 CREATE TABLE pci_functions (id SERIAL_KEY, machine_id UUID NOT NULL, address TEXT NOT NULL, class TEXT, vendor TEXT, device TEXT, driver TEXT);
 CREATE TABLE leases (id SERIAL_KEY, network TEXT NOT NULL, mac TEXT NOT NULL, address TEXT NOT NULL, client_id TEXT, hostname TEXT, state TEXT NOT NULL, expires DATETIME NOT NULL);
@@ -43,6 +46,7 @@ CREATE TABLE macs (id SERIAL_KEY, machine_id UUID NOT NULL, mac TEXT UNIQUE NOT 
 CREATE INDEX memory ON machine_facts (memory_bytes);
 CREATE INDEX disk_machine ON disks (machine_id);
 CREATE INDEX nic_machine ON nics (machine_id);
+CREATE INDEX neighbor_machine ON neighbors (machine_id);
 CREATE INDEX module_machine ON memory_modules (machine_id);
 CREATE INDEX pci_machine ON pci_functions (machine_id);
 CREATE INDEX mac_machine ON macs (machine_id)`
@@ -190,6 +194,11 @@ func project(t testing.TB, tx *sql.Tx, dialect Dialect, s inventory.Subject) {
 			}
 		}
 	}
+	for path, table := range tables {
+		if name, ok := strings.CutPrefix(table.observed, "machine_facts."); ok {
+			_, row[name] = at(facts, strings.TrimPrefix(path, "facts.")).([]any)
+		}
+	}
 	insert("machine_facts", row)
 	for path, table := range tables {
 		path, ok := strings.CutPrefix(path, "facts.")
@@ -301,7 +310,8 @@ func TestTableExpressionsAgreeInSQL(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bare := inventory.Subject{Machine: inventory.Machine{ID: uuid.MustParse("0190f5fe-7c00-7a00-8abc-000000000002"), Site: "s", State: inventory.StateDeclared}}
 			empty := inventory.Subject{Machine: inventory.Machine{ID: uuid.MustParse("0190f5fe-7c00-7a00-8abc-000000000003"), Site: "s", State: inventory.StateHeld}, Facts: &inventory.Facts{}}
-			c := newCatalog(t, dialect, []inventory.Subject{storeSubject(t), bare, empty})
+			none := inventory.Subject{Machine: inventory.Machine{ID: uuid.MustParse("0190f5fe-7c00-7a00-8abc-000000000004"), Site: "s", State: inventory.StateHeld}, Facts: withoutMembers()}
+			c := newCatalog(t, dialect, []inventory.Subject{storeSubject(t), bare, empty, none})
 			for _, src := range []string{
 				`facts.memory.bytes / GiB(1) == 7.5`,
 				`facts.memory.bytes * facts.memory.bytes > 0`,
@@ -319,6 +329,9 @@ func TestTableExpressionsAgreeInSQL(t *testing.T) {
 				`contains(machine.classes, "till")`, `!contains(machine.classes, "till")`, `length(machine.classes) == 2`, `missing(machine.classes)`,
 				`missing(facts.tpm)`, `!missing(facts.tpm)`, `missing(facts.disks)`, `!missing(facts.disks)`,
 				`length(facts.disks) == 0`, `any([for d in facts.disks : true])`, `all([for d in facts.disks : false])`,
+				`missing(length(facts.disks))`, `missing(any([for d in facts.disks : true]))`, `!any([for d in facts.disks : true])`, `!all([for d in facts.disks : false])`,
+				`!contains(facts.nics[*].driver, "igc")`, `length([for n in facts.nics : n if n.boot]) < 1`, `missing(facts.memory.modules)`, `length(facts.memory.modules) == 0`,
+				`missing(facts.memory)`, `missing(facts.pci) || length(facts.pci) == 0`, `(length(facts.disks) == 0) == (length(facts.pci) == 0)`,
 				`regex("(?i)größe [0-9]$", "${"a"}") || any([for d in facts.disks : regex("(?i)GRÖSSE|gröSSe|größe [[:digit:]]{1,3}$", d.model)])`,
 				`regex("^(Edge|Rack)-.\\s?m[^aeou]n+i?i$", facts.system.product)`,
 				`!regex("x*?y", facts.system.product)`,
@@ -353,6 +366,7 @@ func TestSQLRefusesWhatTheCatalogCannotAnswer(t *testing.T) {
 		`any([for d in facts.disks : contains(d.signatures, "gpt")])`: `d.signatures`,
 		`missing(facts.bmc)`:                                          `facts.bmc`,
 		`length(facts.cpu.flags) > 2`:                                 `facts.cpu.flags`,
+		`missing(facts.cpu.flags)`:                                    `facts.cpu.flags`,
 		`!any([for d in facts.disks : missing(d.signatures)])`:        `d.signatures`,
 	} {
 		e, diags := Parse(src, Machine)

@@ -133,7 +133,7 @@ func TestPutFactsRefusesBadDocuments(t *testing.T) {
 // rows reads a projection as JSON, without its row ids.
 func rows(t *testing.T, s *store.Store, table string) string {
 	t.Helper()
-	raw, err := json.Marshal(must[[]map[string]any](t)(s.Rows(t.Context(), "SELECT * FROM "+table+" ORDER BY id")))
+	raw, err := json.Marshal(must[[]map[string]any](t)(s.Rows(t.Context(), "SELECT * FROM "+table+" ORDER BY machine_id, id")))
 	ok(t, err)
 	return string(raw)
 }
@@ -149,7 +149,8 @@ func TestProjectionHoldsEveryFactAndIsRebuilt(t *testing.T) {
 				AND cpu_architecture = 'amd64' AND cpu_cores = 24 AND cpu_threads = 48 AND cpu_sockets = 1 AND cpu_max_speed_mhz = 3600
 				AND system_manufacturer = 'Dell Inc.' AND system_product = 'PowerEdge XR12' AND system_serial = '7XK2Q93'
 				AND bios_vendor = 'Dell Inc.' AND bios_version = '1.9.2' AND bios_date = '11/17/2023' AND firmware_mode = 'uefi' AND NOT secure_boot
-				AND tpm_version = '2.0' AND bmc_address = '172.22.1.11' AND kernel_release = '6.1.0-41-amd64'`,
+				AND tpm_version = '2.0' AND bmc_address = '172.22.1.11' AND kernel_release = '6.1.0-41-amd64'
+				AND disks_observed AND nics_observed AND memory_modules_observed AND pci_functions_observed`,
 			"disk": `SELECT count(*) FROM disks WHERE name = 'nvme0n1' AND by_id = 'nvme-SAMSUNG_S4EVNX0N' AND wwn = 'eui.002538b411b2cb2a' AND serial = 'S4EVNX0N'
 				AND vendor = 'Samsung' AND model = 'PM9A3' AND firmware_rev = 'GDC5602Q' AND bytes = 960197124096 AND logical_block_bytes = 512
 				AND physical_block_bytes = 4096 AND NOT rotational AND bus = 'nvme' AND path = 'pci-0000:01:00.0-nvme-1'`,
@@ -208,7 +209,7 @@ func TestProjectionFollowsTheLatestFacts(t *testing.T) {
 	_, _, err := s.PutFacts(ctx, id, inventory.SourceAgent, full, noon)
 	ok(t, err)
 	fewer := full
-	fewer.Disks, fewer.TPM = full.Disks[:1], nil
+	fewer.Disks, fewer.TPM, fewer.PCI, fewer.NICs = full.Disks[:1], nil, nil, []inventory.NIC{}
 	_, _, err = s.PutFacts(ctx, id, inventory.SourceAgent, fewer, noon.Add(time.Minute))
 	ok(t, err)
 	if n := must[int64](t)(s.Number(ctx, "SELECT count(*) FROM disks")); n != 1 {
@@ -216,6 +217,9 @@ func TestProjectionFollowsTheLatestFacts(t *testing.T) {
 	}
 	if n := must[int64](t)(s.Number(ctx, "SELECT count(*) FROM machine_facts WHERE tpm_version IS NULL")); n != 1 {
 		t.Error("tpm_version after the TPM was gone is kept; want NULL")
+	}
+	if n := must[int64](t)(s.Number(ctx, "SELECT count(*) FROM machine_facts WHERE disks_observed AND nics_observed AND NOT pci_functions_observed")); n != 1 {
+		t.Errorf("machine_facts = %s; want ports looked for, and PCI functions not", rows(t, s, "machine_facts"))
 	}
 }
 

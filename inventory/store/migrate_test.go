@@ -20,6 +20,7 @@ import (
 	"github.com/edge-provision/edge-provision/ent/migrate"
 	"github.com/edge-provision/edge-provision/ent/migrate/migrations"
 	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/drift"
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/inventory/store/storetest"
 	"github.com/edge-provision/edge-provision/workflows/journal"
@@ -144,6 +145,22 @@ func TestOlderCatalogIsUpgraded(t *testing.T) {
 					hooks := must[[]store.Webhook](t)(s.Webhooks(ctx))
 					if other.Tags["location"] != "back room" || len(tokens) != 1 || string(tokens[0].Hash) != "\x00hash'\xff" || len(hooks) != 1 || hooks[0].Kinds[0] != inventory.EventMachineState {
 						t.Errorf("node b = %+v, tokens = %+v, webhooks = %+v; want the tags, the token and the webhook as they were", other, tokens, hooks)
+					}
+				}
+				seen := "SELECT count(*) FROM machine_facts WHERE disks_observed AND nics_observed AND memory_modules_observed AND pci_functions_observed AND NOT neighbors_observed"
+				if n := must[int64](t)(s.Number(ctx, seen)); n != 1 {
+					t.Errorf("machines whose lists are known to be looked for = %d; want node a, as its old documents say", n)
+				}
+				if version >= "20261121221752" {
+					s.UseSnapshotKey(snapshotKey)
+					r := must[drift.Report](t)(s.Drift(ctx, other.ID))
+					waiting := must[[]inventory.Reaction](t)(s.Reactions(ctx, store.ReactionFilter{Site: site}))
+					if strings.Join(other.Classes, " ") != "old till" || other.Drift != inventory.DriftChanged || r.State != inventory.DriftChanged || len(r.Changes) != 2 ||
+						len(waiting) != 1 || waiting[0].Digest != "sha256:react" || waiting[0].State != inventory.ReactionQueued {
+						t.Errorf("node b = %+v, drift = %+v, reactions = %+v; want its classes, a swapped disk and what waits for it as they were", other, r, waiting)
+					}
+					if n := must[int64](t)(s.Number(ctx, "SELECT count(*) FROM machine_facts WHERE disks_observed AND NOT nics_observed")); n != 1 {
+						t.Errorf("machines with disks, and ports that no document tells of = %d; want node b", n)
 					}
 				}
 				runs := must[[]journal.Run](t)(journal.New(s, nil).Unfinished(ctx, site))

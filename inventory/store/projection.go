@@ -12,6 +12,7 @@ import (
 	"github.com/edge-provision/edge-provision/ent/machine"
 	"github.com/edge-provision/edge-provision/ent/machinefacts"
 	"github.com/edge-provision/edge-provision/ent/memorymodule"
+	"github.com/edge-provision/edge-provision/ent/neighbor"
 	"github.com/edge-provision/edge-provision/ent/nic"
 	"github.com/edge-provision/edge-provision/ent/pcifunction"
 	"github.com/edge-provision/edge-provision/inventory"
@@ -43,7 +44,7 @@ func (s *Store) RebuildProjection(ctx context.Context) error {
 // projectionVersion counts the changes of what the projection holds. A catalog
 // whose projection is of an older version is brought up to date when it is
 // opened.
-const projectionVersion = "3"
+const projectionVersion = "4"
 
 // upgradeProjection makes the projection what this program expects of it.
 func (s *Store) upgradeProjection(ctx context.Context) error {
@@ -84,6 +85,9 @@ func projectFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, f inventory.Fac
 	if err := projectNICs(ctx, tx, id, f.NICs); err != nil {
 		return err
 	}
+	if err := projectNeighbors(ctx, tx, id, f.Neighbors); err != nil {
+		return err
+	}
 	if f.Memory != nil {
 		if err := projectModules(ctx, tx, id, f.Memory.Modules); err != nil {
 			return err
@@ -99,6 +103,7 @@ func unproject(ctx context.Context, tx *ent.Tx, id uuid.UUID) error {
 		tx.MachineFacts.Delete().Where(machinefacts.MachineID(id)),
 		tx.Disk.Delete().Where(disk.MachineID(id)),
 		tx.NIC.Delete().Where(nic.MachineID(id)),
+		tx.Neighbor.Delete().Where(neighbor.MachineID(id)),
 		tx.MemoryModule.Delete().Where(memorymodule.MachineID(id)),
 		tx.PCIFunction.Delete().Where(pcifunction.MachineID(id)),
 	}
@@ -120,9 +125,10 @@ func some[T comparable](v T) *T {
 }
 
 func projectMachine(ctx context.Context, tx *ent.Tx, id uuid.UUID, f inventory.Facts) error {
-	row := tx.MachineFacts.Create().SetMachineID(id)
+	row := tx.MachineFacts.Create().SetMachineID(id).
+		SetDisksObserved(f.Disks != nil).SetNicsObserved(f.NICs != nil).SetNeighborsObserved(f.Neighbors != nil).SetPciFunctionsObserved(f.PCI != nil)
 	if f.Memory != nil {
-		row.SetNillableMemoryBytes(some(f.Memory.Bytes))
+		row.SetNillableMemoryBytes(some(f.Memory.Bytes)).SetMemoryModulesObserved(f.Memory.Modules != nil)
 	}
 	if c := f.CPU; c != nil {
 		row.SetNillableCPUModel(some(c.Model)).SetNillableCPUVendor(some(c.Vendor)).
@@ -178,6 +184,17 @@ func projectNICs(ctx context.Context, tx *ent.Tx, id uuid.UUID, nics []inventory
 			if !n.MAC.IsZero() {
 				row.SetMAC(n.MAC.String())
 			}
+		}).Exec(ctx)
+	})
+}
+
+func projectNeighbors(ctx context.Context, tx *ent.Tx, id uuid.UUID, neighbors []inventory.Neighbor) error {
+	return inBatches(neighbors, func(part []inventory.Neighbor) error {
+		return tx.Neighbor.MapCreateBulk(part, func(row *ent.NeighborCreate, i int) {
+			n := part[i]
+			row.SetMachineID(id).SetMAC(n.MAC.String()).SetNillableChassis(some(n.Chassis)).SetNillablePort(some(n.Port)).
+				SetNillablePortDescription(some(n.PortDescription)).SetNillableSystem(some(n.System)).
+				SetNillableAddress(some(n.Address)).SetNillableVlan(some(n.VLAN))
 		}).Exec(ctx)
 	})
 }

@@ -107,6 +107,27 @@ func TestDriftIsToldOnceUntilItIsRepaired(t *testing.T) {
 	})
 }
 
+// TestNotLookedAtIsNotGone has looks that see no disks: one that cannot, and one that
+// finds none.
+func TestNotLookedAtIsNotGone(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		s, id := frozen(t, cfg)
+		blind, none := original, original
+		blind.Disks, blind.Memory = nil, &inventory.Memory{Bytes: original.Memory.Bytes}
+		none.Disks = []inventory.Disk{}
+		report(t, s, id, blind)
+		stands(t, s, id, inventory.DriftNone)
+		report(t, s, id, none)
+		if r := stands(t, s, id, inventory.DriftChanged); len(r.Changes) != 2 || !strings.HasSuffix(r.Changes[0].Path, `"]`) || r.Changes[0].New != "" || r.Changes[1].New != "" {
+			t.Errorf("Changes = %v; want both disks gone", r.Changes)
+		}
+		last := must[[]inventory.Document](t)(s.FactsHistory(t.Context(), id, inventory.SourceAgent))
+		if n := len(last); n != 3 || last[1].Facts.Disks != nil || last[2].Facts.Disks == nil {
+			t.Errorf("history = %+v; want no list, and then an empty one", last)
+		}
+	})
+}
+
 func TestWrittenFactsAreNoDriftAndHideNone(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
 		s := storetest.Open(t, cfg)
@@ -116,7 +137,7 @@ func TestWrittenFactsAreNoDriftAndHideNone(t *testing.T) {
 		m := observe(t, s, store.Observation{MACs: []inventory.MAC{mac(1)}, Source: inventory.SourceAgent, Facts: &inOne})
 		label := func(serial string) {
 			t.Helper()
-			_, _, err := s.EditFacts(t.Context(), m.ID, written("chassis.serial", serial))
+			_, _, err := s.EditFacts(t.Context(), m.ID, written("chassis.serial", serial), nil)
 			ok(t, err)
 		}
 		label("LABEL-7")
