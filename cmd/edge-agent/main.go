@@ -6,14 +6,18 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/probe"
+	"github.com/edge-provision/edge-provision/inventory/probe/lldp"
 	"github.com/edge-provision/edge-provision/workflows/agent/boot"
 )
 
@@ -34,9 +38,11 @@ func main() {
 	os.Exit(code)
 }
 
-const usage = `usage: edge-agent facts | version
+const usage = `usage: edge-agent facts [-listen DURATION] | version
 
-facts    print the facts of this machine as JSON (as root: disks are read for signatures)
+facts    print the facts of this machine as JSON (as root: disks are read for signatures);
+         -listen 35s waits so long to hear by LLDP which port of which switch each
+         network port is connected to, and is done when all were heard
 version  print the version
 
 As process 1 of the installer it takes its orders from the kernel command line.
@@ -44,16 +50,15 @@ As process 1 of the installer it takes its orders from the kernel command line.
 
 // run carries out a command on a living Linux and returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	if len(args) != 1 {
-		fmt.Fprint(stderr, usage)
-		return 2
-	}
-	switch args[0] {
-	case "version":
+	flags := flag.NewFlagSet("facts", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	listen := flags.Duration("listen", 0, "")
+	switch {
+	case len(args) == 1 && args[0] == "version":
 		fmt.Fprintln(stdout, version)
 		return 0
-	case "facts":
-		facts, err := probe.Collect(ctx, probe.Machine(inventory.MAC{}))
+	case len(args) > 0 && args[0] == "facts" && flags.Parse(args[1:]) == nil && flags.NArg() == 0 && *listen >= 0 && *listen <= maxListen:
+		facts, err := look(ctx, *listen)
 		if err != nil {
 			fmt.Fprintln(stderr, "edge-agent: some facts could not be read:", err)
 		}
@@ -67,4 +72,28 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprint(stderr, usage)
 	return 2
+}
+
+// maxListen bounds -listen: a switch that has said nothing for ten times its usual
+// half minute says nothing.
+const maxListen = 5 * time.Minute
+
+// look gathers the facts of this machine, and listens meanwhile what its ports are
+// connected to: for as long as listen at most, and not for ports of which
+// systemd-networkd knows it.
+func look(ctx context.Context, listen time.Duration) (inventory.Facts, error) {
+	source := probe.Machine(inventory.MAC{})
+	listener := lldp.NewListener(lldp.Config{Ports: func() []string { return probe.Linked(source) }})
+	listening, stop := context.WithCancel(ctx)
+	var background sync.WaitGroup
+	background.Go(func() { listener.Run(listening) })
+	defer background.Wait()
+	defer stop()
+	patient, cancel := context.WithTimeout(ctx, listen)
+	defer cancel()
+	source.Heard = func(_ context.Context, port string) ([]inventory.Neighbor, error) {
+		listener.Wait(patient, func(port string) bool { return probe.Remembers(source, port) })
+		return listener.Heard(port)
+	}
+	return probe.Collect(ctx, source)
 }

@@ -30,7 +30,7 @@ var forbidden = map[string]string{
 
 // ours are the packages of this module that the agent may be made of.
 var ours = []string{
-	"cmd/edge-agent", "inventory", "inventory/probe", "imagebuilder/chunk", "imagebuilder/gpt",
+	"cmd/edge-agent", "inventory", "inventory/probe", "inventory/probe/lldp", "imagebuilder/chunk", "imagebuilder/gpt",
 	"workflows/agent", "workflows/agent/boot", "workflows/agent/host",
 }
 
@@ -98,7 +98,7 @@ func TestFactsOfALivingLinux(t *testing.T) {
 	if err := json.Unmarshal(stdout.Bytes(), &facts); err != nil || facts.SchemaVersion != inventory.SchemaVersion || facts.CPU == nil {
 		t.Errorf("edge-agent facts = %s, %v; want a facts document", stdout.String(), err)
 	}
-	for _, args := range [][]string{nil, {"nonsense"}, {"facts", "more"}} {
+	for _, args := range [][]string{nil, {"nonsense"}, {"facts", "more"}, {"facts", "-listen", "an hour"}, {"facts", "-listen", "1h"}, {"version", "-listen", "1s"}} {
 		stderr.Reset()
 		if code := run(t.Context(), args, &stdout, &stderr); code != 2 || !strings.Contains(stderr.String(), "usage") {
 			t.Errorf("edge-agent %q = %d, %q; want 2 and the usage", args, code, stderr.String())

@@ -77,7 +77,7 @@ func TestImportsPointOneWay(t *testing.T) {
 			func(_, p string) bool {
 				return below(p, "entgo.io/ent") || below(p, "github.com/hashicorp/hcl/v2") || below(p, "github.com/bmc-toolbox/bmclib/v2") ||
 					below(p, "k8s.io/client-go") || below(p, "modernc.org/sqlite") ||
-					ours(p) && !within(p, "inventory", "inventory/probe", "imagebuilder/chunk", "imagebuilder/gpt", "workflows/agent", "workflows/agent/host", "workflows/agent/boot", "cmd/edge-agent")
+					ours(p) && !within(p, "inventory", "inventory/probe", "inventory/probe/lldp", "imagebuilder/chunk", "imagebuilder/gpt", "workflows/agent", "workflows/agent/host", "workflows/agent/boot", "cmd/edge-agent")
 			}, true,
 		},
 		{

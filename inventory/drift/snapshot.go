@@ -77,8 +77,8 @@ func (s Snapshot) Open(key ed25519.PublicKey, signature, content []byte) (Snapsh
 type Report struct {
 	// State is empty while there is no snapshot.
 	State inventory.DriftState
-	// Snapshot is the one that is compared with, without its facts; nil while
-	// there is none.
+	// Snapshot is the one that is compared with, without its facts when it is
+	// forged; nil while there is none.
 	Snapshot *Snapshot
 	// Changes is what differs, and Digest its name; none when the snapshot is
 	// forged, because nothing can be compared with it.

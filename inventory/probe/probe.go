@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/edge-provision/edge-provision/inventory"
 )
@@ -34,6 +35,10 @@ type Source struct {
 	// error for which errors.Is(err, fs.ErrNotExist) holds, mean that there
 	// is none to be asked.
 	BMC func(ctx context.Context) (inventory.BMCFacts, error)
+	// Heard tells what a port is connected to, as far as it is heard by LLDP; it may
+	// wait, for all ports together. Nil hears nothing, and what systemd-networkd
+	// heard counts alone.
+	Heard func(ctx context.Context, port string) ([]inventory.Neighbor, error)
 	// Boot is the port that the machine netbooted through, if it is known.
 	Boot inventory.MAC
 	// Architecture is in GOARCH form; empty means this program's.
@@ -43,6 +48,8 @@ type Source struct {
 	// be taken for the same machine as its other containers, and disks are only
 	// those that the container was given in its dev, loop devices among them.
 	Container bool
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
 }
 
 // DiskReader reads a disk.
@@ -85,6 +92,8 @@ func Collect(ctx context.Context, src Source) (inventory.Facts, error) {
 		{"PCI", m.pci},
 		{"TPM", m.tpm},
 		{"BMC", m.bmc},
+		// Last, for as long as the others take they are heard.
+		{"neighbors", m.neighbors},
 	} {
 		if err := ctx.Err(); err != nil {
 			return facts, errors.Join(append(errs, err)...)

@@ -208,7 +208,7 @@ func (s *Store) observe(ctx context.Context, tx *ent.Tx, site string, o Observat
 		parts = append(parts, "identity")
 	}
 	if o.Facts != nil {
-		_, newer, err := s.putFacts(ctx, tx, id, o.Source, *o.Facts, o.At)
+		newer, err := s.putObserved(ctx, tx, id, o)
 		if err != nil {
 			return uuid.Nil, "", err
 		}

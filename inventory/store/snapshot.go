@@ -126,28 +126,52 @@ func (s *Store) freeze(ctx context.Context, tx *ent.Tx, key ed25519.PrivateKey, 
 	if len(docs) == 0 {
 		return ErrNeverLooked
 	}
-	content, digest, err := merge(docs).Canonical()
-	if err != nil {
-		return err
-	}
-	next.Catalog, next.Machine, next.Digest, next.TakenAt = s.catalog, m.ID, digest, s.now()
-	signature, err := next.Sign(key)
-	if err != nil {
-		return err
-	}
-	row := tx.Snapshot.Create().SetMachineID(m.ID).SetNumber(next.Number).SetDigest(digest).SetContent(content).
-		SetTakenAt(next.TakenAt).SetSignature(signature).SetNillableRun(some(next.Run)).SetNillableAcceptedBy(some(next.AcceptedBy))
-	if err := row.Exec(ctx); err != nil {
+	next.TakenAt = s.now()
+	if err := s.keepSnapshot(ctx, tx, key, m, next, merge(docs)); err != nil {
 		return err
 	}
 	return tx.Machine.UpdateOneID(m.ID).SetDrift(string(inventory.DriftNone)).ClearDriftDigest().ClearDriftSince().Exec(ctx)
 }
 
-// observed are the documents of programs that looked. What people write changes
-// no hardware, and must not hide that it changed.
+// keepSnapshot signs a snapshot of facts and writes it.
+func (s *Store) keepSnapshot(ctx context.Context, tx *ent.Tx, key ed25519.PrivateKey, m inventory.Machine, next drift.Snapshot, facts inventory.Facts) error {
+	content, digest, err := facts.Canonical()
+	if err != nil {
+		return err
+	}
+	next.Catalog, next.Machine, next.Digest = s.catalog, m.ID, digest
+	signature, err := next.Sign(key)
+	if err != nil {
+		return err
+	}
+	return tx.Snapshot.Create().SetMachineID(m.ID).SetNumber(next.Number).SetDigest(digest).SetContent(content).
+		SetTakenAt(next.TakenAt).SetSignature(signature).SetNillableRun(some(next.Run)).SetNillableAcceptedBy(some(next.AcceptedBy)).Exec(ctx)
+}
+
+// learn adds to a machine's newest snapshot what one of its ports is connected to,
+// when that was not heard before: there was nothing that could have changed. It is a
+// snapshot of its own, with the time and origin of the one that it completes.
+func (s *Store) learn(ctx context.Context, tx *ent.Tx, key ed25519.PrivateKey, m inventory.Machine, r drift.Report, docs map[inventory.Source]inventory.Document) error {
+	if r.Snapshot == nil || r.State == inventory.DriftForged {
+		return nil
+	}
+	facts, more := drift.Learn(r.Snapshot.Facts, merge(observed(docs)))
+	if !more {
+		return nil
+	}
+	next := *r.Snapshot
+	next.Number++
+	return s.keepSnapshot(ctx, tx, key, m, next, facts)
+}
+
+// observed are the documents of programs that looked at the machine itself. What
+// people write changes no hardware, and must not hide that it changed. What a BMC
+// says is worded otherwise, is as of the last start, and may come at any time.
 func observed(docs map[inventory.Source]inventory.Document) map[inventory.Source]inventory.Document {
 	looks := maps.Clone(docs)
-	delete(looks, inventory.SourceManual)
+	for _, source := range []inventory.Source{inventory.SourceManual, inventory.SourceRedfish, inventory.SourceIPMI} {
+		delete(looks, source)
+	}
 	return looks
 }
 
@@ -182,7 +206,7 @@ func compare(ctx context.Context, c *ent.Client, key ed25519.PrivateKey, catalog
 	case err != nil:
 		return r, err
 	default:
-		r.State = inventory.DriftNone
+		r.State, frozen.Facts = inventory.DriftNone, opened.Facts
 		if r.Changes = drift.Compare(opened.Facts, merge(observed(docs))); len(r.Changes) > 0 {
 			r.State, r.Digest = inventory.DriftChanged, drift.Digest(r.Changes)
 		}
@@ -291,8 +315,14 @@ func (s *Store) judge(ctx context.Context, tx *ent.Tx, id uuid.UUID, docs map[in
 		return false, err
 	}
 	r, err := compare(ctx, tx.Client(), key, s.catalog, m, docs)
-	if err != nil || m.Drift == r.State && m.DriftDigest == r.Digest {
+	if err != nil {
 		return false, err
+	}
+	if err := s.learn(ctx, tx, key, m, r, docs); err != nil {
+		return false, err
+	}
+	if m.Drift == r.State && m.DriftDigest == r.Digest {
+		return false, nil
 	}
 	up := tx.Machine.UpdateOneID(id)
 	if r.State == "" { // its snapshots are gone

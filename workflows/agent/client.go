@@ -155,6 +155,14 @@ func (c *Client) Facts(ctx context.Context, facts inventory.Facts) error {
 	return nil
 }
 
+// Neighbors reports what the machine's ports are connected to, beside its facts.
+func (c *Client) Neighbors(ctx context.Context, neighbors []inventory.Neighbor) error {
+	if err := c.post(ctx, PathNeighbors, requestTimeout, NeighborsReport{Neighbors: neighbors}, nil); err != nil {
+		return fmt.Errorf("reporting neighbors: %w", err)
+	}
+	return nil
+}
+
 // Poll asks what to do; the controller may hold the request for hold.
 func (c *Client) Poll(ctx context.Context, running *TaskRef, hold time.Duration) (PollReply, error) {
 	var reply PollReply

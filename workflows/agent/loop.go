@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
@@ -34,6 +35,11 @@ type Config struct {
 	Version string
 	// Facts gathers the machine's facts.
 	Facts func(ctx context.Context) (inventory.Facts, error)
+	// News is signalled when Neighbors has something to say that it had not before;
+	// nil: never. It is told once the facts of this boot were reported.
+	News <-chan struct{}
+	// Neighbors is what the machine's ports are connected to; required with News.
+	Neighbors func(ctx context.Context) ([]inventory.Neighbor, error)
 	// Executor carries out tasks.
 	Executor Executor
 	// Say shows one line to a person at the machine; nil shows nothing.
@@ -72,6 +78,7 @@ type Loop struct {
 	finished map[TaskRef]Result
 	attempts map[string]int
 	fence    int64
+	reported bool // the facts of this boot
 
 	saying  sync.Mutex
 	lastSay string
@@ -155,8 +162,8 @@ func (l *Loop) Run(ctx context.Context) (Ending, error) {
 	}
 }
 
-// poll waits for something to do, and delivers the result of the running task
-// when that ends first.
+// poll waits for something to do, delivers the result of the running task when that
+// ends first, and tells news.
 func (l *Loop) poll(ctx context.Context) (PollReply, error) {
 	var reply PollReply
 	var done chan Result
@@ -164,6 +171,10 @@ func (l *Loop) poll(ctx context.Context) (PollReply, error) {
 	if l.job != nil {
 		ref := l.job.task.Ref()
 		running, done = &ref, l.job.done
+	}
+	var news <-chan struct{}
+	if l.reported {
+		news = l.cfg.News
 	}
 	pollCtx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -184,6 +195,10 @@ func (l *Loop) poll(ctx context.Context) (PollReply, error) {
 		stop()
 		<-answered // cut off by stop: its error says nothing
 		return PollReply{}, l.conclude(ctx, result)
+	case <-news:
+		stop()
+		<-answered
+		return PollReply{}, l.reportNeighbors(ctx)
 	}
 }
 
@@ -315,7 +330,25 @@ func (l *Loop) reportFacts(ctx context.Context) error {
 		// What could be seen is reported all the same.
 		l.log.Warn("some facts could not be gathered", "error", err)
 	}
-	return l.retry(ctx, func() error { return l.cfg.Client.Facts(ctx, facts) })
+	err = l.retry(ctx, func() error { return l.cfg.Client.Facts(ctx, facts) })
+	l.reported = l.reported || err == nil
+	return err
+}
+
+// reportNeighbors tells what was heard after the facts were reported. It is no more
+// than a fact: a controller that does not want it goes on without.
+func (l *Loop) reportNeighbors(ctx context.Context) error {
+	neighbors, err := l.cfg.Neighbors(ctx)
+	if err != nil {
+		l.log.Warn("some of what the ports are connected to could not be read", "error", err)
+	}
+	err = l.retry(ctx, func() error { return l.cfg.Client.Neighbors(ctx, neighbors) })
+	var refused *RefusedError
+	if errors.As(err, &refused) && (refused.Reason == RefusalInvalid || refused.Status == http.StatusNotFound) {
+		l.log.Warn("the controller does not want to know what the ports are connected to", "error", err)
+		return nil
+	}
+	return err
 }
 
 // retry calls do until it succeeds, the controller says that repeating is

@@ -7,6 +7,7 @@
 //	agent                              controller
 //	POST /agent/v1/session  token   →  session bound to machine and boot
 //	POST /agent/v1/facts    facts   →  kept in the catalog
+//	POST /agent/v1/neighbors        →  what was heard by LLDP since, kept too
 //	POST /agent/v1/task     running →  held until there is a task, an order to
 //	                                   cancel, or the poll ends
 //	POST /agent/v1/progress         →  acknowledged
@@ -35,22 +36,24 @@ const ProtocolVersion = 1
 
 // Paths of the protocol, all POST.
 const (
-	PathSession  = "/agent/v1/session"
-	PathFacts    = "/agent/v1/facts"
-	PathTask     = "/agent/v1/task"
-	PathProgress = "/agent/v1/progress"
-	PathResult   = "/agent/v1/result"
-	PathLog      = "/agent/v1/log"
+	PathSession   = "/agent/v1/session"
+	PathFacts     = "/agent/v1/facts"
+	PathNeighbors = "/agent/v1/neighbors"
+	PathTask      = "/agent/v1/task"
+	PathProgress  = "/agent/v1/progress"
+	PathResult    = "/agent/v1/result"
+	PathLog       = "/agent/v1/log"
 )
 
 // Limits of the bodies, in bytes, that the controller reads.
 const (
-	MaxSessionBytes  = 16 << 10
-	MaxFactsBytes    = 4 << 20
-	MaxTaskBytes     = 16 << 10
-	MaxProgressBytes = 16 << 10
-	MaxResultBytes   = 64 << 10
-	MaxLogBytes      = 256 << 10
+	MaxSessionBytes   = 16 << 10
+	MaxFactsBytes     = 4 << 20
+	MaxNeighborsBytes = 1 << 20
+	MaxTaskBytes      = 16 << 10
+	MaxProgressBytes  = 16 << 10
+	MaxResultBytes    = 64 << 10
+	MaxLogBytes       = 256 << 10
 	// MaxReplyBytes bounds what the agent reads from the controller.
 	MaxReplyBytes = 4 << 20
 )
@@ -79,6 +82,11 @@ type SessionReply struct {
 // Bearer is the credential of a session as sent in the Authorization header.
 func Bearer(machine uuid.UUID, session string) string {
 	return machine.String() + "." + session
+}
+
+// NeighborsReport is what the machine's ports are connected to.
+type NeighborsReport struct {
+	Neighbors []inventory.Neighbor `json:"neighbors"`
 }
 
 // PollRequest asks for work.

@@ -40,11 +40,12 @@ func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST "+agent.PathSession, s.answer(s.serveSession))
 	for path, rt := range map[string]route{
-		agent.PathFacts:    {agent.MaxFactsBytes, 1, 10, s.serveFacts},
-		agent.PathTask:     {agent.MaxTaskBytes, 10, 50, s.serveTask},
-		agent.PathProgress: {agent.MaxProgressBytes, 20, 100, s.serveProgress},
-		agent.PathResult:   {agent.MaxResultBytes, 5, 20, s.serveResult},
-		agent.PathLog:      {agent.MaxLogBytes, 5, 50, s.serveLog},
+		agent.PathFacts:     {agent.MaxFactsBytes, 1, 10, s.serveFacts},
+		agent.PathNeighbors: {agent.MaxNeighborsBytes, 1, 10, s.serveNeighbors},
+		agent.PathTask:      {agent.MaxTaskBytes, 10, 50, s.serveTask},
+		agent.PathProgress:  {agent.MaxProgressBytes, 20, 100, s.serveProgress},
+		agent.PathResult:    {agent.MaxResultBytes, 5, 20, s.serveResult},
+		agent.PathLog:       {agent.MaxLogBytes, 5, 50, s.serveLog},
 	} {
 		mux.Handle("POST "+path, s.answer(s.authenticated(path, rt)))
 	}
@@ -333,6 +334,23 @@ func (s *Server) serveFacts(ctx context.Context, m *machine, session sessionReco
 	return nil, nil
 }
 
+func (s *Server) serveNeighbors(ctx context.Context, m *machine, _ sessionRecord, body []byte) (any, error) {
+	req, err := decode[agent.NeighborsReport](body)
+	if err != nil {
+		return nil, err
+	}
+	if err := (inventory.Facts{Neighbors: req.Neighbors}).Validate(); err != nil {
+		return nil, refuse(http.StatusBadRequest, agent.RefusalInvalid, "%v", err)
+	}
+	if s.cfg.Neighbors == nil {
+		return nil, nil
+	}
+	if err := s.cfg.Neighbors(ctx, m.id, req.Neighbors); err != nil {
+		return nil, fmt.Errorf("keeping the neighbors of machine %s: %w", m.id, err)
+	}
+	return nil, nil
+}
+
 func (s *Server) serveTask(ctx context.Context, m *machine, session sessionRecord, body []byte) (any, error) {
 	req, err := decode[agent.PollRequest](body)
 	if err != nil {
@@ -388,7 +406,7 @@ func (s *Server) next(ctx context.Context, m *machine, session sessionRecord, ru
 		return reply, nil
 	}
 	task := m.want.task
-	if running != nil && *running == task.Ref() {
+	if running != nil && (*running == task.Ref() || m.want.spare) {
 		return reply, nil
 	}
 	if _, done := m.doc.result(task.Ref()); done {

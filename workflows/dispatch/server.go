@@ -53,6 +53,10 @@ type Recorder interface {
 // agent, which repeats the report.
 type FactsSink func(ctx context.Context, machine uuid.UUID, boot string, facts inventory.Facts) error
 
+// NeighborsSink keeps in the catalog what a machine's ports are connected to. An
+// error is reported to the agent, which repeats the report.
+type NeighborsSink func(ctx context.Context, machine uuid.UUID, neighbors []inventory.Neighbor) error
+
 // Config configures a Server.
 type Config struct {
 	Site string
@@ -63,6 +67,8 @@ type Config struct {
 	Leases Leases
 	// Facts receives facts reports; nil keeps them in memory only.
 	Facts FactsSink
+	// Neighbors receives what was heard after the facts; nil drops it.
+	Neighbors NeighborsSink
 	// Recorder receives events; nil discards them.
 	Recorder Recorder
 	// TokenLifetime is how long a token may wait for its first use; default
@@ -91,6 +97,9 @@ type Session struct {
 
 // ErrReplaced is returned by Do when a later Do for the same machine took over.
 var ErrReplaced = errors.New("replaced by a newer task for the same machine")
+
+// ErrBusy is returned by Spare for a machine that was given something to do.
+var ErrBusy = errors.New("the machine has been given another task")
 
 // ErrStale is returned by Do for a task that is older than the one on offer.
 var ErrStale = errors.New("older than the task already given to this machine")
@@ -144,6 +153,7 @@ type machine struct {
 type order struct {
 	ctx      context.Context // Do's: once it is over nobody listens any more
 	task     agent.Task
+	spare    bool // of Spare: for an agent that does nothing else
 	progress func(agent.Progress)
 	replaced bool
 	// calling is held while progress is called, so that Do returns only
@@ -454,6 +464,19 @@ func (s *Server) UnfinishedWrites(ctx context.Context, id uuid.UUID) ([]Unfinish
 // A failed task is no error: see Result.Outcome. Errors are those of ctx and
 // Store, ErrStale and ErrReplaced.
 func (s *Server) Do(ctx context.Context, id uuid.UUID, task agent.Task, onProgress func(agent.Progress)) (agent.Result, error) {
+	return s.order(ctx, id, &order{ctx: ctx, task: task, progress: onProgress})
+}
+
+// Spare is Do for an agent that does nothing: the task is not given to one that
+// runs another, takes no other's place, and gives way to any that comes. The error
+// is ErrBusy where another one is on offer.
+func (s *Server) Spare(ctx context.Context, id uuid.UUID, task agent.Task) (agent.Result, error) {
+	return s.order(ctx, id, &order{ctx: ctx, task: task, spare: true})
+}
+
+// order is Do.
+func (s *Server) order(ctx context.Context, id uuid.UUID, o *order) (agent.Result, error) {
+	task := o.task
 	if err := task.Check(); err != nil {
 		return agent.Result{}, fmt.Errorf("task %s for machine %s: %w", task.Ref(), id, err)
 	}
@@ -461,14 +484,17 @@ func (s *Server) Do(ctx context.Context, id uuid.UUID, task agent.Task, onProgre
 	if err != nil {
 		return agent.Result{}, err
 	}
-	o := &order{ctx: ctx, task: task, progress: onProgress}
 	m.mu.Lock()
 	if r, ok := m.doc.result(task.Ref()); ok {
 		m.mu.Unlock()
 		return r, nil
 	}
 	if w := m.want; w != nil {
-		if task.Fence < w.task.Fence || task.ID == w.task.ID && task.Attempt < w.task.Attempt {
+		if o.spare && !w.spare {
+			m.mu.Unlock()
+			return agent.Result{}, fmt.Errorf("task %s for machine %s: %w (%s)", task.Ref(), id, ErrBusy, w.task.Ref())
+		}
+		if !w.spare && task.Fence < w.task.Fence || task.ID == w.task.ID && task.Attempt < w.task.Attempt {
 			m.mu.Unlock()
 			return agent.Result{}, fmt.Errorf("task %s for machine %s: %w (%s)", task.Ref(), id, ErrStale, w.task.Ref())
 		}

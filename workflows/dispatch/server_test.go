@@ -34,6 +34,8 @@ type rig struct {
 	server *dispatch.Server
 	kill   func()
 	sunk   chan inventory.Facts
+	heard  chan []inventory.Neighbor
+	news   chan struct{} // of the agent
 }
 
 type events struct {
@@ -75,7 +77,8 @@ func newRig(t *testing.T) *rig {
 	}
 	r := &rig{
 		t: t, values: values, authority: authority, address: "127.0.0.1:0", machine: uuid.New(),
-		events: &events{}, sunk: make(chan inventory.Facts, 100),
+		events: &events{}, sunk: make(chan inventory.Facts, 100), heard: make(chan []inventory.Neighbor, 100),
+		news: make(chan struct{}, 1),
 	}
 	r.start()
 	return r
@@ -92,6 +95,10 @@ func (r *rig) start() {
 		Site: "store-0421", Store: r.values, Leases: r.leases, Recorder: r.events, TLS: cfg, PollLimit: 2 * time.Second,
 		Facts: func(_ context.Context, _ uuid.UUID, _ string, f inventory.Facts) error {
 			r.sunk <- f
+			return nil
+		},
+		Neighbors: func(_ context.Context, machine uuid.UUID, neighbors []inventory.Neighbor) error {
+			r.heard <- neighbors
 			return nil
 		},
 	})
@@ -137,7 +144,10 @@ func (r *rig) mint(boot string) string {
 func (r *rig) boot(name string, executor agent.Executor) <-chan error {
 	r.t.Helper()
 	loop := agent.NewLoop(agent.Config{
-		Client: r.client(), Token: r.mint(name), Boot: name, MAC: mac, Version: "test",
+		Client: r.client(), Token: r.mint(name), Boot: name, MAC: mac, Version: "test", News: r.news,
+		Neighbors: func(context.Context) ([]inventory.Neighbor, error) {
+			return []inventory.Neighbor{{MAC: mac, Chassis: "sw-1", Port: "7"}}, nil
+		},
 		Facts: func(context.Context) (inventory.Facts, error) {
 			return inventory.Facts{SchemaVersion: 1, Kernel: &inventory.Kernel{Release: name}}, nil
 		},
@@ -494,5 +504,60 @@ func TestWriteIsOfferedToTheNextBootAsOneToResume(t *testing.T) {
 	second.finish <- agent.Result{Outcome: agent.OutcomeOK}
 	if result := <-done; result.Boot != "boot-2" || result.Outcome != agent.OutcomeOK {
 		t.Errorf("Do = %+v; want the result of boot-2", result)
+	}
+}
+
+func TestWhatIsHeardLaterIsReportedWhileATaskRuns(t *testing.T) {
+	r := newRig(t)
+	ctx := within(t)
+	r.news <- struct{}{} // before the facts are reported, which say it then
+	s := newStage()
+	r.boot("boot-1", s)
+	if _, err := r.server.WaitFacts(ctx, r.machine); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.server.Do(ctx, r.machine, writeTask(1), nil)
+		done <- err
+	}()
+	<-s.started
+	for range 2 {
+		select {
+		case heard := <-r.heard:
+			if want := []inventory.Neighbor{{MAC: mac, Chassis: "sw-1", Port: "7"}}; !slices.Equal(heard, want) {
+				t.Fatalf("the controller heard %+v; want %+v", heard, want)
+			}
+		case <-ctx.Done():
+			t.Fatal("the controller heard nothing")
+		}
+		select {
+		case r.news <- struct{}{}:
+		default:
+		}
+	}
+	s.finish <- agent.Result{Outcome: agent.OutcomeOK}
+	if err := <-done; err != nil {
+		t.Errorf("Do(write) = %v; want the task to go on", err)
+	}
+	if lines := s.lines(); len(lines) != 2 {
+		t.Errorf("the agent did %q; want one start and one end", lines)
+	}
+}
+
+func TestNeighborsThatCannotBeAreRefused(t *testing.T) {
+	r := newRig(t)
+	ctx := within(t)
+	c := r.client()
+	if _, err := c.Open(ctx, agent.SessionRequest{Token: r.mint("boot-1"), Session: secret('a'), Boot: "boot-1", MAC: mac}); err != nil {
+		t.Fatal(err)
+	}
+	var refused *agent.RefusedError
+	for what, neighbors := range map[string][]inventory.Neighbor{
+		"of no port": {{Chassis: "sw-1", Port: "7"}}, "with NUL": {{MAC: mac, Port: "7\x00"}}, "too many": make([]inventory.Neighbor, inventory.MaxListLen+1),
+	} {
+		if err := c.Neighbors(ctx, neighbors); !errors.As(err, &refused) || refused.Reason != agent.RefusalInvalid {
+			t.Errorf("neighbors %s = %v; want them refused", what, err)
+		}
 	}
 }

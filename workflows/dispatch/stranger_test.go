@@ -98,9 +98,10 @@ func TestStrangerGetsNoTaskAndChangesNoFacts(t *testing.T) {
 	} {
 		for path, body := range map[string]any{
 			agent.PathTask: agent.PollRequest{}, agent.PathFacts: inventory.Facts{SchemaVersion: 1},
-			agent.PathResult:   agent.Result{Task: task.Ref(), Boot: "boot-1", Outcome: agent.OutcomeOK},
-			agent.PathProgress: agent.Progress{Task: task.Ref(), Phase: agent.PhaseBegin},
-			agent.PathLog:      agent.LogRequest{},
+			agent.PathNeighbors: agent.NeighborsReport{},
+			agent.PathResult:    agent.Result{Task: task.Ref(), Boot: "boot-1", Outcome: agent.OutcomeOK},
+			agent.PathProgress:  agent.Progress{Task: task.Ref(), Phase: agent.PhaseBegin},
+			agent.PathLog:       agent.LogRequest{},
 		} {
 			status, text := r.raw(path, bearer, body)
 			if status != http.StatusUnauthorized || strings.Contains(text, "sha256") {
@@ -268,7 +269,7 @@ func TestBodiesAreBounded(t *testing.T) {
 	}
 	bearer := agent.Bearer(r.machine, secret('a'))
 	for path, limit := range map[string]int{
-		agent.PathFacts: agent.MaxFactsBytes, agent.PathTask: agent.MaxTaskBytes, agent.PathLog: agent.MaxLogBytes,
+		agent.PathFacts: agent.MaxFactsBytes, agent.PathNeighbors: agent.MaxNeighborsBytes, agent.PathTask: agent.MaxTaskBytes, agent.PathLog: agent.MaxLogBytes,
 		agent.PathProgress: agent.MaxProgressBytes, agent.PathResult: agent.MaxResultBytes,
 	} {
 		if status, text := r.raw(path, bearer, bytes.Repeat([]byte(" "), limit+1)); status != http.StatusRequestEntityTooLarge {
@@ -320,12 +321,12 @@ func TestLogLinesReachTheRecorderWithoutControlCharacters(t *testing.T) {
 // FuzzRequests sends arbitrary bodies in an open session: whatever a machine
 // says, the controller answers and goes on.
 func FuzzRequests(f *testing.F) {
-	paths := []string{agent.PathSession, agent.PathFacts, agent.PathTask, agent.PathProgress, agent.PathResult, agent.PathLog}
+	paths := []string{agent.PathSession, agent.PathFacts, agent.PathTask, agent.PathProgress, agent.PathResult, agent.PathLog, agent.PathNeighbors}
 	for i, body := range []string{
 		`{"version":1,"token":"x.y","session":"z","mac":"52:54:00:04:21:01"}`,
 		`{"schema_version":1,"disks":[{"name":"sda","bytes":-1}]}`, `{"running":{"id":"a","attempt":1},"wait_ms":1}`,
 		`{"task":{"id":"a","attempt":1},"phase":"begin"}`, `{"task":{"id":"a","attempt":1},"boot":"b","outcome":"ok"}`,
-		`{"lines":[{"level":"INFO","message":"m","attrs":{"k":"v"}}]}`, `[[[[[[`, `nul`, `{"wait_ms":9223372036854775807}`,
+		`{"lines":[{"level":"INFO","message":"m","attrs":{"k":"v"}}]}`, `{"neighbors":[{"mac":"52:54:00:04:21:01","chassis":"sw","port":"7","vlan":-1}]}`, `[[[[[[`, `nul`, `{"wait_ms":9223372036854775807}`,
 	} {
 		f.Add(i%len(paths), body)
 	}

@@ -18,12 +18,14 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/probe"
+	"github.com/edge-provision/edge-provision/inventory/probe/lldp"
 	"github.com/edge-provision/edge-provision/workflows/agent"
 	"github.com/edge-provision/edge-provision/workflows/agent/host"
 )
@@ -144,12 +146,25 @@ func serve(ctx context.Context, c CommandLine, version string, console *Console)
 	background.Go(func() { watch.run(ctx) })
 
 	network := &Network{Console: console}
+	source := probe.Machine(c.MAC)
+	var connected atomic.Bool
+	listener := lldp.NewListener(lldp.Config{Ports: func() []string {
+		if connected.Load() {
+			network.RaiseOthers()
+		}
+		return probe.Linked(source)
+	}})
+	// From here on it hears for as long as everything else takes; nothing waits
+	// for it.
+	background.Go(func() { listener.Run(ctx) })
+	source.Heard = func(_ context.Context, port string) ([]inventory.Neighbor, error) { return listener.Heard(port) }
 	upCtx, upCancel := context.WithTimeoutCause(ctx, networkWait, fmt.Errorf("no network port got an address within %s", networkWait))
 	defer upCancel()
 	port, err := network.Up(upCtx, c)
 	if err != nil {
 		return agent.EndReboot, err
 	}
+	connected.Store(true)
 	background.Go(func() { network.Keep(ctx, port) })
 	if modules != nil {
 		// Now, for they take time from the network's drivers.
@@ -163,7 +178,6 @@ func serve(ctx context.Context, c CommandLine, version string, console *Console)
 	background.Go(func() { stream.Send(ctx, client) })
 	console.Sayf("Talking to the controller at %s.", c.URL)
 
-	source := probe.Machine(c.MAC)
 	firmware, efi := firmwareMode(load)
 	executor := host.New(host.Config{
 		Getter: client,
@@ -184,7 +198,9 @@ func serve(ctx context.Context, c CommandLine, version string, console *Console)
 			executor.FindOwners(ctx, facts.Disks)
 			return facts, err
 		},
-		Executor: executor, Say: console.Say, LostAfter: c.Lost, Logger: log,
+		News:      listener.News(),
+		Neighbors: func(ctx context.Context) ([]inventory.Neighbor, error) { return probe.Neighbors(ctx, source) },
+		Executor:  executor, Say: console.Say, LostAfter: c.Lost, Logger: log,
 	}).Run(ctx)
 }
 

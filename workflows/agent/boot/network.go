@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unsafe"
@@ -273,7 +274,23 @@ func control(do func(fd int) error) error {
 	return do(fd)
 }
 
-func setUp(port string) error {
+// RaiseOthers switches on the ports that are off, so that it can be heard what they
+// are connected to. They get no address, and answer no ARP: on one network with the
+// port that has one, they would answer for it.
+func (n *Network) RaiseOthers() {
+	for _, p := range n.ports() {
+		flags, err := strconv.ParseUint(n.attr(p.Name, "flags"), 0, 32)
+		if err == nil && flags&unix.IFF_UP == 0 {
+			// A port that cannot be switched on is one on which nothing is heard.
+			_ = setFlags(p.Name, unix.IFF_UP|unix.IFF_NOARP)
+		}
+	}
+}
+
+func setUp(port string) error { return setFlags(port, unix.IFF_UP) }
+
+// setFlags adds flags to those that a port has.
+func setFlags(port string, flags uint16) error {
 	return control(func(fd int) error {
 		ifr, err := unix.NewIfreq(port)
 		if err != nil {
@@ -282,7 +299,7 @@ func setUp(port string) error {
 		if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, ifr); err != nil {
 			return err
 		}
-		ifr.SetUint16(ifr.Uint16() | unix.IFF_UP)
+		ifr.SetUint16(ifr.Uint16() | flags)
 		return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
 	})
 }

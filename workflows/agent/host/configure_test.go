@@ -168,7 +168,7 @@ func TestConfigureMakesTheImageThisMachine(t *testing.T) {
 		"etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n" +
 			"172.22.0.11\tnode-a.store.example node-a\n172.22.0.12\tnode-b\n",
 		"etc/systemd/network/05-edge-provision.network": "# Written by edge-provision when the machine was installed.\n[Match]\nMACAddress=52:54:00:04:21:01\nType=ether\n\n" +
-			"[Network]\nAddress=172.22.0.11/24\nGateway=172.22.0.1\nDNS=172.22.0.1\nDomains=store.example\n",
+			"[Network]\nLLDP=yes\nAddress=172.22.0.11/24\nGateway=172.22.0.1\nDNS=172.22.0.1\nDomains=store.example\n",
 		"etc/chrony/sources.d/edge-provision.sources": "server 172.22.0.1 iburst\n",
 		"etc/passwd": "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1::/:/usr/sbin/nologin\nold:x:1000:1000::/home/old:/bin/sh\nops:x:1001:1001::/home/ops:/bin/bash\n",
 		"etc/shadow": "root:*:19000::::::\nold:*:19000::::::\nops:*:19000:0:99999:7:::\n",

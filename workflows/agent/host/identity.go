@@ -106,7 +106,9 @@ func (t *tree) network(c agent.Configure) error {
 	if n.MTU != 0 {
 		fmt.Fprintf(&unit, "[Link]\nMTUBytes=%d\n\n", n.MTU)
 	}
-	unit.WriteString("[Network]\n")
+	// Whatever says who it is, and not only routers: edge-agent reads from networkd
+	// what was heard between two looks.
+	unit.WriteString("[Network]\nLLDP=yes\n")
 	if n.DHCP {
 		unit.WriteString("DHCP=ipv4\n")
 	} else {

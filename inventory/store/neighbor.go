@@ -1,0 +1,66 @@
+package store
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/edge-provision/edge-provision/ent"
+	"github.com/edge-provision/edge-provision/inventory"
+)
+
+// putObserved keeps the facts of an observation. What the machine's ports are
+// connected to becomes a document of its own, of source lldp: a later look that hears
+// nothing, because it was short or the switch silent, takes nothing back.
+func (s *Store) putObserved(ctx context.Context, tx *ent.Tx, id uuid.UUID, o Observation) (newer bool, err error) {
+	facts := *o.Facts
+	if o.Source == inventory.SourceAgent || o.Source == inventory.SourceLLDP {
+		facts.Neighbors = nil
+	}
+	if o.Source != inventory.SourceLLDP {
+		if _, newer, err = s.putFacts(ctx, tx, id, o.Source, facts, o.At); err != nil || o.Source != inventory.SourceAgent {
+			return newer, err
+		}
+	}
+	before, err := heard(ctx, tx, id)
+	if err != nil {
+		return false, err
+	}
+	now := carried(before, o.Facts.Neighbors, facts.NICs)
+	if len(o.Facts.Neighbors) == 0 && len(now) == len(before) {
+		return newer, nil
+	}
+	_, moved, err := s.putFacts(ctx, tx, id, inventory.SourceLLDP, inventory.Facts{SchemaVersion: inventory.SchemaVersion, Neighbors: now}, o.At)
+	return newer || moved, err
+}
+
+// heard is what a machine's ports were connected to when something was heard last.
+func heard(ctx context.Context, tx *ent.Tx, id uuid.UUID) ([]inventory.Neighbor, error) {
+	row, err := latest(ctx, tx.Client(), id, inventory.SourceLLDP, time.Time{})
+	if err != nil || row == nil {
+		return nil, err
+	}
+	content, err := tx.Document.Get(ctx, row.Digest)
+	if err != nil {
+		return nil, err
+	}
+	f, err := stored(content)
+	return f.Neighbors, err
+}
+
+// carried is what is known of all ports after one more look: what was heard now, and
+// of ports on which nothing was, what was heard before. A port that is not among
+// those of the machine any more, if they were observed, is connected to nothing.
+func carried(before, now []inventory.Neighbor, ports []inventory.NIC) []inventory.Neighbor {
+	out := slices.Clone(now)
+	for _, n := range before {
+		again := slices.ContainsFunc(now, func(other inventory.Neighbor) bool { return other.MAC == n.MAC })
+		there := ports == nil || slices.ContainsFunc(ports, func(p inventory.NIC) bool { return p.MAC == n.MAC })
+		if !again && there {
+			out = append(out, n)
+		}
+	}
+	return out
+}
