@@ -35,7 +35,7 @@ func (a *app) reach(ctx context.Context, catalog *store.Store, site string) (*co
 	}
 	for _, l := range locks {
 		o := l.Owner
-		if l.Address != siteLock || o.Purpose != purposeServe || o.Host != self.Host || o.BootID != self.BootID || o.Dead() {
+		if l.Address != siteLock || o.Purpose != purposeServe || o.Host != self.Host || o.Dead() {
 			continue
 		}
 		raw, err := catalog.Settings().Get(ctx, socketKey(site))

@@ -103,20 +103,20 @@ func pidStart(pid int) (int64, error) {
 	return strconv.ParseInt(fields[start], 10, 64)
 }
 
-// Dead reports whether the process is proven dead: this host has started anew
-// since, or no process has its id, or another one has. On another host nothing
-// can be proven.
+// Dead reports whether the process is proven dead: no process of this host has its
+// id, or another one has. On another host nothing can be proven. Another boot alone
+// proves nothing: in a container, a service whose unit protects the kernel's
+// settings sees the kernel's own boot_id, and a command beside it the container's.
 func (o Owner) Dead() bool {
 	host, err := os.Hostname()
 	if err != nil || host != o.Host {
 		return false
 	}
-	boot, err := bootID()
-	if err != nil {
-		return false
-	}
-	if boot != o.BootID {
-		return true
+	if o.PID == os.Getpid() {
+		// What this process has taken it calls by the boot that it sees.
+		if boot, err := bootID(); err != nil || boot != o.BootID {
+			return err == nil
+		}
 	}
 	start, err := pidStart(o.PID)
 	if err != nil {

@@ -62,7 +62,10 @@ func TestLockOfADeadOwnerIsTakenOver(t *testing.T) {
 		"a process that ended":      {with(func(o *store.Owner) { o.PID = dead.Process.Pid }), true},
 		"a process id used again":   {with(func(o *store.Owner) { o.PIDStart-- }), true},
 		"before this host's reboot": {with(func(o *store.Owner) { o.BootID = "3f0c8a8e-5d0f-4a39-8ad4-6f5f2f2d9c11" }), true},
-		"another host":              {with(func(o *store.Owner) { o.Host = "controller-2"; o.BootID = "other" }), false},
+		"a living process that sees another boot_id": {with(func(o *store.Owner) {
+			o.PID, o.PIDStart, o.BootID = 1, startOf(t, 1), "3f0c8a8e-5d0f-4a39-8ad4-6f5f2f2d9c11"
+		}), false},
+		"another host": {with(func(o *store.Owner) { o.Host = "controller-2"; o.BootID = "other" }), false},
 	}
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
 		s := storetest.Open(t, cfg)
