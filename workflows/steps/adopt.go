@@ -71,11 +71,13 @@ func (e *FactsError) Error() string {
 func (e *FactsError) Unwrap() error { return e.Err }
 
 // Refresh gathers the facts of m over h and records them. missing says what the
-// agent could not see, as a user who may not look everywhere cannot. The error
-// is a *FactsError when the machine answers and its facts are not to be had, and
-// else one of the connection or the catalog.
-func (a *Adopter) Refresh(ctx context.Context, m *site.Machine, h *remote.Host) (row inventory.Machine, missing string, err error) {
-	facts, missing, err := a.gather(ctx, h)
+// agent could not see, as a user who may not look everywhere cannot. The agent
+// listens for listen at most for what the machine's network ports are connected to;
+// zero: for as long as the rest takes. The error is a *FactsError when the machine
+// answers and its facts are not to be had, and else one of the connection or the
+// catalog.
+func (a *Adopter) Refresh(ctx context.Context, m *site.Machine, h *remote.Host, listen time.Duration) (row inventory.Machine, missing string, err error) {
+	facts, missing, err := a.gather(ctx, h, listen)
 	var broken *remote.UnreachableError
 	switch {
 	case errors.As(err, &broken), ctx.Err() != nil && err != nil:
@@ -133,7 +135,7 @@ func (a *Adopter) load() (program, error) {
 }
 
 // gather runs edge-agent on the host.
-func (a *Adopter) gather(ctx context.Context, h *remote.Host) (facts inventory.Facts, missing string, err error) {
+func (a *Adopter) gather(ctx context.Context, h *remote.Host, listen time.Duration) (facts inventory.Facts, missing string, err error) {
 	p, err := a.load()
 	if err != nil {
 		return facts, "", err
@@ -152,9 +154,13 @@ func (a *Adopter) gather(ctx context.Context, h *remote.Host) (facts inventory.F
 	if err := fits(p.path, p.content, strings.TrimSpace(system.Stdout)); err != nil {
 		return facts, "", err
 	}
-	text, stderr, err := printed(ctx, h, keptScript(dir, p.digest), nil)
+	look := "facts"
+	if listen > 0 {
+		look += " -listen " + listen.String()
+	}
+	text, stderr, err := printed(ctx, h, keptScript(dir, p.digest, look), nil)
 	if exit, ok := errors.AsType[*remote.ExitError](err); ok && exit.Code == exitNotKept {
-		text, stderr, err = printed(ctx, h, receiveScript(dir, p.digest), bytes.NewReader(p.content))
+		text, stderr, err = printed(ctx, h, receiveScript(dir, p.digest, look), bytes.NewReader(p.content))
 	}
 	if err != nil {
 		return facts, "", err
@@ -244,13 +250,14 @@ const exitNotKept = 75
 // to the user, and can be written by no other.
 const ownedScript = `own() { [ -n "$(find "$1" -prune -type "$2" -user "$(id -u)" ! -perm -020 ! -perm -002 2>/dev/null)" ]; }`
 
-// keptScript runs a program that was kept, if it is what its name says.
-func keptScript(dir, digest string) string {
+// keptScript runs a program that was kept, if it is what its name says; look is what
+// it is told.
+func keptScript(dir, digest, look string) string {
 	return strings.Join([]string{
 		`umask 077`, `d="` + dir + `"`, `f="$d/edge-agent-` + digest + `"`, ownedScript,
 		`own "$d" d && own "$f" f || exit ` + strconv.Itoa(exitNotKept),
 		`s=$(sha256sum <"$f") && [ "${s%% *}" = "` + digest + `" ] || exit ` + strconv.Itoa(exitNotKept),
-		`exec "$f" facts`,
+		`exec "$f" ` + look,
 	}, "; ")
 }
 
@@ -259,7 +266,7 @@ func keptScript(dir, digest string) string {
 // two lines first; where it cannot be kept it is put into temporary files, and
 // removed whatever happens. What a power cut left of an earlier transfer goes after
 // an hour.
-func receiveScript(dir, digest string) string {
+func receiveScript(dir, digest, look string) string {
 	return strings.Join([]string{
 		`umask 077`, `k="` + dir + `"`, `f="$k/edge-agent-` + digest + `"`, ownedScript,
 		`runs() { printf "#!/bin/sh\nexit 0\n" >"$1" && chmod 700 "$1" && "$1" 2>/dev/null; }`,
@@ -275,7 +282,7 @@ func receiveScript(dir, digest string) string {
 		`chmod 700 "$t" || exit 74`,
 		`if [ -n "$kept" ]; then mv -f "$t" "$f" || exit 74; t="$f"; ` +
 			`for o in "$k"/edge-agent-*; do [ "$o" = "$f" ] || rm -f "$o"; done; find "$k" -name ".new.*" -mmin +60 -exec rm -f {} \;; fi`,
-		`"$t" facts`,
+		`"$t" ` + look,
 	}, "; ")
 }
 

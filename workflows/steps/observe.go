@@ -255,7 +255,7 @@ func (o *Observer) refresh(ctx context.Context, m *site.Machine, h *remote.Host,
 	if o.Adopter == nil {
 		return nil
 	}
-	_, missing, err := o.Adopter.Refresh(ctx, m, h)
+	_, missing, err := o.Adopter.Refresh(ctx, m, h, 0)
 	var (
 		lacking *FactsError
 		broken  *remote.UnreachableError

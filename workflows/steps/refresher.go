@@ -27,14 +27,22 @@ type Refresher struct {
 	// Parallelism is how many machines are asked at once; 4 when zero, because
 	// nobody waits and the uplink may be thin.
 	Parallelism int
+	// Listen is how long each machine listens at most for what its network ports are
+	// connected to; DefaultListen when zero, none when negative.
+	Listen time.Duration
 	// Tell is told of a machine that cannot be looked at, once until it can again.
 	Tell func(Progress)
 
 	failing map[string]bool
 }
 
-// DefaultRefresh is how often a Refresher looks.
-const DefaultRefresh = 15 * time.Minute
+const (
+	// DefaultRefresh is how often a Refresher looks.
+	DefaultRefresh = 15 * time.Minute
+	// DefaultListen is a little more than the half minute after which switches
+	// repeat what they say by LLDP (IEEE 802.1AB-2016 section 9.2.5.7).
+	DefaultListen = 35 * time.Second
+)
 
 // Run works until ctx ends; the first round begins at once.
 func (r *Refresher) Run(ctx context.Context) {
@@ -66,6 +74,10 @@ func (r *Refresher) Once(ctx context.Context) error {
 	if limit == 0 {
 		limit = 4
 	}
+	listen := r.Listen
+	if listen == 0 {
+		listen = DefaultListen
+	}
 	s, hosts, adopter := r.Site(), r.Hosts(), r.Adopter()
 	slots := make(chan struct{}, limit)
 	var (
@@ -85,7 +97,7 @@ func (r *Refresher) Once(ctx context.Context) error {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			err := look(ctx, hosts, adopter, m)
+			err := look(ctx, hosts, adopter, m, max(listen, 0))
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil && !r.failing[m.Address] && ctx.Err() == nil {
@@ -113,7 +125,7 @@ func (r *Refresher) runs(ctx context.Context, siteName string, m *site.Machine) 
 }
 
 // look gathers the facts of one machine.
-func look(ctx context.Context, hosts Hosts, adopter *Adopter, m *site.Machine) error {
+func look(ctx context.Context, hosts Hosts, adopter *Adopter, m *site.Machine, listen time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, adoptTimeout)
 	defer cancel()
 	h, err := hosts.Host(ctx, m.Address)
@@ -121,6 +133,6 @@ func look(ctx context.Context, hosts Hosts, adopter *Adopter, m *site.Machine) e
 		return err
 	}
 	defer h.Close()
-	_, _, err = adopter.Refresh(ctx, m, h)
+	_, _, err = adopter.Refresh(ctx, m, h, listen)
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -55,6 +56,7 @@ type watched struct {
 	report    func(inventory.Facts)
 	mu        sync.Mutex
 	told      []string
+	listened  []bool // whether each look was told to listen for half a minute
 }
 
 func watch(t *testing.T) *watched {
@@ -62,8 +64,17 @@ func watch(t *testing.T) *watched {
 	agent, report := fakeAgent(t)
 	path, _ := agent()
 	signer := remotetest.NewSigner(t)
-	server := remotetest.Start(t, signer.PublicKey(), &remotetest.Server{Rewrite: func(line string) string { return "cd " + filepath.Dir(path) + " && ln -sf facts.json facts; " + line }})
-	w := &watched{adoption: adopt(t, block(t, server.Address, server.HostKey), signer), report: report}
+	w := &watched{report: report}
+	server := remotetest.Start(t, signer.PublicKey(), &remotetest.Server{Rewrite: func(line string) string {
+		short := strings.ReplaceAll(line, " facts -listen 35s", " facts") // cat takes no such flag
+		if strings.Contains(short, ` facts`) {
+			w.mu.Lock()
+			w.listened = append(w.listened, short != line)
+			w.mu.Unlock()
+		}
+		return "cd " + filepath.Dir(path) + " && ln -sf facts.json facts; " + short
+	}})
+	w.adoption = adopt(t, block(t, server.Address, server.HostKey), signer)
 	w.catalog.UseSnapshotKey(snapshotKey)
 	w.observer.Adopter.Agent = agent
 	w.refresher = &steps.Refresher{
@@ -228,5 +239,39 @@ func until(t *testing.T, what string, holds func() bool) {
 		case <-deadline:
 			t.Fatalf("not in 10 s: %s", what)
 		}
+	}
+}
+
+func TestOnlyTheRefresherListensForSwitches(t *testing.T) {
+	w := watch(t)
+	cable := func(port string) inventory.Facts {
+		mac := inventory.MAC{2, 0, 0, 0, 0, 1}
+		f := inventory.Facts{NICs: []inventory.NIC{{Name: "eno1", MAC: mac}}}
+		if port != "" {
+			f.Neighbors = []inventory.Neighbor{{MAC: mac, Chassis: "00:1b:21:00:00:0a", Port: port, System: "sw-1"}}
+		}
+		return f
+	}
+	w.report(cable("7"))
+	w.once()
+	if frozen, err := w.catalog.Commission(t.Context(), w.row().ID, "run"); err != nil || !frozen {
+		t.Fatalf("Commission() = %t, %v; want the first snapshot", frozen, err)
+	}
+	w.report(cable(""))
+	if v, _, _ := w.see(); v.Hardware == nil || v.Hardware.State != inventory.DriftNone {
+		t.Errorf("Hardware = %+v; want no drift when nothing is heard", v.Hardware)
+	}
+	w.report(cable("8"))
+	w.once()
+	w.report(cable(""))
+	v, _, _ := w.see()
+	if v.Hardware == nil || v.Hardware.State != inventory.DriftChanged || len(v.Hardware.Changes) != 1 || v.Hardware.Changes[0].Path != `neighbors["02:00:00:00:00:01"]` {
+		t.Errorf("Hardware = %+v; want the other switch port, though plan heard nothing", v.Hardware)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	// The program is sent at the first look, which so has two commands.
+	if want := []bool{true, true, false, true, false}; !slices.Equal(w.listened, want) {
+		t.Errorf("told to listen: %t; want %t, for plan does not wait", w.listened, want)
 	}
 }

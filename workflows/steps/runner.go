@@ -431,3 +431,12 @@ func MachineFacts(s *site.Site, catalog *store.Store) func(ctx context.Context, 
 		return err
 	}
 }
+
+// MachineNeighbors is the sink of what the ports of machines are connected to.
+func MachineNeighbors(s *site.Site, catalog *store.Store) func(ctx context.Context, machine uuid.UUID, neighbors []inventory.Neighbor) error {
+	return func(ctx context.Context, machine uuid.UUID, neighbors []inventory.Neighbor) error {
+		f := inventory.Facts{SchemaVersion: inventory.SchemaVersion, Neighbors: neighbors}
+		_, _, err := catalog.Observe(ctx, s.Name, store.Observation{Machine: machine, Source: inventory.SourceLLDP, Facts: &f})
+		return err
+	}
+}

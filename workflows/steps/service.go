@@ -104,7 +104,8 @@ func Listen(ctx context.Context, c ServiceConfig) (*Service, error) {
 	}
 	s.Dispatch, err = dispatch.New(dispatch.Config{
 		Site: c.Site.Name, Store: c.Catalog.Settings(), Leases: s, Facts: MachineFacts(c.Site, c.Catalog),
-		Recorder: recorder{c.Catalog}, Logger: c.Log, Now: c.Now, TLS: tls,
+		Neighbors: MachineNeighbors(c.Site, c.Catalog),
+		Recorder:  recorder{c.Catalog}, Logger: c.Log, Now: c.Now, TLS: tls,
 	})
 	if err != nil {
 		return nil, err

@@ -256,7 +256,7 @@ func (w *work) greet(ctx context.Context) error {
 func (w *work) commission(ctx context.Context) error {
 	if w.p.Adopter != nil {
 		w.p.say(w.m.Address, "facts", "looking at its hardware")
-		if err := look(ctx, w.p.Hosts, w.p.Adopter, w.m); err != nil {
+		if err := look(ctx, w.p.Hosts, w.p.Adopter, w.m, 0); err != nil {
 			w.p.say(w.m.Address, "facts", "what the installer saw of it stays: %v", err)
 		}
 	}

@@ -3,7 +3,7 @@
 import { h, replace } from "./dom.js";
 import { ago, amount, date } from "./format.js";
 
-const order = ["system", "cpu", "memory", "disks", "nics", "firmware", "bios", "baseboard", "chassis", "bmc", "tpm", "kernel", "pci"];
+const order = ["system", "cpu", "memory", "disks", "nics", "neighbors", "firmware", "bios", "baseboard", "chassis", "bmc", "tpm", "kernel", "pci"];
 const titles = { cpu: "CPU", nics: "Network", bios: "BIOS", bmc: "BMC", tpm: "TPM", pci: "PCI" };
 const opened = new Set(["system", "cpu", "memory", "disks", "nics"]);
 
