@@ -51,7 +51,11 @@ fi
 data=$(mktemp -d /tmp/edge-provision-demo.XXXXXX)
 values=$data/values.hcl
 : >"$values"
+# The disks are the demo's own: those of somebody's rack of the same site carry
+# systems that this demo's catalog, a new one, does not know.
+disks=$kept/racks/demo-$(basename "$site" .hcl)
 edge() { bin/edge-provision --data-dir "$data" --var-file "$values" "$@"; }
+rack() { edge rack --rack-dir "$disks" "$@" "$site"; }
 inside() { ip netns exec "$namespace" bin/edge-provision --data-dir "$data" --var-file "$values" "$@"; }
 step() { printf '\n\033[1m── %s\033[0m\n' "$*"; }
 began=$(date +%s)
@@ -72,7 +76,7 @@ Dashboard: http://$listen/
 Find the machines with 1 GiB of memory or more: type facts.memory.bytes >= GiB(1) into its search.
 
 The rack and the dashboard's server stay up. End them with:
-  kill $server; tail --pid=$server -f /dev/null; bin/edge-provision --var-file $values rack down $site; rm -rf $data
+  kill $server; tail --pid=$server -f /dev/null; bin/edge-provision --var-file $values rack --rack-dir $disks down $site; rm -rf $data
 END
     exit 0
   fi
@@ -83,10 +87,10 @@ END
   fi
   if [ "$status" != 0 ]; then
     echo "The demo failed; what the machines said last:" >&2
-    edge rack status "$site" >&2 || true
+    rack status >&2 || true
     for m in $machines; do edge why --site "$site" "$m" >&2 || true; done
   fi
-  edge rack down "$site" >/dev/null || true
+  rack down >/dev/null || true
   rm -rf "$data"
   exit "$status"
 }
@@ -142,7 +146,10 @@ if [ "$cluster" = 1 ]; then
 else
   step "rack up: two machines that are switched off, with a BMC each"
 fi
-edge rack up "$site"
+if [ -d "$disks" ] && ! ip netns list | grep -qw "$namespace"; then
+  rack down # a demo that was killed left its disks
+fi
+rack up
 up=1
 
 if [ "$cluster" = 1 ]; then

@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -143,6 +145,24 @@ func (q *sqlText) arg(v any) {
 	q.WriteString(q.store.placeholder(len(q.args)))
 }
 
+// condition writes a condition, its placeholders numbered on from the arguments
+// that are there.
+func (q *sqlText) condition(c inventory.Condition) {
+	text, before := c.SQL, len(q.args)
+	if q.store.dialect == dialect.Postgres && before > 0 {
+		text = numbered.ReplaceAllStringFunc(text, func(mark string) string {
+			n, _ := strconv.Atoi(mark[1:]) // digits
+			return q.store.placeholder(before + n)
+		})
+	}
+	q.WriteString("(" + text + ")")
+	q.args = append(q.args[:before:before], c.Args...)
+}
+
+// numbered is a placeholder of PostgreSQL. A Filter's SQL is made of fixed parts,
+// none of which looks like one.
+var numbered = regexp.MustCompile(`\$[0-9]+`)
+
 // probe are the machines for which a narrowing is true, if they are few: known is
 // false when there are more than few rows.
 func (p *pager) probe(ctx context.Context, n inventory.Narrowing) (ids []string, known bool, err error) {
@@ -155,23 +175,31 @@ func (p *pager) probe(ctx context.Context, n inventory.Narrowing) (ids []string,
 	return slices.Compact(ids), true, nil
 }
 
-// next are the ids of at most limit machines behind p.last for which a narrowing
-// is true, in their order.
-func (p *pager) next(ctx context.Context, n inventory.Narrowing, limit int) ([]string, error) {
-	q := &sqlText{store: p.store, args: n.Where.Args[:len(n.Where.Args):len(n.Where.Args)]}
+// behindIn is the query of at most limit machines behind p.last for which a
+// narrowing is true, in the order of their ids, with the filter's answer beside
+// each: one query, because asking for the ids first costs as much again.
+func (p *pager) behindIn(n inventory.Narrowing, limit int) *sqlText {
+	q := &sqlText{store: p.store}
 	id := n.ID
 	if n.Ordered {
-		fmt.Fprintf(q, "SELECT DISTINCT %s FROM %s WHERE (%s)", id, n.Table, n.Where.SQL)
+		fmt.Fprintf(q, "WITH next AS (SELECT DISTINCT %s AS id FROM %s WHERE ", id, n.Table)
+		q.condition(n.Where)
 	} else {
 		// The limit, which isAtMost has proven to cut nothing, keeps SQLite from
 		// taking an index on the machine in place of the narrowing's.
 		id = "found.id"
-		fmt.Fprintf(q, "SELECT DISTINCT found.id FROM (SELECT %s AS id FROM %s WHERE (%s) LIMIT %d) AS found WHERE TRUE", n.ID, n.Table, n.Where.SQL, someMachines+1)
+		fmt.Fprintf(q, "WITH next AS (SELECT DISTINCT found.id AS id FROM (SELECT %s AS id FROM %s WHERE ", n.ID, n.Table)
+		q.condition(n.Where)
+		fmt.Fprintf(q, " LIMIT %d) AS found WHERE TRUE", someMachines+1)
 	}
 	fmt.Fprintf(q, " AND %s > ", id)
 	q.arg(p.last.id)
-	fmt.Fprintf(q, " ORDER BY %s LIMIT %d", id, limit)
-	return p.ids(ctx, q)
+	fmt.Fprintf(q, " ORDER BY 1 LIMIT %d) SELECT machines.id, CASE WHEN ", limit)
+	q.condition(p.filter.Where)
+	p.within(q, "machines.site")
+	// CROSS JOIN makes SQLite begin with the ids.
+	q.WriteString(" THEN TRUE ELSE FALSE END FROM next CROSS JOIN machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id WHERE machines.id = next.id ORDER BY machines.id")
+	return q
 }
 
 // ids runs a query of ids.
@@ -398,11 +426,7 @@ func (p *pager) probablyEnough() int {
 // walk looks at the machines of a narrowing in the order of their ids.
 func (p *pager) walk(ctx context.Context, n inventory.Narrowing) error {
 	return p.chunks(ctx, func(ctx context.Context, most int) (int, error) {
-		ids, err := p.next(ctx, n, most)
-		if err != nil {
-			return 0, err
-		}
-		return p.lookAmong(ctx, ids)
+		return p.look(ctx, p.behindIn(n, most))
 	})
 }
 
