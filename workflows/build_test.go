@@ -59,6 +59,13 @@ func one(v workflows.MachineView) func(*site.Site) workflows.Observation {
 	}
 }
 
+// blind is a machine whose agent could not look for disks.
+func blind() workflows.MachineView {
+	v := known()
+	v.Facts.Disks = nil
+	return v
+}
+
 // was sees machine a as it was installed, then changed.
 func was(change func(*workflows.MachineView)) func(*site.Site) workflows.Observation {
 	return func(s *site.Site) workflows.Observation {
@@ -253,6 +260,11 @@ var planCases = []planCase{
 		name: "no-disk-at-all", text: node(""), see: one(known()),
 		want: map[string]workflows.Kind{"machine.a": workflows.KindRefused},
 		says: []string{"RAID mode"},
+	},
+	{
+		name: "disks-not-looked-for", text: node(""), see: one(blind()),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindRefused},
+		says: []string{"does not say that it could look for them"},
 	},
 	{
 		name: "replace", text: node(""), opts: workflows.BuildOptions{Replace: []string{"machine.a"}},

@@ -63,7 +63,7 @@ func facts(disks ...inventory.Disk) *inventory.Facts {
 		SchemaVersion: inventory.SchemaVersion,
 		System:        &inventory.System{Serial: "7XK2Q93", UUID: "4c4c4544-0042-3010-8042-b4c04f4d3232"},
 		Memory:        &inventory.Memory{Bytes: 8 << 30},
-		Disks:         disks,
+		Disks:         append([]inventory.Disk{}, disks...), // looked for, also when there are none
 	}
 }
 

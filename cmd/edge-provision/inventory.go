@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -82,7 +83,7 @@ missing(...) to ask for that.`,
 			},
 		},
 		a.inventoryShow(&f), a.inventoryHistory(&f), a.inventoryDiff(&f), a.inventoryForget(&f), a.inventoryAccept(&f),
-		a.inventoryTag(&f), a.inventorySet(&f), a.inventoryImport(&f), a.inventoryExport(&f),
+		a.inventoryTag(&f), a.inventorySet(&f), a.inventoryReactions(&f), a.inventoryImport(&f), a.inventoryExport(&f),
 	)
 	return c
 }
@@ -259,11 +260,14 @@ func disks(f inventory.Facts) string {
 	if f.Disks == nil {
 		return "-"
 	}
+	if len(f.Disks) == 0 {
+		return "none"
+	}
 	var out []string
 	for _, d := range f.Disks {
 		out = append(out, d.Name+" "+workflows.FormatBytes(d.Bytes))
 	}
-	return or(strings.Join(out, ", "))
+	return strings.Join(out, ", ")
 }
 
 func model(f inventory.Facts) string {
@@ -314,15 +318,15 @@ func (a *app) inventoryShow(f *inventoryFlags) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				merged, err := factsOf(ctx, s, m)
-				if err != nil {
-					return err
+				bySource := map[inventory.Source]inventory.Facts{}
+				for source, d := range documents {
+					bySource[source] = d.Facts
 				}
 				hardware, err := a.driftOf(ctx, s, m.ID)
 				if err != nil {
 					return err
 				}
-				return a.showMachine(m, merged, documents, hardware)
+				return a.showMachine(m, inventory.Merge(bySource), documents, hardware)
 			})
 		},
 	}
@@ -355,6 +359,9 @@ func (a *app) inventoryForget(f *inventoryFlags) *cobra.Command {
 the catalog; what was installed at its address in site.hcl stays recorded.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.remote.given() {
+				return a.forgetRemote(cmd.Context(), f, args[0])
+			}
 			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
 				m, err := findMachine(ctx, s, f.site, args[0])
 				if err != nil {
@@ -363,11 +370,18 @@ the catalog; what was installed at its address in site.hcl stays recorded.`,
 				if err := s.Forget(ctx, m.ID); err != nil {
 					return err
 				}
-				fmt.Fprintf(a.stdout, "Forgot %s (%s).\n", nameOf(m), m.ID)
-				return nil
+				if err := auditCommand(ctx, s, "forgetMachine", m.ID.String(), http.StatusNoContent); err != nil {
+					return err
+				}
+				return a.forgot(m)
 			})
 		},
 	}
+}
+
+func (a *app) forgot(m inventory.Machine) error {
+	fmt.Fprintf(a.stdout, "Forgot %s (%s).\n", nameOf(m), m.ID)
+	return nil
 }
 
 func (a *app) inventoryHistory(f *inventoryFlags) *cobra.Command {
@@ -429,23 +443,34 @@ func (a *app) inventoryDiff(f *inventoryFlags) *cobra.Command {
 		Use: "diff MACHINE [MACHINE]", Short: "Compare the facts of two machines, or the last two reports of one",
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.remote.given() {
+				old, now, err := twoRemoteFacts(cmd.Context(), f, args)
+				if err != nil {
+					return err
+				}
+				return a.printDiff(old, now, f.format)
+			}
 			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
 				old, now, err := twoFacts(ctx, s, f.site, args)
 				if err != nil {
 					return err
 				}
-				changes := inventory.Diff(old, now)
-				if f.format == "json" {
-					return writeJSON(a.stdout, changes)
-				}
-				if len(changes) == 0 {
-					fmt.Fprintln(a.stdout, "No difference.")
-				}
-				printChanges(a.stdout, changes)
-				return nil
+				return a.printDiff(old, now, f.format)
 			})
 		},
 	}
+}
+
+func (a *app) printDiff(old, now inventory.Facts, format string) error {
+	changes := inventory.Diff(old, now)
+	if format == "json" {
+		return writeJSON(a.stdout, changes)
+	}
+	if len(changes) == 0 {
+		fmt.Fprintln(a.stdout, "No difference.")
+	}
+	printChanges(a.stdout, changes)
+	return nil
 }
 
 // twoFacts are the documents that a diff is about.
@@ -470,8 +495,12 @@ func twoFacts(ctx context.Context, s *store.Store, site string, names []string) 
 		return old, now, err
 	}
 	if len(documents) < 2 {
-		return old, now, fmt.Errorf("%s has %s of the agent; a comparison needs two", nameOf(m), count(len(documents), "report"))
+		return old, now, tooFewReports(m, len(documents))
 	}
 	slices.SortFunc(documents, func(a, b inventory.Document) int { return a.ObservedAt.Compare(b.ObservedAt) })
 	return documents[len(documents)-2].Facts, documents[len(documents)-1].Facts, nil
+}
+
+func tooFewReports(m inventory.Machine, n int) error {
+	return fmt.Errorf("%s has %s of the agent; a comparison needs two", nameOf(m), count(n, "report"))
 }

@@ -9,7 +9,8 @@ import (
 	"github.com/edge-provision/edge-provision/workflows/remote"
 )
 
-// Loss lists what a removal destroys and nothing brings back.
+// Loss lists what a removal destroys and nothing brings back. A server that could
+// not be asked may hold data of the cluster, and is named as such.
 func (c *Cluster) Loss(ctx context.Context) ([]string, error) {
 	s, clients, err := c.survey(ctx)
 	if err != nil {
@@ -17,16 +18,22 @@ func (c *Cluster) Loss(ctx context.Context) ([]string, error) {
 	}
 	var out []string
 	for _, o := range s.seen {
-		if o.err == nil && o.role == server && o.joined {
+		switch {
+		case o.role != server:
+		case o.err != nil:
+			out = append(out, fmt.Sprintf("data of the cluster (etcd) that may be on %s, which could not be asked", o.node.Machine))
+		case o.joined:
 			out = append(out, fmt.Sprintf("the cluster's data (etcd) on %s, with %d snapshots", o.node.Machine, len(o.snapshots)))
 		}
 	}
-	if len(clients) > 0 {
-		volumes, err := clients[0].volumes(ctx)
-		if err != nil {
+	for i, l := range clients {
+		volumes, err := l.volumes(ctx)
+		if err == nil {
+			return append(out, volumes...), nil
+		}
+		if i == len(clients)-1 {
 			return nil, err
 		}
-		return append(out, volumes...), nil
 	}
 	if len(out) > 0 {
 		out = append(out, "volumes of pods, which cannot be listed because no API server answers")

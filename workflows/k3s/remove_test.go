@@ -104,6 +104,10 @@ func TestRemovalSaysWhichMachineCouldNotBeAsked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	loss, err := cluster.Loss(t.Context())
+	if want := "data of the cluster (etcd) that may be on machine.b, which could not be asked"; err != nil || !slices.Contains(loss, want) || len(loss) != 3 {
+		t.Errorf("Loss() = %q, %v; want the data of two servers, and %q", loss, err, want)
+	}
 	if err := cluster.Remove(t.Context(), true); err == nil || !strings.Contains(err.Error(), "machine.b: no SSH") {
 		t.Errorf("Remove() = %v; want the machine that was not asked", err)
 	}

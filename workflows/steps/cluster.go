@@ -194,7 +194,9 @@ func (s *clusterStep) Loss(ctx context.Context) ([]string, error) {
 	if err := s.reach(ctx); err != nil {
 		return nil, err
 	}
-	return s.cluster.Loss(ctx, s.last(ctx), s.opts)
+	loss, err := s.cluster.Loss(ctx, s.last(ctx), s.opts)
+	s.doubt(err)
+	return loss, err
 }
 
 // last is the set for a removal. What is removed tells the inventory in the

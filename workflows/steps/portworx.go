@@ -362,11 +362,15 @@ func (s *portworxStep) license(ctx context.Context) error {
 // Loss implements Remover: the volumes are on disks that are kept unless their
 // wiping is typed.
 func (s *portworxStep) Loss(ctx context.Context) ([]string, error) {
+	if err := s.reach(ctx); err != nil {
+		return nil, err
+	}
 	live, err := s.cluster.Get(ctx, "core.libopenstorage.org/v1", "StorageCluster", portworx.Namespace, s.config.Name)
 	if errors.Is(err, kube.ErrNotFound) {
 		return nil, nil
 	}
 	if err != nil {
+		s.doubt(err)
 		return nil, err
 	}
 	var out []string

@@ -222,3 +222,42 @@ func TestWhatOneStepWaitsForKeepsNoOtherFromBeingAsked(t *testing.T) {
 		})
 	}
 }
+
+// TestClusterThatFallsSilentIsDoubtedByWhatIsTakenAway has an API server that says
+// that it is there, and is silent when the first step asks what would be lost: the
+// second step must not wait for the same.
+func TestClusterThatFallsSilentIsDoubtedByWhatIsTakenAway(t *testing.T) {
+	late, out := context.WithCancelCause(t.Context())
+	defer out(nil)
+	var probes, others atomic.Int64
+	kubeconfig := pretendedAPI(t, func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == probed && probes.Add(1) == 1 {
+			return false
+		}
+		if r.URL.Path != probed {
+			others.Add(1)
+			out(context.DeadlineExceeded)
+		}
+		<-r.Context().Done()
+		return true
+	})
+	env := Env{Catalog: "catalog", Clock: workflows.SystemClock{}, Declared: &Declared{}, Say: t.Logf}
+	first, second := configMapStep(t, env, kubeconfig, "first"), configMapStep(t, env, kubeconfig, "second")
+	defer env.Declared.observe()()
+	if loss, err := first.Loss(late); !noAnswer(err) {
+		t.Errorf("Loss of the first step = %q, %v; want that there was no answer, and never that nothing is lost", loss, err)
+	}
+	// The bound of the product is 15 s; this is about whether it is asked.
+	var err error
+	if second.cluster, err = kube.Open(kube.Config{Kubeconfig: kubeconfig, Attempts: 1, ReachTimeout: 300 * time.Millisecond}); err != nil {
+		t.Fatal(err)
+	}
+	defer second.cluster.Close()
+	asked := others.Load()
+	if loss, err := second.Loss(t.Context()); !noAnswer(err) {
+		t.Errorf("Loss of the second step = %q, %v; want that there was no answer", loss, err)
+	}
+	if probes.Load() != 2 || others.Load() != asked {
+		t.Errorf("the server was asked %d times whether it is there and %d times for objects after that; want 2 and 0", probes.Load(), others.Load()-asked)
+	}
+}
