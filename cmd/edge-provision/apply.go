@@ -127,6 +127,9 @@ func (a *app) apply(ctx context.Context, path string, f applyFlags, resumed *wor
 	if err := ap.useDaemon(); err != nil {
 		return err
 	}
+	if err := ap.begins(ctx); err != nil {
+		return err
+	}
 	plan, refused, err := w.plan(ctx, ap.service, f.options())
 	if err != nil {
 		return err
@@ -144,6 +147,9 @@ type applying struct {
 	flags applyFlags
 	fence int64
 	last  uuid.UUID // the run of the newest stage; zero before the first
+	// recorded says that the site was approved, and what machines are by it is
+	// written down.
+	recorded bool
 
 	provisioner *steps.Provisioner
 	service     *steps.Service     // nil until a machine has to boot
@@ -210,6 +216,32 @@ func (ap *applying) carryOut(ctx context.Context, plan workflows.Plan, refused, 
 	}
 }
 
+// begins has the plan go by what the site would make of the machines, or for the
+// daemon's own run, by what it has made of them.
+func (ap *applying) begins(ctx context.Context) error {
+	if ap.app.run != nil && ap.app.run.own {
+		ap.recorded = true
+		return ap.recordSite(ctx)
+	}
+	return ap.foresee(ctx)
+}
+
+// approved writes down, once, what machines are by the site: somebody has
+// approved it. In a daemon it is served from now on.
+func (ap *applying) approved(ctx context.Context) error {
+	if ap.recorded {
+		return nil
+	}
+	var err error
+	if d := ap.app.daemon; d != nil {
+		err = d.serveFor(ctx, ap.world)
+	} else {
+		err = ap.recordSite(ctx)
+	}
+	ap.recorded = err == nil
+	return err
+}
+
 // nothing ends an apply that has nothing more to do.
 func (ap *applying) nothing(ctx context.Context, plan workflows.Plan, refused bool) error {
 	if err := ap.letGo(ctx); err != nil {
@@ -217,6 +249,15 @@ func (ap *applying) nothing(ctx context.Context, plan workflows.Plan, refused bo
 	}
 	if refused || !plan.Settled() {
 		return exitCode(exitError)
+	}
+	if d := ap.app.daemon; d != nil && !ap.recorded {
+		// Nobody was asked, so that nothing was approved either.
+		if !sameFiles(d.current().site, ap.site) {
+			fmt.Fprintln(ap.app.stderr, "serve goes on by the site as it read it before; send it SIGHUP to take up what was edited.")
+			return ap.outputs(ctx)
+		}
+	} else if err := ap.approved(ctx); err != nil {
+		return err
 	}
 	if err := ap.commission(ctx, plan, uuid.Nil); err != nil {
 		return err
@@ -285,6 +326,9 @@ func (ap *applying) consent(plan workflows.Plan) (_ workflows.Plan, missing bool
 
 // stage carries out one stage as a run of its own in the journal.
 func (ap *applying) stage(ctx context.Context, stage workflows.Plan) (failed bool, err error) {
+	if err := ap.approved(ctx); err != nil {
+		return false, err
+	}
 	if err := ap.serve(ctx, stage); err != nil {
 		return false, err
 	}
@@ -325,9 +369,6 @@ func (ap *applying) executor() *steps.Executor {
 
 // serve starts the site's services before the first stage that boots a machine.
 func (ap *applying) serve(ctx context.Context, stage workflows.Plan) error {
-	if d := ap.app.daemon; d != nil {
-		return d.serveFor(ctx, ap.site)
-	}
 	boots := slices.ContainsFunc(stage.Actions, func(a workflows.Action) bool {
 		switch a.Kind {
 		case workflows.KindInspect, workflows.KindInstall, workflows.KindBoot, workflows.KindPowerOn:
@@ -335,7 +376,7 @@ func (ap *applying) serve(ctx context.Context, stage workflows.Plan) error {
 		}
 		return false
 	})
-	if ap.service != nil || !boots {
+	if ap.service != nil || !boots { // the daemon's, or begun before
 		return nil
 	}
 	service, err := ap.listen(ctx, ap.flags.ports)
@@ -358,7 +399,9 @@ func (ap *applying) serve(ctx context.Context, stage workflows.Plan) error {
 	serving, end := context.WithCancel(context.WithoutCancel(ctx))
 	ap.end, ap.served = end, make(chan struct{})
 	ap.use(service)
-	discovery := &steps.Discovery{Site: func() *site.Site { return ap.site }, Catalog: ap.catalog, Dispatch: service.Dispatch, Tell: ap.tell}
+	discovery := &steps.Discovery{
+		Site: func() *site.Site { return ap.site }, Catalog: ap.catalog, Dispatch: service.Dispatch, Wanted: ap.wanted, Fence: ap.fence, Tell: ap.tell,
+	}
 	go func() {
 		defer close(ap.served)
 		discovering := make(chan struct{})

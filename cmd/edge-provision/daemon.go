@@ -39,8 +39,11 @@ type daemon struct {
 	running  *daemonRun // nil: none is under way
 	stopping bool       // no run begins any more
 	due      bool       // the site is to be read again when the run has ended
-	apart    bool       // the services answer for a run's version of the site, and not world's
 	runs     sync.WaitGroup
+
+	// turn is held, for reading, while what machines are is recorded by the site
+	// as it is served, and for writing while another version takes its place.
+	turn sync.RWMutex
 }
 
 // runRequest is a run that nobody sits before. It asks nobody: what site.hcl does
@@ -252,18 +255,25 @@ func (d *daemon) begin(command string, r *request, do func(context.Context, *app
 	return run, nil
 }
 
-// ended makes room for the next run, and reads the site again that this one may
-// have found changed.
+// ended reads the site again if that was put off, and then makes room for the
+// next run, which must not begin with the one before.
 func (d *daemon) ended(run *daemonRun) {
-	d.mu.Lock()
-	due := d.due
-	d.due = false
-	d.running = nil
-	d.mu.Unlock()
-	if due && d.ctx.Err() == nil {
-		d.reload(d.ctx)
+	for d.holds(run) {
+		d.reloadAfter(d.ctx, run)
 	}
 	d.tellManager()
+}
+
+// holds makes room for the next run, unless the site is to be read again first.
+func (d *daemon) holds(run *daemonRun) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	due := d.due && d.ctx.Err() == nil
+	d.due = false
+	if !due && d.running == run {
+		d.running = nil
+	}
+	return due
 }
 
 // close lets no further run begin and returns the one under way; nil: none.
@@ -286,18 +296,20 @@ func (d *daemon) tellManager() {
 }
 
 // command is the program as it carries out one command of a client, or one of the
-// daemon's own where r is nil. What it writes goes to the session of its run.
+// daemon's own where r is nil, which takes its files from where those of the site
+// that is served came from. What it writes goes to the session of its run.
 func (d *daemon) command(r *request, run *daemonRun) *app {
 	b := &app{
 		daemon: d, run: run, stop: run.stop, stdin: bytes.NewReader(nil),
 		dataDir: d.app.dataDir, cacheDir: d.app.cacheDir, catalog: d.app.catalog,
 	}
 	if r == nil {
-		b.copySources(d.app)
+		b.copySources(d.current().app)
 		b.stdout, b.stderr = sessionWriter{session: run.session, stream: 1}, sessionWriter{session: run.session, stream: 2}
 		return b
 	}
 	b.receive(*r)
+	b.supply.orBundle(d.app.supply)
 	b.stdout = sessionWriter{session: run.session, stream: 1, screen: r.Stdout}
 	b.stderr = sessionWriter{session: run.session, stream: 2, screen: r.Stderr}
 	return b

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+
+	"github.com/hashicorp/hcl/v2"
 
 	"github.com/edge-provision/edge-provision/workflows/site"
 	"github.com/edge-provision/edge-provision/workflows/steps"
@@ -31,36 +35,22 @@ func (d *daemon) expect(path string) error {
 	return nil
 }
 
-// What is said after what is wrong with a site was shown.
-var (
-	errReloadFailed = errors.New("the site was not taken up; it is served as it was before")
-	// errReloadApart is said when a run has had the services answer for a version
-	// that could not be taken up after it.
-	errReloadApart = errors.New("the site was not taken up: DHCP and netboot answer by the version that was applied last, " +
-		"everything else, such as classes and the API, works by the one before; correct what is wrong and send SIGHUP")
-)
+// errReloadFailed is said after what is wrong with a site was shown.
+var errReloadFailed = errors.New("the site was not taken up; it is served as it was before")
 
 // reload reads the site again and serves it as it is now. One that has mistakes,
 // or other networks, leaves everything as it was. While a run is under way it is
 // only checked, and taken up when the run has ended.
-func (d *daemon) reload(ctx context.Context) {
+func (d *daemon) reload(ctx context.Context) { d.reloadAfter(ctx, nil) }
+
+// reloadAfter is reload at the end of a run, which stands in its way no longer.
+func (d *daemon) reloadAfter(ctx context.Context, run *daemonRun) {
 	d.report(d.manager.Reloading())
-	err := d.replace(ctx)
-	if err != nil {
+	if err := d.replace(ctx, run); err != nil {
 		d.app.fail(err)
-		d.app.fail(d.left())
+		d.app.fail(errReloadFailed)
 	}
 	d.report(d.manager.Ready("Serving site " + d.current().site.Name))
-}
-
-// left is how the site is served when it could not be read again.
-func (d *daemon) left() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.apart {
-		return errReloadApart
-	}
-	return errReloadFailed
 }
 
 // report logs what the service manager could not be told.
@@ -70,13 +60,20 @@ func (d *daemon) report(err error) {
 	}
 }
 
-// replace does the work of reload.
-func (d *daemon) replace(ctx context.Context) error {
+// server is the program as it opens a version of the site to serve it, with the
+// sources of another command.
+func (d *daemon) server(from *app) *app {
 	b := &app{
 		daemon: d, stop: d.app.stop, stdin: d.app.stdin, stdout: d.app.stdout, stderr: d.app.stderr,
 		dataDir: d.app.dataDir, cacheDir: d.app.cacheDir, catalog: d.app.catalog, verbose: d.app.verbose,
 	}
-	b.copySources(d.app)
+	b.copySources(from)
+	return b
+}
+
+// replace does the work of reload.
+func (d *daemon) replace(ctx context.Context, after *daemonRun) error {
+	b := d.server(d.app)
 	next, err := b.load(d.path)
 	if err != nil {
 		return err
@@ -87,7 +84,7 @@ func (d *daemon) replace(ctx context.Context) error {
 	if err := d.service.Fits(next); err != nil {
 		return err
 	}
-	if run := d.postpone(); run != nil {
+	if run := d.postpone(after); run != nil {
 		fmt.Fprintf(d.app.stderr, "Site %s has no mistakes; it is taken up when the %s that is under way has ended.\n", next.Name, run.command)
 		return nil
 	}
@@ -96,27 +93,48 @@ func (d *daemon) replace(ctx context.Context) error {
 		return err
 	}
 	w.agent = d.agent
-	if err := d.adopt(ctx, w); err != nil {
+	if err := d.bootBundle(ctx, w); err != nil {
+		return errors.Join(err, w.close())
+	}
+	if err := d.adopt(ctx, w, after); err != nil {
 		return err
 	}
 	fmt.Fprintf(d.app.stderr, "Serving site %s as it is now in %s.\n", next.Name, d.path)
 	return nil
 }
 
-// postpone has the site read again after the run under way; nil: there is none.
-func (d *daemon) postpone() *daemonRun {
+// bootBundle has machines boot the installer of the bundle that a world was opened
+// with, which may be another file than before.
+func (d *daemon) bootBundle(ctx context.Context, w *world) error {
+	if w.bundle == nil || !w.netboots() {
+		return nil
+	}
+	installer, err := w.bundledInstaller(ctx)
+	if err != nil {
+		return err
+	}
+	return d.service.Boot(installer)
+}
+
+// postpone has the site read again after the run under way; nil: there is none
+// but the one that may stand beside.
+func (d *daemon) postpone(beside *daemonRun) *daemonRun {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.running != nil {
-		d.due = true
+	if d.running == nil || d.running == beside {
+		return nil
 	}
+	d.due = true
 	return d.running
 }
 
-// adopt serves the site of another world from now on, unless a run has begun
-// meanwhile.
-func (d *daemon) adopt(ctx context.Context, w *world) error {
-	unused, err := d.exchange(ctx, w)
+// errRunBegan says that the site cannot be exchanged now.
+var errRunBegan = errors.New("a run has begun meanwhile; the site is read again when it has ended")
+
+// adopt serves the site of another world from now on, and records what machines
+// are by it, unless a run other than by has begun meanwhile.
+func (d *daemon) adopt(ctx context.Context, w *world, by *daemonRun) error {
+	unused, err := d.exchange(ctx, w, by)
 	if err != nil {
 		return errors.Join(err, w.close())
 	}
@@ -131,37 +149,57 @@ func (d *daemon) adopt(ctx context.Context, w *world) error {
 
 // exchange puts a world in the place of the one that is served, and returns the
 // one that nobody uses any more, if there is one, for the caller to close.
-func (d *daemon) exchange(ctx context.Context, w *world) (unused *world, err error) {
+// Meanwhile nothing is recorded by the version before.
+func (d *daemon) exchange(ctx context.Context, w *world, by *daemonRun) (unused *world, err error) {
+	d.turn.Lock()
+	defer d.turn.Unlock()
+	if d.postpone(by) != nil {
+		return nil, errRunBegan
+	}
+	if err := d.service.Fits(w.site); err != nil {
+		return nil, err
+	}
+	if err := w.recordSite(ctx); err != nil {
+		return nil, err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.running != nil {
+	if d.running != nil && d.running != by {
 		d.due = true
-		return nil, errors.New("a run has begun meanwhile; the site is read again when it has ended")
+		return nil, errRunBegan
 	}
 	if err := d.service.Use(ctx, w.site); err != nil {
 		return nil, err
 	}
 	w.images.Service = d.service
 	unused = d.retired
-	d.retired, d.world, d.apart = d.world, w, false
+	d.retired, d.world = d.world, w
 	return unused, nil
 }
 
-// serveFor has the services answer for the site that an approved run works on.
-// The daemon itself takes it up when the run has ended.
-func (d *daemon) serveFor(ctx context.Context, s *site.Site) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	apart := d.world.site != s
-	if !apart && !d.apart {
-		return nil
-	}
-	d.due = d.due || apart
-	if err := d.service.Use(ctx, s); err != nil {
+// serveFor serves the version of the site that a client's run works on, from the
+// moment on in which it was approved. It is opened for the daemon once more: what
+// the run has opened ends with it.
+func (d *daemon) serveFor(ctx context.Context, run *world) error {
+	w, err := d.server(run.app).openSite(ctx, run.site, d.path, d.current().tell)
+	if err != nil {
 		return err
 	}
-	d.apart = apart
+	w.agent = d.agent
+	if err := d.bootBundle(ctx, w); err != nil {
+		return errors.Join(err, w.close())
+	}
+	if err := d.adopt(ctx, w, run.app.run); err != nil {
+		return err
+	}
+	run.goBy(nil) // it is recorded
+	fmt.Fprintf(d.app.stderr, "Serving site %s in the version that is applied.\n", w.site.Name)
 	return nil
+}
+
+// sameFiles reports whether two sites were read from files that say the same.
+func sameFiles(a, b *site.Site) bool {
+	return maps.EqualFunc(a.Files, b.Files, func(a, b *hcl.File) bool { return bytes.Equal(a.Bytes, b.Bytes) })
 }
 
 // closeWorlds closes what was opened for the sites that were served.
@@ -178,7 +216,8 @@ func (d *daemon) closeWorlds() error {
 // discover lets discovered machines go until ctx ends.
 func (d *daemon) discover(ctx context.Context) {
 	discovery := &steps.Discovery{
-		Site: func() *site.Site { return d.current().site }, Catalog: d.catalog, Dispatch: d.service.Dispatch, Tell: d.current().tell,
+		Site: func() *site.Site { return d.current().site }, Turn: d.turn.RLocker(), Catalog: d.catalog, Dispatch: d.service.Dispatch,
+		Wanted: d.wanted, Fence: d.fence, Tell: d.current().tell,
 	}
 	discovery.Run(ctx)
 }

@@ -95,6 +95,10 @@ func (a *app) destroy(ctx context.Context, path string, f destroyFlags, resumed 
 	if err := w.closeCutOff(ctx, "this one continues where it stopped."); err != nil {
 		return err
 	}
+	// Records are removed under the names that they have by now.
+	if err := steps.Move(ctx, w.site, w.catalog, w.keys); err != nil {
+		return err
+	}
 	d := &destroying{flags: f, running: running{
 		world: w, screen: screen, answers: bufio.NewReader(a.stdin), points: points, parallelism: f.parallelism,
 		record: runRecord{Command: "destroy", Path: path, Target: f.target, DestroyData: f.data, Forget: f.forget, PowerOff: f.powerOff},

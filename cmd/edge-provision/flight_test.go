@@ -92,6 +92,9 @@ func newFlight(t *testing.T, bmcBlock string, ago time.Duration) *flight {
 			t.Error(err)
 		}
 	})
+	if err := f.world.recordSite(t.Context()); err != nil { // as apply does
+		t.Fatal(err)
+	}
 	row, err := f.world.catalog.MachineByAddress(t.Context(), "shop", "machine.till")
 	if err != nil {
 		t.Fatal(err)
@@ -209,7 +212,10 @@ func redfish(t *testing.T, declared string) string {
 
 func redfishWith(t *testing.T, declared string, sensors ...sim.Sensor) (block string, service *sim.Redfish) {
 	t.Helper()
-	service = sim.NewRedfish(sim.RedfishConfig{Username: "admin", Password: "right-password", Sensors: sensors}, &sim.Memory{})
+	service = sim.NewRedfish(sim.RedfishConfig{
+		Username: "admin", Password: "right-password", Sensors: sensors,
+		Hardware: func() sim.Hardware { return sim.Hardware{BIOSVersion: "1.2.3", CPUs: 4, MemoryBytes: 16 << 30} },
+	}, &sim.Memory{})
 	server := httptest.NewTLSServer(service)
 	t.Cleanup(server.Close)
 	return bmcBlock(server.URL, declared, bmc.Fingerprint(server.Certificate())), service

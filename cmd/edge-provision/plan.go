@@ -96,6 +96,9 @@ func (a *app) planSite(ctx context.Context, path string, f planOptions) error {
 		return err
 	}
 	defer w.close()
+	if err := w.foresee(ctx); err != nil {
+		return err
+	}
 	w.agent, w.stale = f.agent, f.stale
 	var service *steps.Service
 	if a.daemon != nil {
@@ -140,7 +143,7 @@ func (w *world) plan(ctx context.Context, service *steps.Service, o workflows.Bu
 		return plan, false, err
 	}
 	plan, diags := workflows.Build(w.site, seen, o)
-	if plan.Classes, err = steps.ClassViews(ctx, w.site, w.catalog, time.Now()); err != nil {
+	if plan.Classes, err = steps.ClassViews(ctx, w.site, w.catalog, w.foresight, time.Now()); err != nil {
 		return plan, false, err
 	}
 	upgrades, err := w.checkUpgrade(ctx)

@@ -112,7 +112,7 @@ func (d *daemon) ends() bool {
 // react starts what the classes of the site say, until ctx ends.
 func (d *daemon) react(ctx context.Context) {
 	r := &steps.Reactor{
-		Site: func() *site.Site { return d.current().site }, Catalog: d.catalog, Carrier: carrier{d, d.ends, d.edited},
+		Site: func() *site.Site { return d.current().site }, Turn: d.turn.RLocker(), Catalog: d.catalog, Carrier: carrier{d, d.ends, d.edited},
 		Tell: func(p steps.Progress) { d.current().tell(p) },
 	}
 	r.Run(ctx)

@@ -43,6 +43,9 @@ While it runs, plan, apply, destroy and runs resume of the same site on this hos
 it, and a run goes on in it when the terminal that began it is gone. SIGHUP has it read the
 site again.
 
+With --bundle everything that machines boot and get comes from that file, which is verified
+before anything is served.
+
 The API over the catalog is served on loopback, where everybody may read. On another
 address it speaks TLS, and everybody needs a token (edge-provision token create).`,
 		Args: cobra.ExactArgs(1),
@@ -50,6 +53,7 @@ address it speaks TLS, and everybody needs a token (edge-provision token create)
 	}
 	f.ports.register(c)
 	f.apiFlags.register(c)
+	a.supply.register(c)
 	c.Flags().StringVar(&f.agent, "agent", "", "the edge-agent program; default: beside this program")
 	c.Flags().DurationVar(&f.refresh, "refresh", steps.DefaultRefresh, "how often the hardware of running machines is looked at over SSH; 0: never")
 	return c
@@ -89,6 +93,9 @@ func (a *app) serve(ctx context.Context, path string, f serveFlags) (err error) 
 	if err := w.closeCutOff(ctx, "apply, or runs resume, continues it where it stopped."); err != nil {
 		return err
 	}
+	if err := w.recordSite(ctx); err != nil {
+		return err
+	}
 	w.prune(ctx)
 	f.inherited, f.current, f.runner = inherited.API, d.current, runner{d}
 	served, err := w.listenAPI(f.apiFlags)
@@ -101,7 +108,7 @@ func (a *app) serve(ctx context.Context, path string, f serveFlags) (err error) 
 	if d.service, err = w.listen(ctx, f.ports); err != nil {
 		return err
 	}
-	if len(w.site.Networks) > 0 { // else nothing boots from here
+	if w.netboots() {
 		installer, err := w.installer(ctx, f.agent)
 		if err == nil {
 			err = d.service.Boot(installer)

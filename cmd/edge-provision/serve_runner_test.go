@@ -44,6 +44,9 @@ func daemonHere(t *testing.T, dir, path string) *daemon {
 		t.Fatal(err)
 	}
 	d.fence = fence
+	if err := w.recordSite(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	d.service, err = steps.Listen(t.Context(), steps.ServiceConfig{
 		Site: w.site, Catalog: w.catalog, Authority: w.ca, Wanted: w.wanted, Now: time.Now,
 		// Of a network only the agents' port is bound, on a loopback address that
@@ -383,31 +386,5 @@ func TestTheReasonsOfARunAreBounded(t *testing.T) {
 	}
 	if err := r.explain(nil); err != nil {
 		t.Errorf("explain(nil) = %v; want nil", err)
-	}
-}
-
-func TestAFailedReloadSaysWhatIsServedByWhat(t *testing.T) {
-	d, _ := openShop(t)
-	var said strings.Builder
-	d.app.stderr = &said
-	if err := os.WriteFile(d.path, []byte("site \"shop\" {\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	d.reload(t.Context())
-	if !strings.Contains(said.String(), errReloadFailed.Error()) {
-		t.Errorf("a reload that fails says\n%s\nwant that all is as before", said.String())
-	}
-	said.Reset()
-	next := *d.current().site
-	if err := d.serveFor(t.Context(), &next); err != nil { // as a run of a new version does
-		t.Fatal(err)
-	}
-	d.reload(t.Context())
-	if !strings.Contains(said.String(), errReloadApart.Error()) || strings.Contains(said.String(), errReloadFailed.Error()) {
-		t.Errorf("a reload that fails after a run of a new version says\n%s\nwant what is served by what", said.String())
-	}
-	// A run of the daemon's own has its own site answered for again.
-	if err := d.serveFor(t.Context(), d.current().site); err != nil || !errors.Is(d.left(), errReloadFailed) {
-		t.Errorf("serveFor = %v, then %v; want everything by one version", err, d.left())
 	}
 }

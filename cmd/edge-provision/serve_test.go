@@ -61,6 +61,9 @@ func serveShop(t *testing.T, f apiFlags) *controller {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := w.recordSite(t.Context()); err != nil { // as serve does
+		t.Fatal(err)
+	}
 	f.listen = "127.0.0.1:0"
 	served, err := w.listenAPI(f)
 	if err != nil {
@@ -217,7 +220,7 @@ func TestPowerOfAMachineWithoutABMCIsAFailedOperation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o, err := robot.SetPower(t.Context(), c.m.ID.String(), "on", "key-1")
+	o, err := robot.SetPower(t.Context(), c.m.ID.String(), resource.PowerRequest{Action: "on"}, "key-1")
 	if err != nil {
 		t.Fatal(err)
 	}

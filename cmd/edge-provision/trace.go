@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,12 +21,27 @@ func (a *app) traceCommand() *cobra.Command {
 	var (
 		siteName        string
 		asJSON, earlier bool
+		remote          remoteFlags
 	)
 	c := &cobra.Command{
 		Use: "trace MACHINE", Short: "Show what happened to a machine as one timeline, with the time each phase took",
 		Example: `  edge-provision trace 'machine.node["a"]'`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			print := func(t timeline.Timeline) error {
+				if asJSON {
+					return writeJSON(a.stdout, t)
+				}
+				width, color := a.terminal(a.stdout)
+				return timeline.Print(a.stdout, t, timeline.Style{Width: int(width), Color: color, Location: time.Local, Earlier: earlier})
+			}
+			if remote.given() {
+				t, err := remoteTimeline(cmd.Context(), remote, siteName, args[0])
+				if err != nil {
+					return err
+				}
+				return print(t)
+			}
 			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
 				m, err := findMachine(ctx, s, siteName, args[0])
 				if err != nil {
@@ -34,15 +51,11 @@ func (a *app) traceCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				t := timeline.Trace(events)
-				if asJSON {
-					return writeJSON(a.stdout, t)
-				}
-				width, color := a.terminal(a.stdout)
-				return timeline.Print(a.stdout, t, timeline.Style{Width: int(width), Color: color, Location: time.Local, Earlier: earlier})
+				return print(timeline.Trace(events))
 			})
 		},
 	}
+	remote.register(c)
 	c.Flags().StringVar(&siteName, "site", "", "only this site's machines")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the timeline as JSON (schema_version 1)")
 	c.Flags().BoolVar(&earlier, "all", false, "show earlier attempts too")
@@ -66,6 +79,9 @@ func (a *app) whyCommand() *cobra.Command {
 				return err
 			}
 			defer w.close()
+			if err := w.foresee(cmd.Context()); err != nil {
+				return err
+			}
 			m, err := w.machine(args[0])
 			if err != nil {
 				return err
@@ -94,15 +110,18 @@ func (w *world) diagnose(ctx context.Context, address string, gaveUp bool) ([]ti
 	if err != nil {
 		return nil, err
 	}
-	row, err := w.catalog.MachineByAddress(ctx, w.site.Name, m.Address)
-	if err != nil {
-		return nil, err
-	}
 	if err := w.catalog.Flush(ctx); err != nil {
 		return nil, err
 	}
-	events, err := eventsOf(ctx, w.catalog, row)
-	if err != nil {
+	var events []inventory.Event
+	row, err := w.foresight.Machine(ctx, w.catalog, w.site.Name, m.Address)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		row.State = inventory.StateDeclared // never seen
+	case err == nil:
+		events, err = eventsOf(ctx, w.catalog, row)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	// What this host's packet filter stops is told of no machine in particular,

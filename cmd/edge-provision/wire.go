@@ -56,8 +56,12 @@ type world struct {
 	agent    string // the edge-agent program, where a flag names it
 	stale    bool   // facts are taken as they were gathered last
 	adopter  *steps.Adopter
+	inside   *steps.BMCFacts
 	store    *artifact.Store
 	bundle   *bundle.Reader // nil: files are fetched
+	// foresight is what the site would make of the machines; nil: it is recorded,
+	// or nobody asks for machines of the catalog.
+	foresight *steps.Foresight
 }
 
 // open loads a site and opens what belongs to it. The caller closes the world.
@@ -155,26 +159,38 @@ func (w *world) fill(ctx context.Context, path string) error {
 	w.journal = journal.New(w.catalog, time.Now)
 	w.hosts = &steps.SSH{Site: w.site, Catalog: w.catalog, Signer: signer}
 	w.powers = steps.NewControllers(w.site, w.catalog, a.bmcDeps(w.keys, w.catalog, dir))
+	w.inside = &steps.BMCFacts{Catalog: w.catalog, Powers: w.powers}
 	w.builder = &imagebuilder.Builder{CacheDir: cache, Log: a.logger(), Progress: buildProgress(w.tell, w.site.Images)}
 	w.images = &steps.Images{Builder: w.builder, Catalog: w.catalog, Dir: w.site.Dir}
 	w.runner = &steps.Runner{
 		Site: w.site, Catalog: w.catalog, Keys: w.keys, Hosts: w.hosts, Powers: w.powers, Machines: w.hosts, SSH: w.hosts,
 		Clock: workflows.SystemClock{}, Tell: w.tell,
 	}
-	if err := w.artifacts(ctx, path); err != nil {
+	return w.artifacts(ctx, path)
+}
+
+// foresee has everything go by what the site would make of the machines, and
+// writes nothing: nobody has approved it yet.
+func (w *world) foresee(ctx context.Context) error {
+	f, err := steps.Foresee(ctx, w.site, w.catalog)
+	if err != nil {
 		return err
 	}
-	if err := steps.Move(ctx, w.site, w.catalog, w.keys); err != nil {
+	w.goBy(f)
+	return nil
+}
+
+// recordSite writes down what machines are by the site, which is approved.
+func (w *world) recordSite(ctx context.Context) error {
+	if err := steps.Record(ctx, w.site, w.catalog, w.keys); err != nil {
 		return err
 	}
-	for _, m := range w.site.Machines {
-		if m.Match == nil && !m.Adopted() {
-			if _, err := w.catalog.Declare(ctx, w.site.Name, m.Address, m.MAC); err != nil {
-				return fmt.Errorf("%s (%s): %w", m.Address, m.DeclRange, err)
-			}
-		}
-	}
-	return steps.Bind(ctx, w.site, w.catalog)
+	w.goBy(nil)
+	return w.inside.Keep(ctx, w.site.Name)
+}
+
+func (w *world) goBy(f *steps.Foresight) {
+	w.foresight, w.hosts.Foresight, w.runner.Foresight, w.adopter.Foresight = f, f, f, f
 }
 
 // bmcDeps is what BMC drivers work with: events, and the memory of refused
@@ -194,10 +210,10 @@ func (w *world) close() error {
 // observe asks the site what it is; service is nil when nothing is served.
 func (w *world) observe(ctx context.Context, service *steps.Service) (workflows.Observation, error) {
 	o := &steps.Observer{
-		Site: w.site, Catalog: w.catalog, Hosts: w.hosts, Powers: w.powers, Images: w.images.Digest, Fits: w.images.Fits, Runner: w.runner,
+		Site: w.site, Catalog: w.catalog, Foresight: w.foresight, Hosts: w.hosts, Powers: w.powers, Images: w.images.Digest, Fits: w.images.Fits, Runner: w.runner,
 	}
 	if !w.stale {
-		o.Adopter = w.adopter
+		o.Adopter, o.BMCFacts = w.adopter, w.inside
 	}
 	if service != nil {
 		o.Dispatch = service.Dispatch

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"regexp"
 	"strconv"
@@ -31,6 +32,10 @@ type Adopter struct {
 	// Site is the site's name.
 	Site    string
 	Catalog *store.Store
+	// Foresight is what the site would make of the machines; nil: it is recorded,
+	// also by Refresh. With one a machine is entered that was never seen, and
+	// which machine is at an address is not changed.
+	Foresight *Foresight
 	// Agent gives the path of the edge-agent program, or says why there is
 	// none. It is asked only when there is a machine to run it on.
 	Agent func() (string, error)
@@ -100,13 +105,35 @@ func (a *Adopter) Refresh(ctx context.Context, m *site.Machine, h *remote.Host, 
 // mention.
 func (a *Adopter) row(ctx context.Context, m *site.Machine) (inventory.Machine, error) {
 	if !m.Adopted() {
-		return a.Catalog.MachineByAddress(ctx, a.Site, m.Address)
+		return a.Foresight.Machine(ctx, a.Catalog, a.Site, m.Address)
 	}
 	var macs []inventory.MAC
 	if !m.MAC.IsZero() {
 		macs = append(macs, m.MAC)
 	}
+	if a.Foresight != nil {
+		row, err := a.Foresight.Machine(ctx, a.Catalog, a.Site, m.Address)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return row, err
+		}
+		if row, err = a.known(ctx, m); !errors.Is(err, fs.ErrNotExist) {
+			return row, err
+		}
+	}
 	return a.Catalog.Adopt(ctx, a.Site, m.Address, macs...)
+}
+
+// known is the machine that an adopted one would take the address from, or whose
+// MAC it has: which of them it is, apply records.
+func (a *Adopter) known(ctx context.Context, m *site.Machine) (inventory.Machine, error) {
+	row, err := a.Catalog.MachineByAddress(ctx, a.Site, m.Address)
+	if errors.Is(err, fs.ErrNotExist) && !m.MAC.IsZero() {
+		row, err = a.Catalog.MachineByMAC(ctx, m.MAC)
+	}
+	if err == nil {
+		err = &FactsError{Address: m.Address, Err: fmt.Errorf("the catalog has other machines at %s or with MAC %s, such as %s; apply records which one it is", m.Address, m.MAC, row.ID)}
+	}
+	return row, err
 }
 
 // load reads the program, once while it stays as it is.

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+
+	"github.com/google/uuid"
 
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/query"
@@ -26,39 +29,68 @@ func Bind(ctx context.Context, s *site.Site, catalog *store.Store) error {
 	if err != nil {
 		return err
 	}
+	return assign(ctx, s, catalog, rows, func(address string, id uuid.UUID) error {
+		_, err := catalog.Bind(ctx, s.Name, address, id)
+		return err
+	})
+}
+
+// recordNow has record, which is Bind or Classify, go by a site as it is now, in
+// its turn, and returns the site.
+func recordNow(
+	ctx context.Context, turn sync.Locker, now func() *site.Site, catalog *store.Store, record func(context.Context, *site.Site, *store.Store) error,
+) (*site.Site, error) {
+	if turn != nil {
+		turn.Lock()
+		defer turn.Unlock()
+	}
+	s := now()
+	return s, record(ctx, s, catalog)
+}
+
+// assign gives the addresses that are declared by what a machine is to the rows,
+// which are all machines of the site in the order in which they were first seen.
+// bind is told of each.
+func assign(ctx context.Context, s *site.Site, catalog *store.Store, rows []inventory.Machine, bind func(address string, id uuid.UUID) error) error {
 	bound := map[string]bool{}
 	for _, row := range rows {
 		bound[row.Address] = true
 	}
 	var errs []error
 	for _, m := range s.Machines {
-		switch {
-		case m.Match == nil || bound[m.Address]:
-		case m.Class != nil:
-			errs = append(errs, bindFirst(ctx, s, catalog, m, rows))
-		default:
-			errs = append(errs, bindOne(ctx, s, catalog, m, rows))
+		if m.Match == nil || bound[m.Address] {
+			continue
 		}
+		var row *inventory.Machine
+		var err error
+		if m.Class != nil {
+			row = firstOf(m, rows)
+		} else {
+			row, err = onlyOne(ctx, catalog, m, rows)
+		}
+		if row != nil && err == nil {
+			// A machine that is bound is no candidate for the next declaration.
+			row.Address = m.Address
+			err = bind(m.Address, row.ID)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// bindFirst binds a machine that is declared by a class. Machines are in the
-// order in which they were first seen.
-func bindFirst(ctx context.Context, s *site.Site, catalog *store.Store, m *site.Machine, rows []inventory.Machine) error {
+// firstOf is the machine that one which is declared by a class is; nil: none yet.
+func firstOf(m *site.Machine, rows []inventory.Machine) *inventory.Machine {
 	for i := range rows {
 		if row := &rows[i]; row.Address == "" && slices.Contains(row.Classes, m.Class.Name) {
-			row.Address = m.Address
-			_, err := catalog.Bind(ctx, s.Name, m.Address, row.ID)
-			return err
+			return row
 		}
 	}
 	return nil
 }
 
-// bindOne binds one machine that is declared by a match. None that matches is
-// no error: it has yet to be discovered.
-func bindOne(ctx context.Context, s *site.Site, catalog *store.Store, m *site.Machine, rows []inventory.Machine) error {
+// onlyOne is the machine that fits a match. None that does is no error: it has
+// yet to be discovered.
+func onlyOne(ctx context.Context, catalog *store.Store, m *site.Machine, rows []inventory.Machine) (*inventory.Machine, error) {
 	var found []*inventory.Machine
 	for i := range rows {
 		row := &rows[i]
@@ -67,11 +99,11 @@ func bindOne(ctx context.Context, s *site.Site, catalog *store.Store, m *site.Ma
 		}
 		facts, err := KnownFacts(ctx, catalog, row.ID)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		result, err := m.Match.Eval(query.NewDoc(*row, facts))
 		if err != nil {
-			return fmt.Errorf("%s: evaluating its match: %w", m.Address, err)
+			return nil, fmt.Errorf("%s: evaluating its match: %w", m.Address, err)
 		}
 		if result == query.True {
 			found = append(found, row)
@@ -79,17 +111,14 @@ func bindOne(ctx context.Context, s *site.Site, catalog *store.Store, m *site.Ma
 	}
 	switch len(found) {
 	case 0:
-		return nil
+		return nil, nil
 	case 1:
-		// A machine that is bound is no candidate for the next declaration.
-		found[0].Address = m.Address
-		_, err := catalog.Bind(ctx, s.Name, m.Address, found[0].ID)
-		return err
+		return found[0], nil
 	}
 	var names []string
 	for _, row := range found {
 		names = append(names, fmt.Sprintf("%s (serial %q, %v)", row.ID, row.Serial, row.MACs))
 	}
-	return fmt.Errorf("%s: its match fits %d machines and must fit one: %s; make it narrower, or name the machine by mac",
+	return nil, fmt.Errorf("%s: its match fits %d machines and must fit one: %s; make it narrower, or name the machine by mac",
 		m.Address, len(found), strings.Join(names, "; "))
 }

@@ -73,10 +73,50 @@ func (b *Booter) now() (*site.Site, *site.Network) {
 type Wanted struct {
 	mu       sync.Mutex
 	machines map[uuid.UUID]bool
+	leaving  map[uuid.UUID]chan struct{} // closed when it was told to leave
 }
 
 // NewWanted returns an empty set.
-func NewWanted() *Wanted { return &Wanted{machines: map[uuid.UUID]bool{}} }
+func NewWanted() *Wanted {
+	return &Wanted{machines: map[uuid.UUID]bool{}, leaving: map[uuid.UUID]chan struct{}{}}
+}
+
+// Join puts a machine into the set that may be in the installer already. While it
+// is being told to leave, that is waited for: a run must not give work to an agent
+// that is about to restart.
+func (w *Wanted) Join(ctx context.Context, id uuid.UUID) error {
+	w.mu.Lock()
+	w.machines[id] = true
+	gone := w.leaving[id]
+	w.mu.Unlock()
+	if gone == nil {
+		return nil
+	}
+	select {
+	case <-gone:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Leave is called before a machine is told to leave the installer, and left when
+// that has been done; ok is false while a run wants it there.
+func (w *Wanted) Leave(id uuid.UUID) (left func(), ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.machines[id] || w.leaving[id] != nil {
+		return nil, false
+	}
+	gone := make(chan struct{})
+	w.leaving[id] = gone
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.leaving, id)
+		close(gone)
+	}, true
+}
 
 // Set puts a machine into the set, or takes it out.
 func (w *Wanted) Set(id uuid.UUID, in bool) {

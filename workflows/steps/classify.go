@@ -36,84 +36,112 @@ const classifyLag = 5_000
 // It looks at those that changed since the last time, and at all when the rules
 // did, or when changes were forgotten by retention.
 func Classify(ctx context.Context, s *site.Site, catalog *store.Store) error {
-	settings := catalog.Settings()
-	var last classified
-	b, err := settings.Get(ctx, classifiedKey(s.Name))
+	u, err := unclassify(ctx, s, catalog)
+	if err != nil || u.never {
+		return err
+	}
+	machines, err := u.machines(ctx, s, catalog)
+	if err != nil {
+		return err
+	}
+	err = classify(ctx, s, catalog, machines, func(id uuid.UUID, classes []string) error {
+		if _, err := catalog.SetClasses(ctx, id, classes); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
+	if err != nil || u.now == u.last {
+		return err
+	}
+	b, err := json.Marshal(u.now)
+	if err != nil {
+		return err
+	}
+	return catalog.Settings().Put(ctx, classifiedKey(s.Name), b)
+}
+
+// unclassified are the machines whose classes are to be looked at.
+type unclassified struct {
+	never     bool // the site has no classes, and never had
+	all       bool
+	ids       []uuid.UUID // where it is not all of them
+	last, now classified  // as recorded, and once they were looked at
+}
+
+// unclassify finds out which machines are to be looked at.
+func unclassify(ctx context.Context, s *site.Site, catalog *store.Store) (u unclassified, err error) {
+	b, err := catalog.Settings().Get(ctx, classifiedKey(s.Name))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if len(s.Classes) == 0 {
-			return nil // there never was one
+			return unclassified{never: true}, nil
 		}
 	case err != nil:
-		return err
+		return u, err
 	default:
-		if err := json.Unmarshal(b, &last); err != nil {
-			return fmt.Errorf("reading how far the machines of %s were classified: the catalog's record is damaged: %w", s.Name, err)
+		if err := json.Unmarshal(b, &u.last); err != nil {
+			return u, fmt.Errorf("reading how far the machines of %s were classified: the catalog's record is damaged: %w", s.Name, err)
 		}
 	}
 	span, err := catalog.EventSpan(ctx)
 	if err != nil {
-		return err
+		return u, err
 	}
-	now := classified{Digest: class.Digest(s.Classes), After: last.After}
-	if last.Digest != now.Digest || last.After < span.Pruned || last.After > span.Newest {
-		now.After = span.Newest
-		machines, err := catalog.Machines(ctx, store.MachineFilter{Site: s.Name})
-		if err != nil {
-			return err
-		}
-		if err := classify(ctx, s, catalog, machines); err != nil {
-			return err
-		}
-	} else if now.After, err = classifyChanged(ctx, s, catalog, last.After); err != nil {
-		return err
+	u.now = classified{Digest: class.Digest(s.Classes), After: span.Newest}
+	if u.last.Digest != u.now.Digest || u.last.After < span.Pruned || u.last.After > span.Newest {
+		u.all = true
+		return u, nil
+	}
+	if u.ids, u.now.After, err = changedAfter(ctx, s, catalog, u.last.After); err != nil {
+		return u, err
 	}
 	// Events of other kinds are not read again and again.
-	if span.Newest-now.After > classifyLag {
-		now.After = span.Newest
+	if span.Newest-u.now.After > classifyLag {
+		u.now.After = span.Newest
 	}
-	if now == last {
-		return nil
-	}
-	if b, err = json.Marshal(now); err != nil {
-		return err
-	}
-	return settings.Put(ctx, classifiedKey(s.Name), b)
+	return u, nil
 }
 
-// classifyChanged looks at the machines that changed after an event, and returns
-// the newest event that it looked at.
-func classifyChanged(ctx context.Context, s *site.Site, catalog *store.Store, after int64) (int64, error) {
+// changedAfter are the machines that changed after an event, and the newest event
+// that was read.
+func changedAfter(ctx context.Context, s *site.Site, catalog *store.Store, after int64) (ids []uuid.UUID, newest int64, err error) {
+	seen := map[uuid.UUID]bool{}
 	for {
 		events, err := catalog.EventsAfter(ctx, after, classifyBatch, inventory.EventMachineChanged)
 		if err != nil || len(events) == 0 {
-			return after, err
+			return ids, after, err
 		}
-		var machines []inventory.Machine
-		seen := map[uuid.UUID]bool{}
 		for _, e := range events {
-			if e.Site != s.Name || seen[e.Machine] {
-				continue
+			if e.Site == s.Name && !seen[e.Machine] {
+				seen[e.Machine] = true
+				ids = append(ids, e.Machine)
 			}
-			seen[e.Machine] = true
-			m, err := catalog.Machine(ctx, e.Machine)
-			if errors.Is(err, fs.ErrNotExist) {
-				continue // forgotten since
-			}
-			if err != nil {
-				return after, err
-			}
-			machines = append(machines, m)
-		}
-		if err := classify(ctx, s, catalog, machines); err != nil {
-			return after, err
 		}
 		after = events[len(events)-1].ID
 	}
 }
 
-// classify looks at machines, and records the classes of those that changed them.
-func classify(ctx context.Context, s *site.Site, catalog *store.Store, machines []inventory.Machine) error {
+// machines reads them.
+func (u unclassified) machines(ctx context.Context, s *site.Site, catalog *store.Store) ([]inventory.Machine, error) {
+	if u.all {
+		return catalog.Machines(ctx, store.MachineFilter{Site: s.Name})
+	}
+	var out []inventory.Machine
+	for _, id := range u.ids {
+		m, err := catalog.Machine(ctx, id)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // forgotten since
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// classify looks at machines, and sets the classes of those that changed them.
+func classify(ctx context.Context, s *site.Site, catalog *store.Store, machines []inventory.Machine, set func(uuid.UUID, []string) error) error {
 	for part := range slices.Chunk(machines, classifyBatch) {
 		ids := make([]uuid.UUID, len(part))
 		for i, m := range part {
@@ -127,6 +155,11 @@ func classify(ctx context.Context, s *site.Site, catalog *store.Store, machines 
 			var known *inventory.Facts
 			if f, ok := facts[m.ID]; ok {
 				known = &f
+				if m.LookedAt.IsZero() {
+					if known, err = classable(ctx, catalog, m.ID); err != nil {
+						return err
+					}
+				}
 			}
 			classes, err := class.Of(s.Classes, m, known)
 			if err != nil {
@@ -135,7 +168,7 @@ func classify(ctx context.Context, s *site.Site, catalog *store.Store, machines 
 			if slices.Equal(classes, m.Classes) {
 				continue
 			}
-			if _, err := catalog.SetClasses(ctx, m.ID, classes); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := set(m.ID, classes); err != nil {
 				return err
 			}
 		}

@@ -25,6 +25,8 @@ type SSH struct {
 	Site    *site.Site
 	Catalog *store.Store
 	Signer  ssh.Signer
+	// Foresight is what the site would make of the machines; nil: it is recorded.
+	Foresight *Foresight
 }
 
 // errNeverInstalled says that there is no host key to verify a machine by.
@@ -56,7 +58,7 @@ func (s *SSH) config(ctx context.Context, m *site.Machine) (remote.Config, error
 		c.Address = net.JoinHostPort(m.SSH.Host, strconv.Itoa(m.SSH.Port))
 		return c, nil
 	}
-	record, err := loadRecord(ctx, s.Catalog, s.Site.Name, m.Address)
+	record, err := loadRecord(ctx, s.Catalog, s.Site.Name, s.Foresight.recorded(m.Address))
 	if err != nil {
 		return c, err
 	}
@@ -77,7 +79,7 @@ func (s *SSH) address(ctx context.Context, m *site.Machine, record *workflows.In
 	if record.Address != "" {
 		return record.Address, nil
 	}
-	row, err := s.Catalog.MachineByAddress(ctx, s.Site.Name, m.Address)
+	row, err := s.Foresight.Machine(ctx, s.Catalog, s.Site.Name, m.Address)
 	if err != nil {
 		return "", err
 	}
@@ -109,7 +111,7 @@ func (s *SSH) Machine(ctx context.Context, address string) (MachineInfo, error) 
 		// connects to resolve it.
 		info.IP, _ = netip.ParseAddr(m.SSH.Host)
 	}
-	record, err := loadRecord(ctx, s.Catalog, s.Site.Name, address)
+	record, err := loadRecord(ctx, s.Catalog, s.Site.Name, s.Foresight.recorded(address))
 	if err != nil {
 		return info, err
 	}
@@ -119,14 +121,14 @@ func (s *SSH) Machine(ctx context.Context, address string) (MachineInfo, error) 
 			info.IP, _ = netip.ParseAddr(ip)
 		}
 	}
-	row, err := s.Catalog.MachineByAddress(ctx, s.Site.Name, address)
+	row, err := s.Foresight.Machine(ctx, s.Catalog, s.Site.Name, address)
 	if errors.Is(err, fs.ErrNotExist) {
 		return info, nil
 	}
 	if err != nil {
 		return info, err
 	}
-	info.Facts, err = KnownFacts(ctx, s.Catalog, row.ID)
+	info.Facts, err = inspectedFacts(ctx, s.Catalog, row.ID)
 	return info, err
 }
 

@@ -24,8 +24,10 @@ import (
 type Observer struct {
 	Site    *site.Site
 	Catalog *store.Store
-	Hosts   Hosts
-	Powers  Powers
+	// Foresight is what the site would make of the machines; nil: it is recorded.
+	Foresight *Foresight
+	Hosts     Hosts
+	Powers    Powers
 	// Dispatch tells which machines are in the installer now; nil when
 	// nothing is being served.
 	Dispatch *dispatch.Server
@@ -39,6 +41,9 @@ type Observer struct {
 	// Adopter gathers the facts of machines that run, adopted or installed; nil
 	// leaves them as they were last seen.
 	Adopter *Adopter
+	// BMCFacts asks BMCs what they know of machines that are not running; nil leaves
+	// that as it was last told.
+	BMCFacts *BMCFacts
 	// Parallelism is how many machines are asked at once; 16 when zero.
 	Parallelism int
 }
@@ -130,8 +135,36 @@ func (o *Observer) machine(ctx context.Context, m *site.Machine) (workflows.Mach
 	// its BMC need not be asked.
 	if v.Host != workflows.Present && !v.InInstaller && !m.Adopted() {
 		o.power(asking, m, &v)
+		if v.PowerErr == "" {
+			return v, o.inside(ctx, m, &v)
+		}
 	}
 	return v, nil
+}
+
+// inside has a BMC that has just answered tell what it knows of its machine, where
+// it was not asked for long. That it cannot is no reason to plan otherwise; the BMC's
+// events say why.
+func (o *Observer) inside(ctx context.Context, m *site.Machine, v *workflows.MachineView) error {
+	if o.BMCFacts == nil {
+		return nil
+	}
+	var known map[inventory.Source]inventory.Document
+	if v.Machine != nil {
+		var err error
+		if known, err = o.Catalog.Facts(ctx, v.Machine.ID); err != nil {
+			return err
+		}
+	}
+	if !o.BMCFacts.Due(m, known) {
+		return nil
+	}
+	bounded, cancel := context.WithTimeout(ctx, planBMCFacts)
+	defer cancel()
+	if r, err := o.BMCFacts.Read(bounded, m, v.Machine); err == nil {
+		v.BMC = &r.Facts
+	}
+	return ctx.Err()
 }
 
 // remembered is what the catalog knows of the machine.
@@ -146,20 +179,18 @@ func (o *Observer) remembered(ctx context.Context, m *site.Machine, v *workflows
 		if err != nil {
 			return err
 		}
-		if d, ok := documents[inventory.SourceAgent]; ok {
-			v.FactsSeen = d.LastSeen
-			if v.Facts, err = KnownFacts(ctx, o.Catalog, row.ID); err != nil {
-				return err
-			}
+		v.FactsSeen, v.Facts = documents[inventory.SourceAgent].LastSeen, inspected(documents)
+		if d, ok := documents[bmcSource(m)]; ok {
+			v.BMC = &d.Facts
 		}
 		if o.Dispatch != nil {
 			_, v.InInstaller = o.Dispatch.Session(ctx, row.ID)
 		}
 	}
-	if v.Applied, err = loadRecord(ctx, o.Catalog, o.Site.Name, m.Address); err != nil {
+	if v.Applied, err = loadRecord(ctx, o.Catalog, o.Site.Name, o.Foresight.recorded(m.Address)); err != nil {
 		return err
 	}
-	last, err := loadInstallation(ctx, o.Catalog.Settings(), o.Site.Name, m.Address)
+	last, err := loadInstallation(ctx, o.Catalog.Settings(), o.Site.Name, o.Foresight.recorded(m.Address))
 	if err != nil || last == nil {
 		return err
 	}
@@ -177,7 +208,7 @@ func (o *Observer) remembered(ctx context.Context, m *site.Machine, v *workflows
 // find is the machine's row: by its address, by its MAC, or for a machine that
 // is declared by what it is, the one machine whose facts match.
 func (o *Observer) find(ctx context.Context, m *site.Machine) (*inventory.Machine, error) {
-	row, err := o.Catalog.MachineByAddress(ctx, o.Site.Name, m.Address)
+	row, err := o.Foresight.Machine(ctx, o.Catalog, o.Site.Name, m.Address)
 	if errors.Is(err, fs.ErrNotExist) && !m.MAC.IsZero() {
 		row, err = o.Catalog.MachineByMAC(ctx, m.MAC)
 	}
@@ -355,8 +386,8 @@ func (o *Observer) orphans(ctx context.Context) ([]string, error) {
 	declared := o.Site.Graph().Nodes
 	var out []string
 	for _, a := range applied {
-		if !slices.Contains(declared, a.Address) {
-			out = append(out, a.Address)
+		if address := o.Foresight.called(a.Address); !slices.Contains(declared, address) {
+			out = append(out, address)
 		}
 	}
 	slices.Sort(out)

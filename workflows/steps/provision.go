@@ -261,13 +261,13 @@ func (p *Provisioner) failed(ctx context.Context, row inventory.Machine, err err
 	return errors.Join(err, p.setState(ctx, row.ID, inventory.StateFailed))
 }
 
-// want has a machine boot into the installer until it is installed, released, or
-// the run has ended.
-func (p *Provisioner) want(id uuid.UUID) {
+// want has a machine stay in the installer, and boot into it, until it is
+// installed, released, or the run has ended.
+func (p *Provisioner) want(ctx context.Context, id uuid.UUID) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.set = append(p.set, id)
-	p.Wanted.Set(id, true)
+	p.mu.Unlock()
+	return p.Wanted.Join(ctx, id)
 }
 
 // End is called when the run has ended, however it did: its machines are wanted in
@@ -287,10 +287,12 @@ func (p *Provisioner) End() {
 // agent may be on its way back to a restarted controller is waited for before
 // its power is touched.
 func (p *Provisioner) intoInstaller(ctx context.Context, m *site.Machine, row inventory.Machine) (dispatch.Session, error) {
+	if err := p.want(ctx, row.ID); err != nil {
+		return dispatch.Session{}, err
+	}
 	if s, ok := p.present(ctx, m, row); ok {
 		return s, p.hold(ctx, row)
 	}
-	p.want(row.ID)
 	if err := p.setState(ctx, row.ID, inventory.StateInspecting); err != nil {
 		return dispatch.Session{}, err
 	}
@@ -363,7 +365,6 @@ func (p *Provisioner) present(ctx context.Context, m *site.Machine, row inventor
 		}
 	}
 	p.say(m.Address, "netboot", "an earlier run left it in the installer; waiting up to %s for its agent", reconnect)
-	p.want(row.ID)
 	ctx, cancel := context.WithTimeout(ctx, reconnect)
 	defer cancel()
 	s, err := p.Dispatch.WaitSession(ctx, row.ID)

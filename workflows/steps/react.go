@@ -31,7 +31,10 @@ type Carrier interface {
 // Reactor starts what the classes of a site say, as machines come.
 type Reactor struct {
 	// Site is the site as it is served now; it is asked at each pass.
-	Site    func() *site.Site
+	Site func() *site.Site
+	// Turn is held while what machines are is recorded by that site; nil: the site
+	// never changes.
+	Turn    sync.Locker
 	Catalog *store.Store
 	Carrier Carrier
 	Tell    func(Progress)   // may be called by several goroutines at once
@@ -76,8 +79,8 @@ func (r *Reactor) Wait() { r.work.Wait() }
 // Pass looks once at which machines are in which classes, keeps what is due, and
 // starts what may start now.
 func (r *Reactor) Pass(ctx context.Context) error {
-	s := r.Site()
-	if err := Bind(ctx, s, r.Catalog); err != nil {
+	s, err := recordNow(ctx, r.Turn, r.Site, r.Catalog, Bind)
+	if err != nil {
 		return err
 	}
 	rules := class.Rules(s.Classes)
@@ -85,7 +88,7 @@ func (r *Reactor) Pass(ctx context.Context) error {
 	if err != nil || len(rules)+len(kept) == 0 {
 		return err
 	}
-	members, err := Members(ctx, s, r.Catalog)
+	members, err := members(ctx, s, r.Catalog, nil)
 	if err != nil {
 		return err
 	}
@@ -125,15 +128,15 @@ func (r *Reactor) underWay() map[int64]bool {
 	return out
 }
 
-// Members are the machines of a site as classes see them.
-func Members(ctx context.Context, s *site.Site, catalog *store.Store) ([]class.Member, error) {
-	rows, err := catalog.Machines(ctx, store.MachineFilter{Site: s.Name})
+// members are the machines of a site as classes see them.
+func members(ctx context.Context, s *site.Site, catalog *store.Store, f *Foresight) ([]class.Member, error) {
+	rows, err := f.machines(ctx, catalog, s.Name)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]class.Member, len(rows))
 	for i, row := range rows {
-		if out[i], err = memberOf(ctx, s, catalog, row); err != nil {
+		if out[i], err = memberOf(ctx, s, catalog, f, row); err != nil {
 			return nil, err
 		}
 	}
@@ -141,11 +144,11 @@ func Members(ctx context.Context, s *site.Site, catalog *store.Store) ([]class.M
 }
 
 // ClassViews are what a plan tells of the classes of a site.
-func ClassViews(ctx context.Context, s *site.Site, catalog *store.Store, now time.Time) ([]workflows.ClassView, error) {
+func ClassViews(ctx context.Context, s *site.Site, catalog *store.Store, f *Foresight, now time.Time) ([]workflows.ClassView, error) {
 	if len(s.Classes) == 0 {
 		return nil, nil
 	}
-	members, err := Members(ctx, s, catalog)
+	members, err := members(ctx, s, catalog, f)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +190,7 @@ func sentenceOf(p class.Preview) string {
 
 // memberOf is a machine as classes see it. What was installed is recorded by
 // address, for an apply; that it was this machine is what its own row says.
-func memberOf(ctx context.Context, s *site.Site, catalog *store.Store, row inventory.Machine) (class.Member, error) {
+func memberOf(ctx context.Context, s *site.Site, catalog *store.Store, f *Foresight, row inventory.Machine) (class.Member, error) {
 	out := class.Member{Machine: row.ID, Classes: row.Classes, Address: row.Address}
 	m := s.MachineByAddress(row.Address)
 	switch {
@@ -197,7 +200,7 @@ func memberOf(ctx context.Context, s *site.Site, catalog *store.Store, row inven
 		out.Installed = true
 		return out, nil
 	}
-	record, err := loadRecord(ctx, catalog, s.Name, row.Address)
+	record, err := loadRecord(ctx, catalog, s.Name, f.recorded(row.Address))
 	if err != nil || record == nil {
 		return out, err
 	}
@@ -221,7 +224,7 @@ func installedAs(ctx context.Context, s *site.Site, catalog *store.Store, addres
 	if err != nil {
 		return false, err
 	}
-	m, err := memberOf(ctx, s, catalog, row)
+	m, err := memberOf(ctx, s, catalog, nil, row)
 	return m.Installed, err
 }
 
@@ -377,8 +380,9 @@ func (w *warrant) carry(ctx context.Context, why string, targets []string) (inve
 // the reaction was started for. What it waited for, and each stage of its own
 // run, may have taken hours.
 func (w *warrant) check(ctx context.Context) error {
-	s, catalog := w.reactor.Site(), w.reactor.Catalog
-	if err := Classify(ctx, s, catalog); err != nil {
+	catalog := w.reactor.Catalog
+	s, err := recordNow(ctx, w.reactor.Turn, w.reactor.Site, catalog, Classify)
+	if err != nil {
 		return err
 	}
 	var now class.Member

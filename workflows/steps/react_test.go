@@ -350,7 +350,7 @@ func TestAFailedReactionIsShownAndLeftToAPerson(t *testing.T) {
 	}
 	c.wantStates(`failed machine.till["left"]`)
 	c.wantAsked(`class "till" machine.till["left"]`)
-	views, err := steps.ClassViews(t.Context(), c.site, c.catalog, time.Now())
+	views, err := steps.ClassViews(t.Context(), c.site, c.catalog, nil, time.Now())
 	if err != nil || len(views) != 2 || views[0].Machines != 1 || len(views[0].Reactions) != 1 || !strings.Contains(views[0].Reactions[0], "failed; provisioning machine.till[\"left\"]: the disk broke") {
 		t.Errorf("ClassViews() = %+v, %v; want the failure told", views, err)
 	}

@@ -31,9 +31,12 @@ type Sealer interface {
 type Runner struct {
 	Site    *site.Site
 	Catalog *store.Store
-	Keys    Sealer
-	Hosts   Hosts
-	Powers  Powers
+	// Foresight is what the site would make of the machines and of what was
+	// applied; nil: it is recorded. Steps are inspected with one, and never run.
+	Foresight *Foresight
+	Keys      Sealer
+	Hosts     Hosts
+	Powers    Powers
 	// Machines and Artifacts are handed on to each step.
 	Machines  Machines
 	Artifacts Artifacts
@@ -74,18 +77,18 @@ func (r *Runner) Known(ctx context.Context) (site.Known, error) {
 	views := map[string]workflows.MachineView{}
 	for _, m := range r.Site.Machines {
 		var v workflows.MachineView
-		row, err := r.Catalog.MachineByAddress(ctx, r.Site.Name, m.Address)
+		row, err := r.Foresight.Machine(ctx, r.Catalog, r.Site.Name, m.Address)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
 			return site.Known{}, err
 		default:
 			v.Machine = &row
-			if v.Facts, err = KnownFacts(ctx, r.Catalog, row.ID); err != nil {
+			if v.Facts, err = inspectedFacts(ctx, r.Catalog, row.ID); err != nil {
 				return site.Known{}, err
 			}
 		}
-		if v.Applied, err = loadRecord(ctx, r.Catalog, r.Site.Name, m.Address); err != nil {
+		if v.Applied, err = loadRecord(ctx, r.Catalog, r.Site.Name, r.Foresight.recorded(m.Address)); err != nil {
 			return site.Known{}, err
 		}
 		views[m.Address] = v
@@ -142,7 +145,8 @@ func (r *Runner) learn(ctx context.Context, s *site.Step, known *site.Known) err
 	return err
 }
 
-// KnownFacts is the merged view of a machine's facts; nil while there are none.
+// KnownFacts is the merged view of a machine's facts, whoever they come from; nil
+// while there are none. What is decided about a machine goes by inspectedFacts.
 func KnownFacts(ctx context.Context, catalog *store.Store, id uuid.UUID) (*inventory.Facts, error) {
 	facts, err := catalog.MergedFacts(ctx, id)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -160,7 +164,7 @@ func (r *Runner) applied(ctx context.Context, s *site.Step) (cty.Value, error) {
 	if err != nil || a.Digest == "" {
 		return cty.NilVal, err
 	}
-	plain, err := r.Keys.Unseal(sealName(s.Address), a.Outputs)
+	plain, err := r.Keys.Unseal(sealName(r.Foresight.recorded(s.Address)), a.Outputs)
 	if err != nil {
 		return cty.NilVal, fmt.Errorf("%s: reading its outputs: %w", s.Address, err)
 	}
@@ -220,7 +224,7 @@ func (r *Runner) Inspect(ctx context.Context, s *site.Step, known site.Known) (w
 
 // record is what the catalog keeps of a step; zero when that is nothing.
 func (r *Runner) record(ctx context.Context, address string) (store.Applied, error) {
-	a, err := r.Catalog.Applied(ctx, r.Site.Name, address)
+	a, err := r.Catalog.Applied(ctx, r.Site.Name, r.Foresight.recorded(address))
 	if errors.Is(err, fs.ErrNotExist) {
 		return store.Applied{}, nil
 	}

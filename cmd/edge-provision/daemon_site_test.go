@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows/steps"
+)
+
+// clientOf is a client's apply as far as its site is opened, and what it approves
+// is served.
+func clientOf(t *testing.T, d *daemon) (run *daemonRun, w *world) {
+	t.Helper()
+	opened := make(chan *world)
+	end := make(chan struct{})
+	run, err := d.begin("apply", &request{}, func(ctx context.Context, b *app) error {
+		w, err := b.openFree(ctx, d.path, func(steps.Progress) {})
+		if err != nil {
+			t.Error(err)
+			close(opened)
+			return err
+		}
+		opened <- w
+		<-end
+		return w.close()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		close(end)
+		<-run.Done()
+	})
+	if w = <-opened; w == nil {
+		t.FailNow()
+	}
+	return run, w
+}
+
+func TestWhatAClientApprovesIsServedAtOnceAndStays(t *testing.T) {
+	p := newPlant(t)
+	p.declare(quick)
+	d := daemonHere(t, filepath.Dir(p.dir), p.site())
+	var said strings.Builder
+	d.app.stderr = &said
+	p.sorted(quick)
+	_, w := clientOf(t, d)
+	if err := w.foresee(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(d.current().site.Classes); n != 0 {
+		t.Errorf("before the approval serve goes by %d classes; want the site as it was", n)
+	}
+	if err := d.serveFor(t.Context(), w); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(d.current().site.Classes); n != 1 || d.current() == w {
+		t.Errorf("while the run works serve goes by %d classes; want the version that is applied, opened for itself", n)
+	}
+	if other, err := d.Start(t.Context(), runRequest{Why: "another"}); !errors.As(err, new(*busyError)) {
+		t.Errorf("another run = %v, %v; want it refused while this one works", other, err)
+	}
+	if !strings.Contains(said.String(), "Serving site plant in the version that is applied.") {
+		t.Errorf("serve says %q; want which version it goes by", said.String())
+	}
+	said.Reset()
+	if err := os.WriteFile(d.path, []byte("site \"plant\" {\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.reload(t.Context())
+	if !strings.Contains(said.String(), errReloadFailed.Error()) || len(d.current().site.Classes) != 1 {
+		t.Errorf("a reload that fails says\n%s\nwant that all stays as it was applied", said.String())
+	}
+}
+
+// Between the end of a run and a reload that was put off no other run begins, which
+// would work on the site as it was before.
+func TestAReloadThatWasPutOffComesBeforeTheNextRun(t *testing.T) {
+	p := newPlant(t)
+	p.declare(quick)
+	d := daemonHere(t, filepath.Dir(p.dir), p.site())
+	run := &daemonRun{command: "apply"}
+	d.mu.Lock()
+	d.running = run
+	d.mu.Unlock()
+	p.declare(strings.ReplaceAll(quick, "welcome", "changed"))
+	was := d.current()
+	d.reload(t.Context())
+	if d.current() != was {
+		t.Error("the site was taken up in the middle of a run")
+	}
+	if !d.holds(run) || d.underway() != run {
+		t.Error("the next run may begin before the site was read again")
+	}
+	d.reloadAfter(t.Context(), run)
+	if d.current() == was || d.underway() != run {
+		t.Error("the site was not read again in the run's own place")
+	}
+	if d.holds(run) || d.underway() != nil {
+		t.Error("the run holds its place for ever")
+	}
+}
+
+func TestMachinesAreClassifiedByWhatAClientApplies(t *testing.T) {
+	p := newPlant(t)
+	p.declare(slow)
+	p.report(4 << 30)
+	d := p.serve(nil)
+	p.sorted(slow)
+	// A plan shows what would be, and changes nothing of what is.
+	p.wants(p.must(exitOK, "", "plan", p.site()), "class grown: 1 machine")
+	p.wants(p.must(exitError, "no\n", "apply", p.site()), "class grown: 1 machine", "Not approved")
+	p.reclassed()
+	client, out := p.start(nil, "apply", "-auto-approve", p.site())
+	p.awaitFile("begun")
+	d.says("Serving site plant in the version that is applied.")
+	p.reclassed("grown")
+	p.let()
+	if err := client.Wait(); err != nil {
+		t.Errorf("apply: %v\n%s", err, out)
+	}
+	// Nobody is asked about what changes nothing: it is not taken up by itself.
+	p.declare(slow)
+	p.wants(p.must(exitOK, "", "apply", "-auto-approve", p.site()), "No changes.", "send it SIGHUP to take up what was edited")
+	p.reclassed("grown")
+	d.signal(syscall.SIGTERM)
+	d.ends(exitOK)
+}
+
+func TestAPlanOfAnEditedSiteLeavesTheCatalogAsItIs(t *testing.T) {
+	p := newPlant(t)
+	p.declare(quick)
+	p.report(4 << 30)
+	p.apply()
+	before := p.known()
+	p.write("site \"plant\" {}\n" + strings.Replace(plantMachine, "machine \"m\"", "machine \"renamed\"", 1) + `
+class "grown" {
+  match = facts.memory.bytes >= GiB(2)
+}
+moved {
+  from = machine.m
+  to   = machine.renamed
+}
+moved {
+  from = workflow.w.step.file.motd
+  to   = workflow.w.step.file.other
+}
+workflow "w" {
+` + strings.NewReplacer("machine.m", "machine.renamed", "\"motd\"", "\"other\"").Replace(quick) + `
+}
+`)
+	// What is renamed is as it was, and not something else.
+	p.wants(p.must(exitOK, "", "plan", "-all", "-refresh=false", p.site()), "No changes.", "class grown: 1 machine")
+	p.must(exitOK, "", "why", "--site", p.site(), "machine.renamed")
+	if now := p.known(); !slices.Equal(now, before) {
+		t.Errorf("after plan the catalog has %q; want it as it was: %q", now, before)
+	}
+	p.apply()
+	want := []string{"machine.renamed [grown]", "workflow.w.step.file.other"}
+	if now := p.known(); !slices.Equal(now, want) {
+		t.Errorf("after apply the catalog has %q; want %q", now, want)
+	}
+}
+
+// known are the addresses of machines, with their classes, and of what was applied.
+func (p *plant) known() (out []string) {
+	p.t.Helper()
+	p.catalog(func(s *store.Store) {
+		machines, err := s.Machines(p.t.Context(), store.MachineFilter{Site: "plant"})
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		for _, m := range machines {
+			out = append(out, m.Address+" ["+strings.Join(m.Classes, " ")+"]")
+		}
+		applied, err := s.AppliedAll(p.t.Context(), "plant")
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		for _, a := range applied {
+			out = append(out, a.Address)
+		}
+	})
+	return out
+}
