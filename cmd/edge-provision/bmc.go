@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/edge-provision/edge-provision/bmc"
+	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/workflows/site"
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
@@ -24,28 +26,7 @@ func (a *app) bmcCommand() *cobra.Command {
 	}
 	c.PersistentFlags().StringVar(&path, "site", "site.hcl", "the site that declares the machine")
 	c.AddCommand(
-		&cobra.Command{
-			Use: "power MACHINE [on|off|soft|cycle|reset]", Short: "Show or change a machine's power", Args: cobra.RangeArgs(1, 2),
-			RunE: func(cmd *cobra.Command, args []string) error {
-				return a.withBMC(cmd.Context(), path, args[0], func(ctx context.Context, c *bmc.Controller, _ *site.Machine) error {
-					if len(args) == 2 {
-						action := bmc.PowerAction(args[1])
-						if !slices.Contains([]bmc.PowerAction{bmc.On, bmc.Off, bmc.Soft, bmc.Cycle, bmc.Reset}, action) {
-							return usage("%q is none of on, off, soft, cycle and reset", args[1])
-						}
-						if err := c.SetPower(ctx, action); err != nil {
-							return err
-						}
-					}
-					is, err := c.PowerState(ctx)
-					if err == nil {
-						fmt.Fprintln(a.stdout, is)
-					}
-					return err
-				})
-			},
-		},
-		a.bmcBoot(&path), a.bmcMedia(&path), a.bmcSensors(&path), a.bmcConsole(&path),
+		a.bmcPower(&path), a.bmcBoot(&path), a.bmcMedia(&path), a.bmcSensors(&path), a.bmcInventory(&path), a.bmcConsole(&path),
 		&cobra.Command{
 			Use: "status MACHINE", Short: "Show power, boot device and identity", Args: cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
@@ -68,6 +49,44 @@ func (a *app) bmcCommand() *cobra.Command {
 			},
 		},
 	)
+	return c
+}
+
+func (a *app) bmcPower(path *string) *cobra.Command {
+	var force bool
+	c := &cobra.Command{
+		Use: "power MACHINE [on|off|soft|cycle|reset]", Short: "Show or change a machine's power", Args: cobra.RangeArgs(1, 2),
+		Long: `Everything but on is refused while a run works on the machine, or has yet to: its disk
+may be half written.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withWorld(cmd.Context(), *path, args[0], func(ctx context.Context, w *world, m *site.Machine) error {
+				c, err := w.powers.BMC(m.Address)
+				if err != nil {
+					return err
+				}
+				if len(args) == 2 {
+					action := bmc.PowerAction(args[1])
+					if !slices.Contains([]bmc.PowerAction{bmc.On, bmc.Off, bmc.Soft, bmc.Cycle, bmc.Reset}, action) {
+						return usage("%q is none of on, off, soft, cycle and reset", args[1])
+					}
+					if !force && action != bmc.On {
+						if err := w.undisturbed(ctx, m.Address); err != nil {
+							return err
+						}
+					}
+					if err := c.SetPower(ctx, action); err != nil {
+						return err
+					}
+				}
+				is, err := c.PowerState(ctx)
+				if err == nil {
+					fmt.Fprintln(a.stdout, is)
+				}
+				return err
+			})
+		},
+	}
+	c.Flags().BoolVar(&force, "force", false, "also while a run works on the machine")
 	return c
 }
 
@@ -146,6 +165,56 @@ func (a *app) bmcSensors(path *string) *cobra.Command {
 	return c
 }
 
+func (a *app) bmcInventory(path *string) *cobra.Command {
+	var format string
+	c := &cobra.Command{
+		Use: "inventory MACHINE", Short: "Read the hardware that a machine's BMC knows of, and record it", Args: cobra.ExactArgs(1),
+		Long: `The machine may be switched off: a BMC remembers what it saw at the last start. What it
+says is recorded as facts of the source redfish or ipmi, unless the catalog does not know
+the machine yet. Nothing is changed on the machine or its BMC.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if format != "table" && format != "json" {
+				return usage("output %q is neither table nor json", format)
+			}
+			return a.withWorld(cmd.Context(), *path, args[0], func(ctx context.Context, w *world, m *site.Machine) error {
+				return a.readInside(ctx, w, m, format)
+			})
+		},
+	}
+	c.Flags().StringVarP(&format, "output", "o", "table", "table or json")
+	return c
+}
+
+// readInside reads and shows what a machine's BMC knows.
+func (a *app) readInside(ctx context.Context, w *world, m *site.Machine, format string) error {
+	row, err := w.catalog.MachineByAddress(ctx, w.site.Name, m.Address)
+	var known *inventory.Machine
+	switch {
+	case err == nil:
+		known = &row
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	r, err := w.inside.Read(ctx, m, known)
+	if err != nil {
+		return err
+	}
+	for _, missing := range r.Missing {
+		fmt.Fprintln(a.stderr, "Not read:", printable(missing))
+	}
+	if known == nil {
+		fmt.Fprintf(a.stderr, "Not recorded: the catalog does not know %s before `apply` or `serve`.\n", m.Address)
+	}
+	if format == "json" {
+		return writeJSON(a.stdout, r.Facts)
+	}
+	rows := [][]string{{"FACT", "VALUE"}}
+	for _, c := range inventory.Diff(inventory.Facts{}, r.Facts) {
+		rows = append(rows, []string{c.Path, c.New})
+	}
+	return writeTable(a.stdout, rows)
+}
+
 func (a *app) bmcConsole(path *string) *cobra.Command {
 	return &cobra.Command{
 		Use: "console MACHINE", Short: "Join this terminal to a machine's serial console", Args: cobra.ExactArgs(1),
@@ -162,7 +231,18 @@ redirection, the kernel by console=ttyS… on its command line. IPMI only.`,
 }
 
 // withBMC opens the BMC of one machine of a site.
-func (a *app) withBMC(ctx context.Context, path, name string, do func(context.Context, *bmc.Controller, *site.Machine) error) (err error) {
+func (a *app) withBMC(ctx context.Context, path, name string, do func(context.Context, *bmc.Controller, *site.Machine) error) error {
+	return a.withWorld(ctx, path, name, func(ctx context.Context, w *world, m *site.Machine) error {
+		c, err := w.powers.BMC(m.Address)
+		if err != nil {
+			return err
+		}
+		return do(ctx, c, m)
+	})
+}
+
+// withWorld opens a site and finds one of its machines.
+func (a *app) withWorld(ctx context.Context, path, name string, do func(context.Context, *world, *site.Machine) error) (err error) {
 	w, err := a.open(ctx, path, func(steps.Progress) {})
 	if err != nil {
 		return err
@@ -172,11 +252,7 @@ func (a *app) withBMC(ctx context.Context, path, name string, do func(context.Co
 	if err != nil {
 		return err
 	}
-	c, err := w.powers.BMC(m.Address)
-	if err != nil {
-		return err
-	}
-	return do(ctx, c, m)
+	return do(ctx, w, m)
 }
 
 // machine finds a declared machine by address, hostname or MAC.

@@ -156,6 +156,25 @@ func (w *world) hostnameOf(m inventory.Machine) string {
 // powerer changes power through the BMCs that the site declares.
 type powerer struct{ current func() *world }
 
+// Working implements api.Powerer.
+func (p powerer) Working(ctx context.Context, m inventory.Machine) (*resource.Run, error) {
+	w := p.current()
+	if w.declaredMachine(m) == nil {
+		return nil, nil // it has no BMC that we know
+	}
+	run, err := w.workingOn(ctx, m.Address)
+	switch {
+	case err != nil:
+		return nil, err
+	case run != nil:
+		out := runResource(*run)
+		return &out, nil
+	case w.wanted.Has(m.ID):
+		return &resource.Run{Site: w.site.Name, Command: "apply"}, nil
+	}
+	return nil, nil
+}
+
 // SetPower implements api.Powerer.
 func (p powerer) SetPower(ctx context.Context, m inventory.Machine, action string) (string, error) {
 	w := p.current()
@@ -195,16 +214,20 @@ func (r runs) Run(ctx context.Context, id uuid.UUID) (resource.Run, []resource.S
 	if err != nil {
 		return resource.Run{}, nil, err
 	}
-	steps := make([]resource.Step, len(row.Steps))
-	for i, s := range row.Steps {
+	run := runResource(row)
+	run.Actions = actionsOf(row)
+	return run, stepResources(row), nil
+}
+
+func stepResources(r journal.Run) []resource.Step {
+	steps := make([]resource.Step, len(r.Steps))
+	for i, s := range r.Steps {
 		steps[i] = resource.Step{
-			Run: id, Address: s.Address, Attempt: s.Attempt, State: s.State, Error: s.Error,
+			Run: r.ID, Address: s.Address, Attempt: s.Attempt, State: s.State, Error: s.Error,
 			StartedAt: s.Started, FinishedAt: timeOrNil(s.Finished),
 		}
 	}
-	run := runResource(row)
-	run.Actions = actionsOf(row)
-	return run, steps, nil
+	return steps
 }
 
 func runResource(r journal.Run) resource.Run {

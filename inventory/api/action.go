@@ -22,6 +22,9 @@ import (
 // Powerer changes the power of machines. Bringing a machine to the state that it
 // is in must be no error, and ctx must bound the call.
 type Powerer interface {
+	// Working is the run that works on a machine now, or has yet to; nil: none
+	// does. The run's ID may be Nil while it plans and holds the machine.
+	Working(ctx context.Context, m inventory.Machine) (*resource.Run, error)
 	// SetPower carries one of PowerActions out and returns the state that the
 	// machine is in after it, in a word. The error must hold no password.
 	SetPower(ctx context.Context, m inventory.Machine, action string) (state string, err error)
@@ -49,9 +52,9 @@ func (s *Server) actionRoutes() []route {
 		{
 			method: http.MethodPost, path: "/v1/machines/{machine}/power", id: "setPower", tag: "actions", need: resource.RoleOperator,
 			summary: "Change a machine's power through its BMC",
-			detail:  "Answers at once with an operation; follow it at the path in Location. One thing is done to a machine at a time.",
+			detail:  "Answers at once with an operation; follow it at the path in Location. One thing is done to a machine at a time. Everything but \"on\" is refused while a run works on the machine, unless it is forced.",
 			params:  []param{paramMachine}, body: resource.PowerRequest{}, reply: resource.Operation{}, status: http.StatusAccepted, idempotent: true,
-			problems: []string{"not-found", "ambiguous", "conflict", "invalid-body", "key-reused", "precondition-required", "unsupported-media-type", "too-large"},
+			problems: []string{"not-found", "ambiguous", "conflict", "machine-busy", "invalid-body", "key-reused", "precondition-required", "unsupported-media-type", "too-large"},
 			serve:    s.setPower,
 		},
 		{
@@ -86,10 +89,36 @@ func (s *Server) setPower(x *exchange) error {
 	if s.cfg.Power == nil {
 		return problem("conflict", "This controller powers no machines.")
 	}
+	// A repeated request gets its operation, whatever began since.
+	if _, err := s.cfg.Catalog.OperationByKey(x.ctx(), x.who.id, key); err != nil {
+		if err := s.undisturbed(x.ctx(), m, want); err != nil {
+			return err
+		}
+	}
 	return s.begin(x, key, "power", m, want, func(ctx context.Context) (string, error) {
+		if err := s.undisturbed(ctx, m, want); err != nil {
+			return "", err
+		}
 		state, err := s.cfg.Power.SetPower(ctx, m, want.Action)
 		return "The power is " + state + ".", err
 	})
+}
+
+// undisturbed refuses what would cut a run off in its work on the machine.
+func (s *Server) undisturbed(ctx context.Context, m inventory.Machine, want resource.PowerRequest) error {
+	if want.Force || want.Action == "on" {
+		return nil
+	}
+	run, err := s.cfg.Power.Working(ctx, m)
+	if err != nil || run == nil {
+		return err
+	}
+	p := problem("machine-busy", "A run (%s) holds machine %s and has begun nothing yet. Wait for it, or send \"force\": true.", run.Command, m.ID)
+	if run.ID != uuid.Nil {
+		p = problem("machine-busy", "Run %s (%s) works on machine %s, or has yet to. Wait for it, cancel it with POST /v1/runs/%s/actions/cancel, or send \"force\": true.", run.ID, run.Command, m.ID, run.ID)
+	}
+	p.Run = run.ID
+	return p
 }
 
 // idempotencyKey reads the header of that name

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -10,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/api"
@@ -22,6 +25,13 @@ type switchboard struct {
 	calls []string
 	let   chan struct{} // each call takes one
 	fail  error
+	run   *resource.Run // works on each machine
+}
+
+func (b *switchboard) Working(context.Context, inventory.Machine) (*resource.Run, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.run, nil
 }
 
 func (b *switchboard) SetPower(ctx context.Context, m inventory.Machine, action string) (string, error) {
@@ -160,5 +170,53 @@ func TestOperationsThatAControllerLeavesAreInterrupted(t *testing.T) {
 	}
 	if w := post("later"); w.Code != http.StatusServiceUnavailable {
 		t.Errorf("an action of a server that stopped = %d; want 503", w.Code)
+	}
+}
+
+func TestPowerIsNotTakenFromARunUnlessForced(t *testing.T) {
+	board := &switchboard{let: make(chan struct{}, 9), run: &resource.Run{ID: uuid.New(), Command: "apply"}}
+	s := open(t, func(c *api.Config) { c.Power = board })
+	m := s.machine(1)
+	for range cap(board.let) {
+		board.let <- struct{}{}
+	}
+	for i, action := range []string{"off", "soft", "cycle", "reset"} {
+		got := s.power(m, fmt.Sprint("k", i), action)
+		var p resource.Problem
+		if err := json.Unmarshal(got.body, &p); err != nil {
+			t.Fatal(err)
+		}
+		if got.status != http.StatusConflict || p.Name() != "machine-busy" || p.Run != board.run.ID || !strings.Contains(p.Detail, board.run.ID.String()) {
+			t.Errorf("%s = %d %s; want 409 machine-busy with the run", action, got.status, got.body)
+		}
+	}
+	if made := board.made(); len(made) != 0 {
+		t.Errorf("the BMC was told %q; want nothing", made)
+	}
+	on := read[resource.Operation](t, s.power(m, "k-on", "on"))
+	if got := s.ended(on); got.State != resource.OperationSucceeded {
+		t.Errorf("on = %+v; want it done: it cuts nothing off", got)
+	}
+	force := func() resource.Operation {
+		return read[resource.Operation](t, s.do(call{
+			method: http.MethodPost, path: "/v1/machines/" + m.ID.String() + "/power", role: resource.RoleOperator,
+			header: map[string]string{"Idempotency-Key": "k-force"}, body: resource.PowerRequest{Action: "cycle", Force: true},
+		}))
+	}
+	if got := s.ended(force()); got.State != resource.OperationSucceeded {
+		t.Errorf("forced = %+v; want it done", got)
+	}
+	// A run that begins between the request and the action, and a repeated request.
+	board.run = nil
+	off := s.ended(read[resource.Operation](t, s.power(m, "k-off", "off")))
+	board.mu.Lock()
+	board.run = &resource.Run{Command: "apply"}
+	board.mu.Unlock()
+	if again := read[resource.Operation](t, s.power(m, "k-off", "off")); again.ID != off.ID {
+		t.Errorf("the repeated request = %+v; want its operation %s, whatever runs by now", again, off.ID)
+	}
+	refused(t, s.power(m, "k-late", "off"), "machine-busy")
+	if got, want := strings.Join(board.made(), ", "), m.Address+" on, "+m.Address+" cycle, "+m.Address+" off"; got != want {
+		t.Errorf("the BMC was told %q; want %q", got, want)
 	}
 }

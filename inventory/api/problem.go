@@ -33,6 +33,7 @@ var problemTypes = []resource.ProblemType{
 	{Name: "method-not-allowed", Title: "The method is not served there", Status: 405, Meaning: "The Allow header lists the methods of the path."},
 	{Name: "ambiguous", Title: "The name fits several machines", Status: 409, Meaning: "Use one of the ids among the candidates."},
 	{Name: "conflict", Title: "The state of things does not allow this", Status: 409, Meaning: "The detail says what stands in the way."},
+	{Name: "machine-busy", Title: "A run works on the machine", Status: 409, Meaning: "Its disk may be half written. Wait for the run that is named in run, or cancel it with POST /v1/runs/RUN/actions/cancel. Only \"force\": true has the power changed all the same."},
 	{Name: "changed", Title: "It has changed since it was read", Status: 412, Meaning: "The ETag in If-Match is not that of what is there now. Read it again and decide anew."},
 	{Name: "too-large", Title: "The body is too large", Status: 413, Meaning: "The detail says what is accepted."},
 	{Name: "too-long", Title: "The URL is too long", Status: 414, Meaning: "A filter has at most 16 KiB."},

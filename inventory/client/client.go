@@ -350,6 +350,38 @@ func (c *Client) History(ctx context.Context, machine string, source inventory.S
 	return pages[resource.Report](ctx, c, get(v, "v1", "machines", machine, "history"))
 }
 
+// ChangeTags writes tags on a machine and takes others off, and returns the machine.
+func (c *Client) ChangeTags(ctx context.Context, machine string, change resource.TagChange) (resource.Machine, error) {
+	var m resource.Machine
+	_, err := c.do(ctx, request{method: http.MethodPatch, path: []string{"v1", "machines", machine, "tags"}, body: change}, &m)
+	return m, err
+}
+
+// ReactionQuery selects reactions; zero fields select everything.
+type ReactionQuery struct {
+	Site    string
+	Machine string // named as in a path
+	Class   string
+	State   inventory.ReactionState
+}
+
+// Reactions lists what classes started or will start, the newest first.
+func (c *Client) Reactions(ctx context.Context, q ReactionQuery) iter.Seq2[inventory.Reaction, error] {
+	v := url.Values{}
+	set(v, "site", q.Site)
+	set(v, "machine", q.Machine)
+	set(v, "class", q.Class)
+	set(v, "state", string(q.State))
+	return pages[inventory.Reaction](ctx, c, get(v, "v1", "reactions"))
+}
+
+// Reaction returns one reaction.
+func (c *Client) Reaction(ctx context.Context, id int64) (inventory.Reaction, error) {
+	var r inventory.Reaction
+	_, err := c.do(ctx, get(nil, "v1", "reactions", strconv.FormatInt(id, 10)), &r)
+	return r, err
+}
+
 // Leases lists leases, of one network when it is named.
 func (c *Client) Leases(ctx context.Context, network string) iter.Seq2[inventory.Lease, error] {
 	v := url.Values{}
@@ -367,6 +399,20 @@ func (c *Client) Runs(ctx context.Context, site string) iter.Seq2[resource.Run, 
 	v := url.Values{}
 	set(v, "site", site)
 	return pages[resource.Run](ctx, c, get(v, "v1", "runs"))
+}
+
+// Run returns one run, with what its plan does.
+func (c *Client) Run(ctx context.Context, id uuid.UUID) (resource.Run, error) {
+	var r resource.Run
+	_, err := c.do(ctx, get(nil, "v1", "runs", id.String()), &r)
+	return r, err
+}
+
+// Timeline returns what happened to a machine in its newest 100 attempts to come up.
+func (c *Client) Timeline(ctx context.Context, machine string) (resource.MachineTimeline, error) {
+	var t resource.MachineTimeline
+	_, err := c.do(ctx, get(url.Values{"attempts": {"100"}}, "v1", "machines", machine, "timeline"), &t)
+	return t, err
 }
 
 // Steps lists the attempts of a run in the order they were started.
@@ -437,11 +483,11 @@ func (c *Client) CreateToken(ctx context.Context, t resource.NewToken) (resource
 
 // SetPower begins to change a machine's power: on, off, soft, cycle or reset. key
 // is the Idempotency-Key: a request that is repeated with it does nothing twice.
-func (c *Client) SetPower(ctx context.Context, machine, action, key string) (resource.Operation, error) {
+func (c *Client) SetPower(ctx context.Context, machine string, want resource.PowerRequest, key string) (resource.Operation, error) {
 	var o resource.Operation
 	_, err := c.do(ctx, request{
 		method: http.MethodPost, path: []string{"v1", "machines", machine, "power"},
-		header: http.Header{"Idempotency-Key": {key}}, body: resource.PowerRequest{Action: action},
+		header: http.Header{"Idempotency-Key": {key}}, body: want,
 	}, &o)
 	return o, err
 }

@@ -46,6 +46,9 @@ type ReprovisionRequest struct {
 type PowerRequest struct {
 	// Action is on, off, soft, cycle or reset.
 	Action string `json:"action"`
+	// Force has it done also while a run works on the machine, whose disk may be
+	// half written.
+	Force bool `json:"force,omitempty"`
 }
 
 // NewWebhook asks to be told of events.

@@ -3,6 +3,8 @@ package resource
 import (
 	"fmt"
 	"strings"
+
+	"github.com/google/uuid"
 )
 
 // Problem is an error as RFC 9457 has it, sent as application/problem+json.
@@ -22,6 +24,8 @@ type Problem struct {
 	Diagnostics []Diagnostic `json:"diagnostics,omitempty"`
 	// Candidates are the ids of the machines that an ambiguous name fits.
 	Candidates []string `json:"candidates,omitempty"`
+	// Run is the id of the run that stands in the way.
+	Run uuid.UUID `json:"run,omitzero"`
 	// Examined is how many rows were looked at before a query was given up.
 	Examined int64 `json:"rows_examined,omitempty"`
 }
