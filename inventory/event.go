@@ -117,8 +117,8 @@ const (
 	// EventMachineClass: the machine entered a class, or left it; class, change
 	// (entered|left). Written like EventMachineChanged.
 	EventMachineClass EventKind = "machine.class"
-	// EventMachineReaction: what a class starts for the machine; class, state
-	// (a ReactionState), address (in site.hcl), reason. Written like
+	// EventMachineReaction: what a class starts for the machine; reaction (its id),
+	// class, state (a ReactionState), address (in site.hcl), reason. Written like
 	// EventMachineChanged.
 	EventMachineReaction EventKind = "machine.reaction"
 	// EventMachineDrift: the hardware differs from the machine's snapshot, and did

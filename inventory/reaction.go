@@ -42,5 +42,10 @@ const (
 	ReactionDropped ReactionState = "dropped" // before it started the machine left the class, or the class changed
 )
 
+// ReactionStates are all states, in the order in which they come.
+func ReactionStates() []ReactionState {
+	return []ReactionState{ReactionQueued, ReactionStarted, ReactionDone, ReactionFailed, ReactionRefused, ReactionDropped}
+}
+
 // Final reports whether nothing comes after the state.
 func (s ReactionState) Final() bool { return s != ReactionQueued && s != ReactionStarted }

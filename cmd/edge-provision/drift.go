@@ -67,7 +67,14 @@ func (a *app) driftOf(ctx context.Context, s *store.Store, id uuid.UUID) (*resou
 	if err != nil {
 		return nil, err
 	}
+	history, err := s.Snapshots(ctx, id)
+	if err != nil {
+		return nil, err
+	}
 	out := resource.DriftOf(id, r)
+	for _, h := range history {
+		out.History = append(out.History, resource.SnapshotOf(h.Snapshot, h.Forged))
+	}
 	return &out, nil
 }
 
@@ -126,11 +133,7 @@ func (a *app) accept(ctx context.Context, s *store.Store, site, name string, aut
 }
 
 func (a *app) acceptRemote(ctx context.Context, f *inventoryFlags, name string, autoApprove bool) error {
-	c, err := f.remote.client()
-	if err != nil {
-		return err
-	}
-	m, _, err := c.Machine(ctx, name)
+	c, m, _, err := f.remoteMachine(ctx, name)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -24,60 +25,65 @@ facts to write, those of the machine are listed.`,
 		Example: "  edge-provision inventory set 52:54:00:04:21:11 chassis.asset_tag=0042 system.serial=7XK2Q93",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			edit, err := parseFacts(args[1:])
+			set, remove, err := parseFacts(args[1:])
 			if err != nil {
 				return err
+			}
+			if f.remote.given() {
+				return a.setRemote(cmd.Context(), f, args[0], set, remove)
 			}
 			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
 				m, err := findMachine(ctx, s, f.site, args[0])
 				if err != nil {
 					return err
 				}
-				written, _, err := s.EditFacts(ctx, m.ID, edit)
+				written, changed, err := s.EditFacts(ctx, m.ID, func(f *inventory.Facts) error { return manual.Apply(f, set, remove) }, nil)
 				if err != nil {
 					return err
 				}
-				if f.format == "json" {
-					return writeJSON(a.stdout, written)
+				if changed {
+					if err := auditCommand(ctx, s, "changeFacts", m.ID.String(), http.StatusOK); err != nil {
+						return err
+					}
 				}
-				for _, fact := range manual.List(written) {
-					fmt.Fprintf(a.stdout, "%s=%s\n", fact.Path, printable(fact.Value))
-				}
-				return nil
+				return a.printWritten(written, f.format)
 			})
 		},
 	}
 }
 
-// parseFacts reads PATH=VALUE and PATH-, and returns what they do to the facts
-// that people wrote before.
-func parseFacts(args []string) (func(*inventory.Facts) error, error) {
-	var edits []func(*inventory.Facts) error
+// printWritten lists what people wrote.
+func (a *app) printWritten(written inventory.Facts, format string) error {
+	if format == "json" {
+		return writeJSON(a.stdout, written)
+	}
+	for _, fact := range manual.List(written) {
+		fmt.Fprintf(a.stdout, "%s=%s\n", fact.Path, printable(fact.Value))
+	}
+	return nil
+}
+
+// parseFacts reads PATH=VALUE and PATH-.
+func parseFacts(args []string) (set map[string]string, remove []string, err error) {
+	set = map[string]string{}
 	seen := map[string]bool{}
 	for _, arg := range args {
-		path, value, set := strings.Cut(arg, "=")
-		removed := false
-		if !set {
-			path, removed = strings.CutSuffix(arg, "-")
+		path, value, sets := strings.Cut(arg, "=")
+		removes := false
+		if !sets {
+			path, removes = strings.CutSuffix(arg, "-")
 		}
 		switch {
-		case !set && !removed:
-			return nil, usage("%q is no fact: write PATH=VALUE to set one, PATH- to take it away", arg)
+		case !sets && !removes:
+			return nil, nil, usage("%q is no fact: write PATH=VALUE to set one, PATH- to take it away", arg)
 		case seen[path]:
-			return nil, usage("fact %s is given twice", path)
-		case set:
-			edits = append(edits, func(f *inventory.Facts) error { return manual.Set(f, path, value) })
+			return nil, nil, usage("fact %s is given twice", path)
+		case sets:
+			set[path] = value
 		default:
-			edits = append(edits, func(f *inventory.Facts) error { return manual.Unset(f, path) })
+			remove = append(remove, path)
 		}
 		seen[path] = true
 	}
-	return func(f *inventory.Facts) error {
-		for _, edit := range edits {
-			if err := edit(f); err != nil {
-				return err
-			}
-		}
-		return nil
-	}, nil
+	return set, remove, nil
 }

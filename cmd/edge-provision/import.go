@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"slices"
 
@@ -25,6 +26,9 @@ A machine that is in conflict with others is left out and named.`,
 		Example: "  edge-provision inventory import machines.csv --site store-0421",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.remote.given() {
+				return usage("inventory import writes into a catalog itself; run it where the catalog is, without --server")
+			}
 			in := io.Reader(os.Stdin)
 			if args[0] != "-" {
 				file, err := os.Open(args[0])
@@ -63,6 +67,9 @@ func (a *app) importMachines(ctx context.Context, s *store.Store, site, name str
 	}
 	if err != nil {
 		return fmt.Errorf("importing %s: %w; %s before it were taken, and importing again changes nothing of them", name, err, count(i.taken, "machine"))
+	}
+	if err := auditCommand(ctx, s, "importMachines", name, http.StatusOK); err != nil {
+		return err
 	}
 	fmt.Fprintf(a.stdout, "Took %s, of which %d were new or changed.\n", count(i.taken, "machine"), i.changed)
 	if len(i.conflicts) == 0 {
@@ -165,40 +172,53 @@ func (i *importer) conflict(m exchange.Machine, err error) {
 
 // exportFull writes machines as import reads them, or for NetBox.
 func (a *app) exportFull(ctx context.Context, f inventoryFlags, format, filter string) error {
-	return a.withCatalog(ctx, func(ctx context.Context, s *store.Store) error {
-		machines, err := selectMachines(ctx, s, f.site, filter, f.sort)
+	w := exchange.NewWriter(a.stdout)
+	var all []exchange.Machine
+	write := func(m exchange.Machine) error {
+		if format == "full" {
+			return w.Write(m)
+		}
+		all = append(all, m)
+		return nil
+	}
+	var err error
+	if f.remote.given() {
+		err = a.remoteExchange(ctx, f, filter, write)
+	} else {
+		err = a.withCatalog(ctx, func(ctx context.Context, s *store.Store) error { return catalogExchange(ctx, s, f, filter, write) })
+	}
+	switch {
+	case err != nil:
+		return err
+	case format == "netbox":
+		return exchange.NetBox(a.stdout, "server", all)
+	}
+	return w.Close()
+}
+
+// catalogExchange reads the machines of a catalog with all that their sources saw.
+func catalogExchange(ctx context.Context, s *store.Store, f inventoryFlags, filter string, each func(exchange.Machine) error) error {
+	machines, err := selectMachines(ctx, s, f.site, filter, f.sort)
+	if err != nil {
+		return err
+	}
+	for _, m := range machines {
+		documents, err := s.FactsHistory(ctx, m.ID, "")
+		if err == nil {
+			err = each(exchanged(m, documents))
+		}
 		if err != nil {
 			return err
 		}
-		w := exchange.NewWriter(a.stdout)
-		var all []exchange.Machine
-		for _, m := range machines {
-			out, err := exchanged(ctx, s, m)
-			if err == nil && format == "full" {
-				err = w.Write(out)
-			} else {
-				all = append(all, out)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		switch format {
-		case "netbox":
-			return exchange.NetBox(a.stdout, "server", all)
-		case "csv":
-			return exchange.CSV(a.stdout, all)
-		}
-		return w.Close()
-	})
+	}
+	return nil
 }
 
 // exchanged is a machine with all that its sources saw, oldest first.
-func exchanged(ctx context.Context, s *store.Store, m inventory.Machine) (exchange.Machine, error) {
+func exchanged(m inventory.Machine, documents []inventory.Document) exchange.Machine {
 	out := exchange.Machine{Site: m.Site, MACs: m.MACs, SMBIOSUUID: m.SMBIOSUUID, Serial: m.Serial, Tags: m.Tags, Address: m.Address}
-	documents, err := s.FactsHistory(ctx, m.ID, "")
 	for _, d := range documents {
 		out.Reports = append(out.Reports, exchange.Report{Source: d.Source, ObservedAt: d.ObservedAt, Facts: d.Facts})
 	}
-	return out, err
+	return out
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/edge-provision/edge-provision/inventory/resource"
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/workflows/control"
 	"github.com/edge-provision/edge-provision/workflows/journal"
@@ -23,32 +24,49 @@ func (a *app) runsCommand() *cobra.Command {
 	return c
 }
 
+// runsToList is how many runs are listed.
+const runsToList = 100
+
 func (a *app) runsListCommand() *cobra.Command {
 	var site string
+	var remote remoteFlags
 	c := &cobra.Command{
 		Use: "list", Short: "List runs, newest first", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if remote.given() {
+				return a.listRemoteRuns(cmd.Context(), remote, site)
+			}
 			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
-				runs, err := journal.New(s, time.Now).List(ctx, site, 100)
+				list, err := journal.New(s, time.Now).List(ctx, site, runsToList)
 				if err != nil {
 					return err
 				}
-				rows := [][]string{{"RUN", "SITE", "COMMAND", "STARTED", "STATE", "STEPS"}}
-				for _, r := range runs {
-					addresses := map[string]bool{}
-					for _, st := range r.Steps {
-						addresses[st.Address] = true
-					}
-					rows = append(rows, []string{
-						r.ID.String(), r.Site, recordOf(r).Command, r.Started.Local().Format(time.DateTime), r.State, fmt.Sprint(len(addresses)),
-					})
+				runs, steps := make([]resource.Run, len(list)), make([][]resource.Step, len(list))
+				for i, r := range list {
+					runs[i], steps[i] = runResource(r), stepResources(r)
 				}
-				return writeTable(a.stdout, rows)
+				return a.printRuns(runs, steps)
 			})
 		},
 	}
 	c.Flags().StringVar(&site, "site", "", "only this site's runs")
+	remote.register(c)
 	return c
+}
+
+// printRuns lists runs, each with its steps.
+func (a *app) printRuns(runs []resource.Run, steps [][]resource.Step) error {
+	rows := [][]string{{"RUN", "SITE", "COMMAND", "STARTED", "STATE", "STEPS"}}
+	for i, r := range runs {
+		addresses := map[string]bool{}
+		for _, st := range steps[i] {
+			addresses[st.Address] = true
+		}
+		rows = append(rows, []string{
+			r.ID.String(), r.Site, r.Command, r.StartedAt.Local().Format(time.DateTime), r.State, fmt.Sprint(len(addresses)),
+		})
+	}
+	return writeTable(a.stdout, rows)
 }
 
 // recordOf is what a run was begun with; zero for a run of an older program.
@@ -61,32 +79,43 @@ func recordOf(r journal.Run) runRecord {
 }
 
 func (a *app) runsShowCommand() *cobra.Command {
-	return &cobra.Command{
+	var remote remoteFlags
+	c := &cobra.Command{
 		Use: "show RUN|SITE", Short: "Show a run's journal", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if remote.given() {
+				return a.showRemoteRun(cmd.Context(), remote, args[0])
+			}
 			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
 				r, err := findRun(ctx, journal.New(s, time.Now), args[0])
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(a.stdout, "Run %s of site %s: %s, started %s\n", r.ID, r.Site, r.State, r.Started.Local().Format(time.DateTime))
-				if r.Error != "" {
-					fmt.Fprintf(a.stdout, "  %s\n", printable(r.Error))
-				}
-				for _, st := range r.Steps {
-					attempt := fmt.Sprintf("attempt %d", st.Attempt)
-					if st.Attempt == 0 {
-						attempt = "taking back"
-					}
-					fmt.Fprintf(a.stdout, "  %s  %s  %s\n", st.Address, attempt, st.State)
-					for line := range strings.Lines(st.Error) {
-						fmt.Fprintf(a.stdout, "      %s\n", printable(strings.TrimRight(line, "\n")))
-					}
-				}
-				return nil
+				return a.printRun(runResource(r), stepResources(r))
 			})
 		},
 	}
+	remote.register(c)
+	return c
+}
+
+// printRun writes a run's journal.
+func (a *app) printRun(r resource.Run, steps []resource.Step) error {
+	fmt.Fprintf(a.stdout, "Run %s of site %s: %s, started %s\n", r.ID, r.Site, r.State, r.StartedAt.Local().Format(time.DateTime))
+	if r.Error != "" {
+		fmt.Fprintf(a.stdout, "  %s\n", printable(r.Error))
+	}
+	for _, st := range steps {
+		attempt := fmt.Sprintf("attempt %d", st.Attempt)
+		if st.Attempt == 0 {
+			attempt = "taking back"
+		}
+		fmt.Fprintf(a.stdout, "  %s  %s  %s\n", st.Address, attempt, st.State)
+		for line := range strings.Lines(st.Error) {
+			fmt.Fprintf(a.stdout, "      %s\n", printable(strings.TrimRight(line, "\n")))
+		}
+	}
+	return nil
 }
 
 func (a *app) runsAttachCommand() *cobra.Command {
@@ -185,11 +214,15 @@ func findRun(ctx context.Context, j *journal.Journal, name string) (journal.Run,
 			return journal.Run{}, err
 		}
 		if len(newest) == 0 || name == "" {
-			return journal.Run{}, fmt.Errorf("%q is neither the id of a run nor a site that had one", name)
+			return journal.Run{}, noRun(name)
 		}
 		id = newest[0].ID
 	}
 	return j.Show(ctx, id)
+}
+
+func noRun(name string) error {
+	return fmt.Errorf("%q is neither the id of a run nor a site that had one", name)
 }
 
 func (a *app) runsCancelCommand() *cobra.Command {

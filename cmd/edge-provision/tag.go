@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/store"
 )
 
@@ -27,6 +29,9 @@ Without tags to write, those of the machine are listed.`,
 			if err != nil {
 				return err
 			}
+			if f.remote.given() {
+				return a.tagRemote(cmd.Context(), f, args[0], set, remove)
+			}
 			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
 				m, err := findMachine(ctx, s, f.site, args[0])
 				if err != nil {
@@ -36,17 +41,24 @@ Without tags to write, those of the machine are listed.`,
 					if m, err = s.SetTags(ctx, m.ID, set, remove, nil); err != nil {
 						return err
 					}
+					if err := auditCommand(ctx, s, "changeTags", m.ID.String(), http.StatusOK); err != nil {
+						return err
+					}
 				}
-				if f.format == "json" {
-					return writeJSON(a.stdout, m)
-				}
-				for _, key := range slices.Sorted(maps.Keys(m.Tags)) {
-					fmt.Fprintf(a.stdout, "%s=%s\n", key, printable(m.Tags[key]))
-				}
-				return nil
+				return a.printTags(m, f.format)
 			})
 		},
 	}
+}
+
+func (a *app) printTags(m inventory.Machine, format string) error {
+	if format == "json" {
+		return writeJSON(a.stdout, m)
+	}
+	for _, key := range slices.Sorted(maps.Keys(m.Tags)) {
+		fmt.Fprintf(a.stdout, "%s=%s\n", key, printable(m.Tags[key]))
+	}
+	return nil
 }
 
 // parseTags reads KEY=VALUE and KEY-.

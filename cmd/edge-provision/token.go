@@ -56,7 +56,7 @@ anew, and the lost one revoked.`,
 
 // auditCommand records what somebody with access to the catalog itself did.
 func auditCommand(ctx context.Context, s *store.Store, action, target string, status int) error {
-	_, err := s.Audit(ctx, store.AuditEntry{Actor: "command-line", Action: action, Target: target, Status: status})
+	_, err := s.Audit(ctx, store.AuditEntry{Actor: "command-line", Name: whoAmI(), Action: action, Target: target, Status: status})
 	return err
 }
 

@@ -34,6 +34,7 @@ type shop struct {
 	http      *httptest.Server
 	journal   journal
 	operation uuid.UUID // made by fill
+	reaction  int64     // made by fill
 	// bearers are tokens by their role.
 	bearers map[resource.Role]string
 	stop    func() // ends what the server does by itself
@@ -273,6 +274,7 @@ func (s *shop) fill() inventory.Machine {
 		s.Fatal(err)
 	}
 	s.operation = o.ID
+	s.reaction = s.react(m, "node", "sha256:1").ID
 	s.journal.runs = []resource.Run{{ID: sampleRun, Site: "store-0421", Command: "apply", State: "ok", StartedAt: now, FinishedAt: &now}}
 	s.journal.steps = map[uuid.UUID][]resource.Step{sampleRun: {
 		{Run: sampleRun, Address: m.Address, Attempt: 1, State: "failed", Error: "no", StartedAt: now, FinishedAt: &now},

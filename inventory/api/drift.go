@@ -70,7 +70,7 @@ func (s *Server) acceptDrift(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	by := x.who.id
+	by := x.who.String()
 	return s.begin(x, key, "accept-drift", m, want, func(ctx context.Context) (string, error) {
 		if _, err := s.cfg.Catalog.AcceptDrift(ctx, m.ID, want.Digest, by); err != nil {
 			return "", err

@@ -86,7 +86,7 @@ func TestDriftIsShownFilteredCountedAndAccepted(t *testing.T) {
 		t.Errorf("a second acceptance = %+v; want that there is nothing to accept", late)
 	}
 	d = s.drift(m)
-	if d.State != inventory.DriftNone || len(d.Changes) != 0 || len(d.History) != 2 || d.History[0].AcceptedBy != first.Actor || first.Actor == "" {
+	if d.State != inventory.DriftNone || len(d.Changes) != 0 || len(d.History) != 2 || d.History[0].AcceptedBy != "the operator (token "+first.Actor+")" || first.Actor == "" {
 		t.Errorf("drift after acceptance = %+v; want none, and who accepted", d)
 	}
 }

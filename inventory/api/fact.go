@@ -29,9 +29,9 @@ func (s *Server) factRoutes() []route {
 			method: http.MethodPatch, path: "/v1/machines/{machine}/facts/manual", id: "changeFacts", tag: "facts", need: resource.RoleOperator,
 			summary: "Write facts that no program observed, or take them away",
 			detail: "They are the source `manual`; docs/catalog.md says where it is believed before others. Facts that are not named stay. The answer has all that " +
-				"people wrote.",
-			params: []param{paramMachine}, body: resource.FactEdit{}, reply: inventory.Facts{},
-			problems: []string{"not-found", "ambiguous", "conflict", "invalid-body", "unsupported-media-type", "too-large"}, serve: s.changeFacts,
+				"people wrote. With If-Match only if that is as getSourceFacts of `manual` answered it.",
+			params: []param{paramMachine}, body: resource.FactEdit{}, reply: inventory.Facts{}, match: matchOptional,
+			problems: []string{"not-found", "ambiguous", "conflict", "changed", "invalid-body", "unsupported-media-type", "too-large"}, serve: s.changeFacts,
 		},
 		{
 			method: http.MethodGet, path: "/v1/machines/{machine}/history", id: "listHistory", tag: "facts", need: resource.RoleReader,
@@ -90,7 +90,9 @@ func (s *Server) changeFacts(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	written, _, err := s.cfg.Catalog.EditFacts(x.ctx(), m.ID, func(f *inventory.Facts) error { return edited(f, want) })
+	written, _, err := s.cfg.Catalog.EditFacts(x.ctx(), m.ID, func(f *inventory.Facts) error {
+		return manual.Apply(f, texts(want.Set), want.Remove)
+	}, x.unwritten(m))
 	var refused *manual.Error
 	var conflict *store.ConflictError
 	switch {
@@ -104,24 +106,40 @@ func (s *Server) changeFacts(x *exchange) error {
 	return x.send(written)
 }
 
-// edited changes facts as the body of a request wants it: what is in both is set.
-func edited(f *inventory.Facts, want resource.FactEdit) error {
-	for _, path := range want.Remove {
-		if err := manual.Unset(f, path); err != nil {
-			return err
-		}
-	}
-	for _, path := range sortedKeys(want.Set) {
-		text := string(want.Set[path])
+// texts are values of facts as manual.Set takes them: a string is its content, all
+// else stands as in JSON.
+func texts(values map[string]json.RawMessage) map[string]string {
+	out := make(map[string]string, len(values))
+	for path, raw := range values {
+		out[path] = string(raw)
 		var s string
-		if json.Unmarshal(want.Set[path], &s) == nil {
-			text = s
-		}
-		if err := manual.Set(f, path, text); err != nil {
-			return err
+		if json.Unmarshal(raw, &s) == nil { // null is the empty text, which Set refuses
+			out[path] = s
 		}
 	}
-	return nil
+	return out
+}
+
+// unwritten checks If-Match against what people wrote of a machine, which is
+// answered by getSourceFacts.
+func (x *exchange) unwritten(m inventory.Machine) func(*inventory.Document) error {
+	given := x.Request.Header.Get("If-Match")
+	if given == "" {
+		return nil
+	}
+	return func(written *inventory.Document) error {
+		if written == nil {
+			return problem("changed", "Nothing is written of machine %s, so there is nothing that If-Match could be the ETag of.", m.ID).at("If-Match")
+		}
+		raw, err := encode(*written)
+		if err != nil {
+			return err
+		}
+		if tag := etagOf(raw); !matches(given, tag, false) {
+			return problem("changed", "The facts that are written of machine %s have changed since they were read; their ETag is %s now.", m.ID, tag).at("If-Match")
+		}
+		return nil
+	}
 }
 
 func seenBy(documents map[inventory.Source]inventory.Document) string {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -108,6 +109,9 @@ func (x *exchange) bearer() (string, error) {
 	// from; guard has compared that with ours.
 	if !x.reads() && x.Request.Header.Get("Origin") == "" {
 		return "", problem("cross-origin", "A change with the dashboard's cookie needs the Origin header, which browsers send.").at("Origin")
+	}
+	if !x.reads() && !hmac.Equal([]byte(x.Request.Header.Get(csrfHeader)), []byte(csrfToken(cookie.Value))) {
+		return "", problem("cross-origin", "A change with the dashboard's cookie needs the header %s, with `csrf` of /v1/session.", csrfHeader).at(csrfHeader)
 	}
 	return cookie.Value, nil
 }

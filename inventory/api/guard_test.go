@@ -20,6 +20,7 @@ var access = map[string]resource.Role{
 	"setPower": "operator", "cancelRun": "operator", "reprovisionMachine": "admin", "listOperations": "reader", "getOperation": "reader",
 	"getFacts": "reader", "getSourceFacts": "reader", "listHistory": "reader", "getDrift": "reader", "acceptDrift": "operator", "getTimeline": "reader",
 	"listLeases": "reader", "listImages": "reader", "getImage": "reader",
+	"listReactions": "reader", "getReaction": "reader",
 	"listRuns": "reader", "getRun": "reader", "listSteps": "reader", "listEvents": "reader",
 	"watchEvents": "reader", "watchMachines": "reader",
 	"getAnsibleInventory": "reader", "listTargets": "reader", "getMetrics": "reader",
@@ -272,8 +273,9 @@ func TestSignInGivesACookieThatOtherPagesCannotUse(t *testing.T) {
 	if !cookie.HttpOnly || cookie.SameSite != http.SameSiteStrictMode || cookie.Path != "/" || cookie.Expires.Before(time.Now()) {
 		t.Errorf("cookie = %v; want HttpOnly, SameSite=Strict, for all paths, until the token ends", cookie)
 	}
+	csrf := ""
 	with := func(c call, origin string) reply {
-		c.header = map[string]string{"Cookie": cookie.Name + "=" + cookie.Value}
+		c.header = map[string]string{"Cookie": cookie.Name + "=" + cookie.Value, "X-CSRF-Token": csrf}
 		if origin != "" {
 			c.header["Origin"] = origin
 		}
@@ -284,10 +286,19 @@ func TestSignInGivesACookieThatOtherPagesCannotUse(t *testing.T) {
 		t.Errorf("session = %+v; want the operator's", session)
 	}
 	change := call{method: http.MethodPatch, path: "/v1/machines/" + m.ID.String() + "/tags", body: resource.TagChange{Set: map[string]string{"a": "b"}}}
+	refused(t, with(change, s.http.URL), "cross-origin") // it does not know the session's CSRF token
+	if csrf = session.CSRF; csrf == "" || strings.Contains(cookie.Value, csrf) {
+		t.Fatalf("the session's CSRF token is %q; want one that is no part of the cookie", csrf)
+	}
 	refused(t, with(change, ""), "cross-origin")
 	refused(t, with(change, "http://evil.example"), "cross-origin")
 	if r := with(change, s.http.URL); r.status != http.StatusOK {
 		t.Errorf("a change from our own page = %d, %s; want 200", r.status, r.body)
+	}
+	csrf = strings.Repeat("0", len(csrf))
+	refused(t, with(change, s.http.URL), "cross-origin")
+	if direct := read[resource.Session](t, s.do(call{path: "/v1/session", role: resource.RoleOperator})); direct.CSRF != "" {
+		t.Errorf("a session without the cookie = %+v; want no CSRF token", direct)
 	}
 	out := with(call{method: http.MethodDelete, path: "/v1/session"}, s.http.URL)
 	if gone, err := http.ParseSetCookie(out.header.Get("Set-Cookie")); err != nil || gone.MaxAge >= 0 || gone.Value != "" {

@@ -21,7 +21,8 @@ var formats = map[reflect.Type]object{
 	reflect.TypeFor[inventory.LeaseState](): {"type": "string", "enum": []inventory.LeaseState{
 		inventory.LeaseActive, inventory.LeaseReleased, inventory.LeaseDeclined,
 	}},
-	reflect.TypeFor[resource.Role](): {"type": "string", "enum": resource.Roles()},
+	reflect.TypeFor[inventory.ReactionState](): {"type": "string", "enum": inventory.ReactionStates()},
+	reflect.TypeFor[resource.Role]():           {"type": "string", "enum": resource.Roles()},
 }
 
 // openAPI describes the routes as OpenAPI 3.1 has it

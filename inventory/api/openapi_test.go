@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -103,6 +104,7 @@ func (s *shop) sample(path string) string {
 	return strings.NewReplacer(
 		"{machine}", mac(1).String(), "{source}", "agent", "{digest}", sampleDigest, "{run}", s.journal.runs[0].ID.String(),
 		"{problem}", "not-found", "{token}", "abcdefghijklmnop", "{operation}", s.operation.String(),
+		"{reaction}", strconv.FormatInt(s.reaction, 10),
 	).Replace(path)
 }
 

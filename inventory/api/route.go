@@ -5,14 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net/http"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/agext/levenshtein"
 	"github.com/google/uuid"
@@ -90,6 +89,15 @@ const (
 type principal struct {
 	id, name string
 	role     resource.Role
+}
+
+// String names them to people: a name that its maker chose, and the id that is the
+// token's alone.
+func (p principal) String() string {
+	if p.id == "" {
+		return "local"
+	}
+	return fmt.Sprintf("%s (token %s)", p.name, p.id)
 }
 
 // exchange is one request and its answer.
@@ -197,6 +205,11 @@ func (x *exchange) readQuery() error {
 			known = append(known, p.name)
 		}
 	}
+	for _, p := range x.route.params {
+		if p.in == "path" && !plain(x.PathValue(p.name)) {
+			return problem("not-found", "There is no %s whose name is not valid UTF-8, or holds a NUL.", p.name).at(p.name)
+		}
+	}
 	for name, given := range values {
 		i := slices.IndexFunc(x.route.params, func(p param) bool { return p.in == "" && p.name == name })
 		if i < 0 {
@@ -209,10 +222,16 @@ func (x *exchange) readQuery() error {
 		if len(p.enum) > 0 && !slices.Contains(p.enum, given[0]) {
 			return problem("invalid-parameter", "%s=%q: want one of %s.", name, clip(given[0]), strings.Join(p.enum, ", ")).at(name)
 		}
+		if p.name != paramFilter.name && !plain(given[0]) { // the language of filters says that itself, with the place
+			return problem("invalid-parameter", "The parameter %s is not valid UTF-8, or holds a NUL.", name).at(name)
+		}
 		x.query[name] = given[0]
 	}
 	return nil
 }
+
+// plain reports whether every database takes a text.
+func plain(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
 // integer reads a parameter that is a number between two bounds.
 func (x *exchange) integer(name string, otherwise, least, most int64) (int64, error) {
@@ -238,41 +257,6 @@ func (x *exchange) moment(name string) (time.Time, error) {
 		return time.Time{}, problem("invalid-parameter", "%s=%q: want a time as RFC 3339 writes it, such as 2026-11-21T18:00:00Z.", name, clip(given)).at(name)
 	}
 	return t, nil
-}
-
-// maxBodyBytes bounds what a client may send; the largest is a facts document.
-const maxBodyBytes = 1 << 20
-
-// read decodes the request's body.
-func (x *exchange) read(into any) error {
-	if kind, _, err := mime.ParseMediaType(x.Request.Header.Get("Content-Type")); err != nil || kind != mediaJSON {
-		return problem("unsupported-media-type", "Send the body as Content-Type: application/json.").at("Content-Type")
-	}
-	// A body that trickles in must not hold the request's place among the readers
-	// of the catalog for longer than any other.
-	control := http.NewResponseController(x.ResponseWriter)
-	if err := control.SetReadDeadline(time.Now().Add(x.server.cfg.BodyTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return sent(err)
-	}
-	raw, err := io.ReadAll(http.MaxBytesReader(x.ResponseWriter, x.Body, maxBodyBytes))
-	if _, tooLong := errors.AsType[*http.MaxBytesError](err); tooLong {
-		return problem("too-large", "The body has more than %d bytes.", maxBodyBytes)
-	}
-	if err != nil {
-		return problem("invalid-body", "The body could not be read in %s: %v.", x.server.cfg.BodyTimeout, err)
-	}
-	if err := control.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return sent(err)
-	}
-	d := json.NewDecoder(strings.NewReader(string(raw)))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return problem("invalid-body", "The body is not the JSON that is wanted: %v.", err)
-	}
-	if d.More() {
-		return problem("invalid-body", "There is more after the JSON value.")
-	}
-	return nil
 }
 
 // send writes a JSON answer, with its ETag where the route has one.

@@ -11,7 +11,7 @@ import (
 // describes it.
 func (s *Server) table() []route {
 	return slices.Concat(
-		s.machineRoutes(), s.factRoutes(), s.driftRoutes(), s.leaseRoutes(), s.imageRoutes(), s.runRoutes(), s.eventRoutes(), s.timelineRoutes(),
+		s.machineRoutes(), s.factRoutes(), s.driftRoutes(), s.leaseRoutes(), s.imageRoutes(), s.runRoutes(), s.reactionRoutes(), s.eventRoutes(), s.timelineRoutes(),
 		s.watchRoutes(), s.exportRoutes(), s.actionRoutes(), s.carryRoutes(), s.webhookRoutes(), s.sessionRoutes(), s.tokenRoutes(), s.healthRoutes(),
 		[]route{
 			s.problemRoute(),

@@ -1,6 +1,9 @@
 package api
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"time"
@@ -21,8 +24,9 @@ func (s *Server) sessionRoutes() []route {
 		{
 			method: http.MethodPost, path: "/v1/session", id: "signIn", tag: "access", need: resource.RolePublic,
 			summary: "Exchange a token for a cookie, for the dashboard",
-			detail:  "The cookie is HttpOnly and SameSite=Strict, and ends with the token. A change with it needs the Origin header, which browsers send.",
-			body:    resource.SignIn{}, status: http.StatusNoContent, problems: []string{"invalid-body", "invalid-token", "unsupported-media-type", "too-large"}, serve: s.signIn,
+			detail: "The cookie is HttpOnly and SameSite=Strict, and ends with the token. A change with it needs the Origin header, which browsers send, and `csrf` of getSession " +
+				"in the header X-CSRF-Token.",
+			body: resource.SignIn{}, status: http.StatusNoContent, problems: []string{"invalid-body", "invalid-token", "unsupported-media-type", "too-large"}, serve: s.signIn,
 		},
 		{
 			method: http.MethodDelete, path: "/v1/session", id: "signOut", tag: "access", need: resource.RolePublic,
@@ -47,7 +51,22 @@ func (x *exchange) cookie(value string, expires time.Time) *http.Cookie {
 }
 
 func (s *Server) getSession(x *exchange) error {
-	return x.send(resource.Session{ID: x.who.id, Name: x.who.name, Role: x.who.role, Anonymous: x.who.id == ""})
+	out := resource.Session{ID: x.who.id, Name: x.who.name, Role: x.who.role, Anonymous: x.who.id == ""}
+	if cookie, err := x.Cookie(sessionCookie); err == nil && !out.Anonymous && x.Request.Header.Get("Authorization") == "" {
+		out.CSRF = csrfToken(cookie.Value)
+	}
+	return x.send(out)
+}
+
+// csrfHeader names, beside the cookie, what only a page of this server can have
+// read.
+const csrfHeader = "X-CSRF-Token"
+
+// csrfToken is that of a session. Who knows it cannot tell the session's cookie.
+func csrfToken(bearer string) string {
+	mac := hmac.New(sha256.New, []byte(bearer))
+	mac.Write([]byte("edge-provision csrf"))
+	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
 func (s *Server) signIn(x *exchange) error {

@@ -123,11 +123,11 @@ type page struct {
 }
 
 // open opens the dashboard in a new tab. When the test ends, the tab must have
-// logged no error and asked nobody but the dashboard's server.
-func (b *browser) open(t *testing.T, base, path string) *page {
+// logged no error but the expected, and asked nobody but the dashboard's server.
+func (b *browser) open(t *testing.T, base, path string, expected ...string) *page {
 	t.Helper()
 	ctx, end := chromedp.NewContext(b.ctx)
-	p := &page{T: t, ctx: ctx, base: base}
+	p := &page{T: t, ctx: ctx, base: base, expected: expected}
 	t.Cleanup(func() {
 		end()
 		p.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -72,6 +73,23 @@ func Unset(f *inventory.Facts, path string) error {
 	for i := range parts.NumField() {
 		if p := parts.Field(i); p.Kind() == reflect.Pointer && !p.IsNil() && p.Elem().IsZero() {
 			p.SetZero()
+		}
+	}
+	return nil
+}
+
+// Apply takes the facts at the paths of remove away, and then writes those of set,
+// by path; what is in both is written. The error is an *Error, and f is then partly
+// changed.
+func Apply(f *inventory.Facts, set map[string]string, remove []string) error {
+	for _, path := range remove {
+		if err := Unset(f, path); err != nil {
+			return err
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(set)) {
+		if err := Set(f, path, set[path]); err != nil {
+			return err
 		}
 	}
 	return nil

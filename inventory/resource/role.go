@@ -74,8 +74,9 @@ type AuditEntry struct {
 	Time time.Time `json:"time"`
 	// Actor is the id of the token, "local" for a request without one over
 	// loopback, or "command-line".
-	Actor  string `json:"actor"`
-	Name   string `json:"name,omitempty"` // the token's
+	Actor string `json:"actor"`
+	// Name is the token's, or user and host of the command line.
+	Name   string `json:"name,omitempty"`
 	Role   Role   `json:"role,omitempty"`
 	Remote string `json:"remote,omitempty"` // IP address
 	Method string `json:"method,omitempty"`
@@ -99,6 +100,9 @@ type Session struct {
 	// Role is what may be done; absent: nothing.
 	Role      Role `json:"role,omitempty"`
 	Anonymous bool `json:"anonymous"`
+	// CSRF goes into the header X-CSRF-Token of a change with the dashboard's cookie;
+	// present only where the request has that.
+	CSRF string `json:"csrf,omitempty"`
 }
 
 // SignIn exchanges a token for the dashboard's cookie.

@@ -13,7 +13,7 @@ type AuditEntry struct {
 	ID     int64 // greater for later ones; given by Audit
 	Time   time.Time
 	Actor  string // id of a token, "local" or "command-line"
-	Name   string // the token's
+	Name   string // the token's, or user and host of the command line
 	Role   string
 	Remote string // IP address
 	Method string

@@ -19,7 +19,10 @@ import (
 // A serial number that somebody writes for a machine whose firmware has none
 // becomes the machine's own, by which it is found. When another machine of the
 // site has it, the error is a *ConflictError.
-func (s *Store) EditFacts(ctx context.Context, id uuid.UUID, edit func(*inventory.Facts) error) (now inventory.Facts, changed bool, err error) {
+//
+// check sees what was written so far as it is in the transaction, nil where that is
+// nothing, and its error leaves everything as it was; nil always agrees.
+func (s *Store) EditFacts(ctx context.Context, id uuid.UUID, edit func(*inventory.Facts) error, check func(*inventory.Document) error) (now inventory.Facts, changed bool, err error) {
 	err = s.write(ctx, fmt.Sprintf("writing facts of machine %s", id), func(tx *ent.Tx) error {
 		now, changed = inventory.Facts{}, false
 		// In the order of Observe, so that neither waits for the other.
@@ -30,13 +33,21 @@ func (s *Store) EditFacts(ctx context.Context, id uuid.UUID, edit func(*inventor
 		if err != nil {
 			return err
 		}
-		before, err := manualFacts(ctx, tx, id)
+		var before inventory.Facts
+		written, err := manualFacts(ctx, tx, id)
+		if err == nil && check != nil {
+			err = check(written)
+		}
 		if err != nil {
 			return err
 		}
-		// Another copy: edit writes into what its pointers lead to.
-		if now, err = manualFacts(ctx, tx, id); err != nil {
-			return err
+		if written != nil {
+			before = written.Facts
+			// Another copy: edit writes into what its pointers lead to.
+			if written, err = manualFacts(ctx, tx, id); err != nil {
+				return err
+			}
+			now = written.Facts
 		}
 		if err := edit(&now); err != nil {
 			return err
@@ -57,17 +68,22 @@ func (s *Store) EditFacts(ctx context.Context, id uuid.UUID, edit func(*inventor
 	return now, changed && err == nil, err
 }
 
-// manualFacts are those that people wrote last.
-func manualFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID) (inventory.Facts, error) {
+// manualFacts are those that people wrote last; nil where they wrote none.
+func manualFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID) (*inventory.Document, error) {
 	row, err := latest(ctx, tx.Client(), id, inventory.SourceManual, time.Time{})
 	if err != nil || row == nil {
-		return inventory.Facts{}, err
+		return nil, err
 	}
 	content, err := tx.Document.Get(ctx, row.Digest)
 	if err != nil {
-		return inventory.Facts{}, err
+		return nil, err
 	}
-	return stored(content)
+	f, err := stored(content)
+	if err != nil {
+		return nil, err
+	}
+	d := documentOf(row, f)
+	return &d, nil
 }
 
 // adoptSerial gives a machine that has no serial number, or had the one that was

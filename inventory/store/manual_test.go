@@ -31,7 +31,7 @@ func TestWrittenFactsAreASourceOfTheirOwn(t *testing.T) {
 		m := observe(t, s, o)
 		edit := func(path, value string) bool {
 			t.Helper()
-			_, changed, err := s.EditFacts(ctx, m.ID, written(path, value))
+			_, changed, err := s.EditFacts(ctx, m.ID, written(path, value), nil)
 			ok(t, err)
 			return changed
 		}
@@ -68,13 +68,13 @@ func TestWrittenFactsAreASourceOfTheirOwn(t *testing.T) {
 		o.Facts = &inventory.Facts{Chassis: &inventory.Chassis{AssetTag: "agent"}}
 		observe(t, s, o)
 		wrong := errors.New("wrong")
-		if _, changed, err := s.EditFacts(ctx, m.ID, func(f *inventory.Facts) error { f.Chassis.AssetTag = "1"; return wrong }); !errors.Is(err, wrong) || changed {
+		if _, changed, err := s.EditFacts(ctx, m.ID, func(f *inventory.Facts) error { f.Chassis.AssetTag = "1"; return wrong }, nil); !errors.Is(err, wrong) || changed {
 			t.Errorf("EditFacts = %v, %v; want the edit's error", changed, err)
 		}
 		if merged = must[inventory.Facts](t)(s.MergedFacts(ctx, m.ID)); merged.Chassis.AssetTag != "0042" {
 			t.Errorf("merged chassis = %+v; want the tag that was written", merged.Chassis)
 		}
-		if _, _, err := s.EditFacts(ctx, uuid.New(), written("chassis.asset_tag", "1")); !errors.Is(err, store.ErrNotFound) {
+		if _, _, err := s.EditFacts(ctx, uuid.New(), written("chassis.asset_tag", "1"), nil); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("EditFacts of no machine = %v; want ErrNotFound", err)
 		}
 	})
@@ -96,7 +96,7 @@ func TestWrittenSerialIdentifiesABoardWithoutOne(t *testing.T) {
 			}
 		}
 		for _, value := range []string{"LABEL-1", "LABEL-2"} {
-			_, _, err := s.EditFacts(ctx, board.ID, written("system.serial", value))
+			_, _, err := s.EditFacts(ctx, board.ID, written("system.serial", value), nil)
 			ok(t, err)
 			serial(value)
 			if m, err := s.Find(ctx, site, value); err != nil || m.ID != board.ID {
@@ -107,19 +107,19 @@ func TestWrittenSerialIdentifiesABoardWithoutOne(t *testing.T) {
 			t.Errorf("merged serial = %q; want the one that was written, over the placeholder", merged.System.Serial)
 		}
 		var conflict *store.ConflictError
-		if _, _, err := s.EditFacts(ctx, board.ID, written("system.serial", "TAKEN")); !errors.As(err, &conflict) || conflict.B != other.ID {
+		if _, _, err := s.EditFacts(ctx, board.ID, written("system.serial", "TAKEN"), nil); !errors.As(err, &conflict) || conflict.B != other.ID {
 			t.Errorf("EditFacts with another machine's serial = %v; want a *ConflictError", err)
 		}
 		serial("LABEL-2")
 		if merged := must[inventory.Facts](t)(s.MergedFacts(ctx, board.ID)); merged.System.Serial != "LABEL-2" {
 			t.Errorf("merged serial after the conflict = %q; want it unchanged", merged.System.Serial)
 		}
-		_, _, err := s.EditFacts(ctx, board.ID, written("system.serial", ""))
+		_, _, err := s.EditFacts(ctx, board.ID, written("system.serial", ""), nil)
 		ok(t, err)
 		serial("")
 
 		// Firmware that has one is believed.
-		_, _, err = s.EditFacts(ctx, other.ID, written("system.serial", "LABEL-3"))
+		_, _, err = s.EditFacts(ctx, other.ID, written("system.serial", "LABEL-3"), nil)
 		ok(t, err)
 		if m := must[inventory.Machine](t)(s.Machine(ctx, other.ID)); m.Serial != "TAKEN" {
 			t.Errorf("serial = %q; want that of the firmware", m.Serial)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/google/uuid"
 
@@ -19,10 +20,11 @@ import (
 type ReactionFilter struct {
 	Site    string
 	Machine uuid.UUID
+	Class   string
+	State   inventory.ReactionState
 }
 
-// Reactions returns the reactions that f selects, in the order of arrival.
-func (s *Store) Reactions(ctx context.Context, f ReactionFilter) ([]inventory.Reaction, error) {
+func (f ReactionFilter) where() []predicate.Reaction {
 	var where []predicate.Reaction
 	if f.Site != "" {
 		where = append(where, reaction.Site(f.Site))
@@ -30,15 +32,53 @@ func (s *Store) Reactions(ctx context.Context, f ReactionFilter) ([]inventory.Re
 	if f.Machine != uuid.Nil {
 		where = append(where, reaction.MachineID(f.Machine))
 	}
-	rows, err := s.main.client.Reaction.Query().Where(where...).Order(ent.Asc(reaction.FieldID)).All(ctx)
+	if f.Class != "" {
+		where = append(where, reaction.Class(f.Class))
+	}
+	if f.State != "" {
+		where = append(where, reaction.State(string(f.State)))
+	}
+	return where
+}
+
+// Reactions returns the reactions that f selects, in the order of arrival.
+func (s *Store) Reactions(ctx context.Context, f ReactionFilter) ([]inventory.Reaction, error) {
+	rows, err := s.main.client.Reaction.Query().Where(f.where()...).Order(ent.Asc(reaction.FieldID)).All(ctx)
 	if err != nil {
 		return nil, s.explain("reading reactions", err)
 	}
+	return reactionsOf(rows), nil
+}
+
+// ReactionPage returns at most limit reactions that f selects, the newest first,
+// that are older than the one with the id before; zero begins with the newest.
+func (s *Store) ReactionPage(ctx context.Context, f ReactionFilter, before int64, limit int) ([]inventory.Reaction, error) {
+	where := f.where()
+	if before > 0 {
+		where = append(where, reaction.IDLT(before))
+	}
+	rows, err := s.main.client.Reaction.Query().Where(where...).Order(ent.Desc(reaction.FieldID)).Limit(limit).All(ctx)
+	if err != nil {
+		return nil, s.explain("listing reactions", err)
+	}
+	return reactionsOf(rows), nil
+}
+
+// Reaction returns one reaction, or ErrNotFound.
+func (s *Store) Reaction(ctx context.Context, id int64) (inventory.Reaction, error) {
+	row, err := s.main.client.Reaction.Get(ctx, id)
+	if err != nil {
+		return inventory.Reaction{}, s.explain(fmt.Sprintf("reading reaction %d", id), err)
+	}
+	return reactionOf(row), nil
+}
+
+func reactionsOf(rows []*ent.Reaction) []inventory.Reaction {
 	out := make([]inventory.Reaction, len(rows))
 	for i, r := range rows {
 		out[i] = reactionOf(r)
 	}
-	return out, nil
+	return out
 }
 
 // QueueReaction keeps that a machine in a class is due for what the class
@@ -61,10 +101,11 @@ func (s *Store) QueueReaction(ctx context.Context, r inventory.Reaction) (queued
 		if r.State.Final() {
 			row.SetFinishedAt(s.now())
 		}
-		if err := row.Exec(ctx); err != nil {
+		made, err := row.Save(ctx)
+		if err != nil {
 			return err
 		}
-		return s.reacted(ctx, tx, r)
+		return s.reacted(ctx, tx, reactionOf(made))
 	})
 	return queued, err
 }
@@ -153,8 +194,8 @@ func (s *Store) reacted(ctx context.Context, tx *ent.Tx, r inventory.Reaction) e
 	if err := s.orderEvents(ctx, tx); err != nil {
 		return err
 	}
-	attrs := map[string]string{"class": r.Class, "state": string(r.State)}
-	for name, value := range map[string]string{"address": r.Address, "reason": clean(r.Reason)} {
+	attrs := map[string]string{"reaction": strconv.FormatInt(r.ID, 10), "class": r.Class, "state": string(r.State)}
+	for name, value := range map[string]string{"address": r.Address, "reason": r.Reason} {
 		if value != "" {
 			attrs[name] = value
 		}

@@ -36,6 +36,30 @@ export async function get(path, parameters, signal) {
   return response.json();
 }
 
+let csrf = ""; // what a change names beside the cookie; "" without a session
+
+// session tells who asks, and in which role.
+export async function session() {
+  const s = await get("/v1/session");
+  csrf = s.csrf ?? "";
+  return s;
+}
+
+// act asks for an action and returns its operation as it ended. key is new for each
+// thing to be done; asked again with the same one, nothing is done twice.
+export async function act(path, body, key, signal) {
+  const headers = { "Content-Type": "application/json", "Idempotency-Key": key };
+  if (csrf) headers["X-CSRF-Token"] = csrf;
+  const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
+  if (!response.ok) throw await refused(response);
+  let operation = await response.json();
+  while (operation.state === "running") {
+    await sleep(300, signal);
+    operation = await get(`/v1/operations/${operation.id}`, {}, signal);
+  }
+  return operation;
+}
+
 // signIn trades a token for the session that a cookie carries.
 export async function signIn(token) {
   const response = await fetch("/v1/session", {

@@ -49,13 +49,13 @@ export function state(name) {
   return h("span", { class: "state", "data-state": tone(name) }, h("span", { class: "dot", "aria-hidden": "true" }), name);
 }
 
-// tone sorts the states of machines, runs and steps into five looks.
+// tone sorts the states of machines, runs, steps and reactions into five looks.
 export function tone(name) {
   switch (name) {
-    case "installed": case "ok": case "succeeded": return "good";
-    case "failed": case "interrupted": return "bad";
-    case "installing": case "inspecting": case "running": return "busy";
-    case "held": case "stopped": case "blocked": case "cancelled": case "superseded": return "waiting";
+    case "installed": case "ok": case "succeeded": case "done": return "good";
+    case "failed": case "interrupted": case "refused": return "bad";
+    case "installing": case "inspecting": case "running": case "started": return "busy";
+    case "held": case "queued": case "stopped": case "blocked": case "cancelled": case "superseded": return "waiting";
   }
   return "idle";
 }

@@ -1,5 +1,6 @@
 // Facts as a tree that can be read: groups, rows and small tables, with units.
 
+import { label, place } from "./change.js";
 import { h, replace } from "./dom.js";
 import { ago, amount, date } from "./format.js";
 
@@ -8,9 +9,6 @@ const titles = { cpu: "CPU", nics: "Network", bios: "BIOS", bmc: "BMC", tpm: "TP
 const opened = new Set(["system", "cpu", "memory", "disks", "nics"]);
 
 const title = (name) => titles[name] ?? name[0].toUpperCase() + name.slice(1);
-
-// label is a field's name without the unit, which its value shows.
-const label = (name) => name.replace(/_(bytes|mhz|mbps|mts)$/, "").replaceAll("_", " ");
 
 // facts shows the merged facts, or those of one source.
 export function facts() {
@@ -80,11 +78,6 @@ function show(path, value) {
   if (text !== undefined) return h("span", { title: String(value) }, text);
   return typeof value === "boolean" ? (value ? "yes" : "no") : String(value);
 }
-
-// first are the columns that come first, because they are what is looked for.
-const first = ["name", "locator", "address", "model", "bytes", "mac", "driver", "bus", "type", "rotational", "speed_mts", "speed_mbps", "serial", "signatures"];
-
-const place = (name) => (first.indexOf(name) < 0 ? first.length : first.indexOf(name));
 
 function table(path, list) {
   const names = [...new Set(list.flatMap((item) => Object.keys(item)))].sort((a, b) => place(a) - place(b));

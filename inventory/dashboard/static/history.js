@@ -2,8 +2,9 @@
 // it, with the difference.
 
 import { get } from "./api.js";
+import { value } from "./change.js";
 import { h, replace } from "./dom.js";
-import { amount, date, plural } from "./format.js";
+import { date, plural } from "./format.js";
 
 const pageSize = 20;
 const mostChanges = 40;
@@ -41,16 +42,4 @@ function report(r) {
       c.new !== undefined && h("dd", { class: "new" }, h("span", { class: "sign" }, h("span", { "aria-hidden": "true" }, "+"), h("span", { class: "unseen" }, "is ")), value(c.path, c.new)),
     ])),
     changes.length > mostChanges && h("p", { class: "empty" }, `and ${plural(changes.length - mostChanges, "more change")}`));
-}
-
-// value is a JSON value with its unit, as in the tree of facts.
-function value(path, json) {
-  let parsed;
-  try {
-    parsed = JSON.parse(json);
-  } catch {
-    return json;
-  }
-  if (typeof parsed === "string") return parsed;
-  return amount(path.split(/[.[]/), parsed) ?? json;
 }

@@ -8,6 +8,7 @@ import { facts } from "./facts.js";
 import { ago, clock, date, nameOf, plural, span } from "./format.js";
 import { hardware } from "./hardware.js";
 import { history } from "./history.js";
+import { reactions } from "./reactions.js";
 
 const runsToShow = 5;
 
@@ -22,7 +23,8 @@ export async function machine(root, context) {
   const picture = boot();
   const log = tail();
   const changes = history(path, signal);
-  const parts = hardware(path, signal);
+  const parts = hardware(path, context);
+  const classes = reactions(signal);
   const tree = facts();
   const steps = h("div", {});
   root.append(
@@ -32,7 +34,7 @@ export async function machine(root, context) {
     section("Boot timeline", picture.element),
     h("div", { class: "columns" },
       h("div", {}, section("Events", log.element), section("Runs", steps), section("History", changes.element)),
-      h("div", {}, section("Hardware", parts.element), section("Facts", tree.element))));
+      h("div", {}, section("Hardware", parts.element), section("Classes", classes.element), section("Facts", tree.element))));
 
   let now; // the machine as it was read last
   const readMachine = async () => {
@@ -52,6 +54,7 @@ export async function machine(root, context) {
   };
   const readFacts = async () => tree.show(await get(path + "/facts", {}, signal));
   const readHardware = async () => parts.read(now);
+  const readClasses = async () => classes.read(now);
   const readSteps = async () => {
     const runs = await get("/v1/runs", { site: now.site, limit: runsToShow }, signal);
     const attempts = now.address === undefined ? [] : await Promise.all(runs.items.map(async (run) => ({
@@ -64,6 +67,7 @@ export async function machine(root, context) {
   const timelineSoon = settle(() => readTimeline().catch(context.fail), 400);
   const machineSoon = settle(() => readMachine().catch(context.fail), 400);
   const factsSoon = settle(() => Promise.all([readFacts(), changes.read()]).catch(context.fail), 400);
+  const classesSoon = settle(() => readMachine().then(readClasses).catch(context.fail), 400);
   const hardwareSoon = settle(() => readHardware().catch(context.fail), 400);
   const stepsSoon = settle(() => readSteps().catch(context.fail), 400);
   await readMachine();
@@ -73,12 +77,13 @@ export async function machine(root, context) {
       if (type !== "event" || event.kind.startsWith("machine.") || event.kind === "ssh.up") machineSoon();
       if (type !== "event" || event.kind === "agent.facts") factsSoon();
       if (type !== "event" || event.kind.startsWith("machine.")) hardwareSoon();
+      if (type !== "event" || event.kind === "machine.class" || event.kind === "machine.reaction") classesSoon();
       if (type !== "event" || event.kind.startsWith("step.") || event.kind.startsWith("run.")) stepsSoon();
     },
   }).catch(context.fail);
   const clockwork = setInterval(hardwareSoon, 60000); // a look that finds nothing new is no event
   signal.addEventListener("abort", () => clearInterval(clockwork));
-  await Promise.all([readTimeline(), readFacts(), changes.read(), readHardware(), readSteps()]);
+  await Promise.all([readTimeline(), readFacts(), changes.read(), readHardware(), readClasses(), readSteps()]);
 }
 
 function section(title, ...content) {
@@ -105,7 +110,7 @@ function explain(element, findings) {
   element.hidden = !first;
   if (!first) return;
   element.dataset.level = first.level;
-  const label = { problem: `Problem at ${first.hop}. `, progress: `In progress at ${first.hop}. ` }[first.level];
+  const label = { problem: `Problem at ${first.hop}. `, progress: `At ${first.hop}. ` }[first.level];
   const key = JSON.stringify([first.summary, first.try]);
   if (element.dataset.key === key) return;
   element.dataset.key = key;

@@ -54,7 +54,7 @@ async function go() {
     if (!controller.signal.aborted) explain(error);
   };
   const context = {
-    signal: controller.signal, parameters, link: connection, fail,
+    signal: controller.signal, parameters, link: connection, fail, who: () => who,
     argument: view && decodeURIComponent(view.path.exec(path)[1] ?? ""),
     // title names the page, and is read first by a screen reader.
     title(text) {
@@ -82,6 +82,7 @@ async function go() {
 }
 
 let arrived = false;
+let who = Promise.resolve(null); // who asks: a session, null while that is not known
 
 // resume gives the focus to what stands where it was, with what was typed while
 // the answer was on its way.
@@ -125,10 +126,19 @@ document.addEventListener("keydown", (event) => {
 
 window.addEventListener("hashchange", go);
 
+// enter lets somebody who may only look say who they are.
+function enter() {
+  current?.abort();
+  connection("idle");
+  shown = ""; // whatever is seen next is another page
+  main.replaceChildren(signInForm(begin, go));
+  main.querySelector("input").focus();
+}
+
 // begin shows the page to whoever has just come, or signed in.
 function begin() {
+  who = showSession(begin, enter).catch(() => null); // the view says why nothing can be asked
   go();
-  showSession(go).catch(() => {}); // the view says already why nothing can be asked
 }
 
 begin();

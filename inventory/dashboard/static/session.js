@@ -1,24 +1,37 @@
 // Signing in with a token, where the controller does not answer without one.
 
-import { get, signIn, signOut } from "./api.js";
+import { session, signIn, signOut } from "./api.js";
 import { h, replace, setText } from "./dom.js";
 
+// roles, the weakest first; each may do what those before it may.
+const roles = ["reader", "operator", "admin"];
+
+// may tells whether somebody can do what needs a role.
+export const may = (session, role) => roles.indexOf(session?.role ?? "") >= roles.indexOf(role);
+
 // showSession says in the frame who is signed in, and lets them sign out; then is
-// called when they have. Where nobody has to sign in there is nothing to say.
-export async function showSession(then) {
+// called when they have. Who may only look can sign in: enter is called for that.
+// It returns who asks.
+export async function showSession(then, enter) {
   const who = document.getElementById("who");
-  const session = await get("/v1/session");
-  who.hidden = session.anonymous;
-  if (session.anonymous) return;
-  replace(who, `${session.name}, ${session.role}`, h("button", { type: "button", class: "quiet", onclick: async () => {
+  const asks = await session();
+  who.hidden = asks.anonymous && !asks.role;
+  const button = (text, onclick) => h("button", { type: "button", class: "quiet", onclick }, text);
+  if (asks.anonymous) {
+    replace(who, button("Sign in", enter));
+    return asks;
+  }
+  replace(who, `${asks.name}, ${asks.role}`, button("Sign out", async () => {
     await signOut();
     who.hidden = true;
     then();
-  } }, "Sign out"));
+  }));
+  return asks;
 }
 
-// signInForm asks for a token and calls then when it was taken.
-export function signInForm(then) {
+// signInForm asks for a token and calls then when it was taken. leave is called by
+// who would rather not; undefined where nothing can be seen without a token.
+export function signInForm(then, leave) {
   const input = h("input", {
     id: "token", type: "password", autocomplete: "off", spellcheck: "false", required: true, "aria-describedby": "token-error",
   });
@@ -38,8 +51,8 @@ export function signInForm(then) {
   };
   document.title = "Sign in – edge-provision";
   return h("form", { class: "view signin", onsubmit: submit },
-    h("h1", {}, "Sign in"),
-    h("p", {}, "Off its own host this controller answers only to a token. ", h("code", {}, "edge-provision token create"), " makes one."),
+    h("h1", { tabindex: "-1" }, "Sign in"),
+    h("p", {}, "A token says who you are, and what you may do. ", h("code", {}, "edge-provision token create"), " makes one on the controller."),
     h("label", { for: "token" }, "Token"), input, error,
-    h("button", { type: "submit", class: "primary" }, "Sign in"));
+    h("p", { class: "buttons" }, h("button", { type: "submit", class: "primary" }, "Sign in"), leave && h("button", { type: "button", onclick: leave }, "Cancel")));
 }
