@@ -129,6 +129,7 @@ func (b *builder) machine(m *site.Machine) Action {
 	v := b.seen.Machines[m.Address]
 	a := Action{Address: m.Address}
 	replace := slices.Contains(b.opts.Replace, m.Address)
+	b.doubt(m, v)
 	switch {
 	case m.Adopted():
 		return b.adopted(a, m, v)

@@ -46,9 +46,13 @@ const (
 type MachineView struct {
 	// Machine is the catalog's row; nil when the machine was never seen.
 	Machine *inventory.Machine
-	// Facts is the merged view; nil before the first inspection.
+	// Facts is the merged view, with the disks as edge-agent saw them; nil before the
+	// first inspection.
 	Facts     *inventory.Facts
 	FactsSeen time.Time
+	// BMC is what its BMC knows of it, which may be switched off and never inspected;
+	// nil: it was not asked, or told nothing. No disk is chosen by it.
+	BMC *inventory.Facts
 	// FactsNote says why the facts of a machine that runs are incomplete or old;
 	// empty when they are not, or when it was not looked at.
 	FactsNote string

@@ -253,7 +253,7 @@ func (d *daemon) look(ctx context.Context) {
 	}
 	refresher := &steps.Refresher{
 		Site: func() *site.Site { return d.current().site }, Hosts: func() steps.Hosts { return d.current().hosts },
-		Adopter: func() *steps.Adopter { return d.current().adopter },
+		Adopter: func() *steps.Adopter { return d.current().adopter }, BMCFacts: func() *steps.BMCFacts { return d.current().inside },
 		Catalog: d.catalog, Every: d.refresh, Tell: d.current().tell,
 	}
 	refresher.Run(ctx)

@@ -228,6 +228,30 @@ func TestForgedSnapshotIsToldAndNeverUsed(t *testing.T) {
 	}
 }
 
+func TestWhatABMCSaysIsNoDrift(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		s, id := frozen(t, cfg)
+		for _, source := range []inventory.Source{inventory.SourceRedfish, inventory.SourceIPMI} {
+			told := inventory.Facts{
+				SchemaVersion: inventory.SchemaVersion, System: &inventory.System{Serial: "BOARD-1"}, BMC: &inventory.BMCFacts{Firmware: "4.40.00.00", Vendor: "Dell"},
+				Disks: []inventory.Disk{{Name: "Disk.Bay.0", Serial: "BEHIND-RAID", Bytes: 960 << 30}}, NICs: []inventory.NIC{{Name: "NIC.1", MAC: mac(9)}},
+			}
+			_, _, err := s.PutFacts(t.Context(), id, source, told, time.Time{})
+			ok(t, err)
+			stands(t, s, id, inventory.DriftNone)
+		}
+		report(t, s, id, swapped)
+		stands(t, s, id, inventory.DriftChanged)
+		// A machine that only its BMC told of has nothing to freeze.
+		off := observe(t, s, store.Observation{MACs: []inventory.MAC{mac(7)}})
+		_, _, err := s.PutFacts(t.Context(), off.ID, inventory.SourceRedfish, original, time.Time{})
+		ok(t, err)
+		if _, err := s.Commission(t.Context(), off.ID, "run-2"); !errors.Is(err, store.ErrNeverLooked) {
+			t.Errorf("Commission() of a machine that only its BMC told of = %v; want ErrNeverLooked", err)
+		}
+	})
+}
+
 func TestFactsOfAProgramWithoutTheKeyAreComparedLater(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
 		s, id := frozen(t, cfg)

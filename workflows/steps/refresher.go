@@ -21,6 +21,8 @@ type Refresher struct {
 	Catalog *store.Store
 	Hosts   func() Hosts
 	Adopter func() *Adopter
+	// BMCFacts asks BMCs, also those of machines that are off; nil: none is asked.
+	BMCFacts func() *BMCFacts
 	// Every is the time from one round's beginning to the next; 15 minutes when
 	// zero.
 	Every time.Duration
@@ -84,7 +86,17 @@ func (r *Refresher) Once(ctx context.Context) error {
 		wg   sync.WaitGroup
 		mu   sync.Mutex // guards failing and errs
 		errs []error
+		// silence is the catalog's error about BMCs.
+		silence error
 	)
+	if r.BMCFacts != nil {
+		bmcs := r.BMCFacts()
+		wg.Go(func() {
+			silence = bmcs.Round(ctx, s, func(m *site.Machine, err error) {
+				r.note("bmc "+m.Address, m.Address, "its BMC does not tell of its hardware: ", err, &mu)
+			})
+		})
+	}
 	for _, m := range s.Machines {
 		runs, err := r.runs(ctx, s.Name, m)
 		if err != nil {
@@ -98,17 +110,24 @@ func (r *Refresher) Once(ctx context.Context) error {
 		wg.Go(func() {
 			defer func() { <-slots }()
 			err := look(ctx, hosts, adopter, m, max(listen, 0))
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil && !r.failing[m.Address] && ctx.Err() == nil {
-				r.Tell(Progress{Address: m.Address, Phase: "facts", Message: "its hardware cannot be looked at: " + err.Error()})
+			if ctx.Err() == nil {
+				r.note(m.Address, m.Address, "its hardware cannot be looked at: ", err, &mu)
 			}
-			r.failing[m.Address] = err != nil
 		})
 	}
 	wg.Wait()
 	// Also what programs without the key recorded, and what was changed past them.
-	return errors.Join(append(errs, r.Catalog.ReviewDrift(ctx, s.Name))...)
+	return errors.Join(append(errs, silence, r.Catalog.ReviewDrift(ctx, s.Name))...)
+}
+
+// note tells of a failure when it begins; failing is guarded by mu.
+func (r *Refresher) note(key, address, what string, err error, mu *sync.Mutex) {
+	mu.Lock()
+	defer mu.Unlock()
+	if err != nil && !r.failing[key] {
+		r.Tell(Progress{Address: address, Phase: "facts", Message: what + err.Error()})
+	}
+	r.failing[key] = err != nil
 }
 
 // runs reports whether a machine can be expected to answer over SSH: it is adopted,

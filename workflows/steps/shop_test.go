@@ -49,6 +49,7 @@ type shop struct {
 	prov     *steps.Provisioner
 	computer *computer
 	bmc      *bmc.Controller
+	redfish  *sim.Redfish // behind bmc
 	row      inventory.Machine
 	said     *said
 }
@@ -330,7 +331,8 @@ func (s *shop) openBMC() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	server := httptest.NewUnstartedServer(sim.NewRedfish(sim.RedfishConfig{Username: "admin", Password: "correct-horse"}, s.computer))
+	s.redfish = sim.NewRedfish(sim.RedfishConfig{Username: "admin", Password: "correct-horse", Hardware: insideOf}, s.computer)
+	server := httptest.NewUnstartedServer(s.redfish)
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.StartTLS()
