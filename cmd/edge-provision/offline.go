@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -43,6 +44,14 @@ func (s *supply) registerTrust(c *cobra.Command) {
 func (s *supply) registerMirrors(c *cobra.Command) {
 	c.Flags().StringVar(&s.mirror, "mirror", "", "ask MIRROR/HOST/PATH instead of https://HOST/PATH for files")
 	c.Flags().StringVar(&s.registryMirror, "registry-mirror", "", "ask REGISTRY-MIRROR/REGISTRY/REPOSITORY instead of the registries of container images")
+}
+
+// orBundle takes the bundle of another supply where this one names none, with the
+// keys that it is trusted by: what is served offline is applied offline.
+func (s *supply) orBundle(other supply) {
+	if s.bundle == "" {
+		s.bundle, s.base, s.trust = other.bundle, other.base, other.trust
+	}
 }
 
 // artifacts opens the store of files; a bundle that the flags name is verified
@@ -284,14 +293,11 @@ func (w *world) lacking(needs []steps.StepNeeds) error {
 	return fmt.Errorf("%s lacks what this site needs:\n  %s\nBuild it again from this site: edge-provision bundle build", w.bundle.Source(), strings.Join(missing, "\n  "))
 }
 
-// needsInstaller reports whether a machine of the site is ever netbooted.
+// needsInstaller reports whether a machine is ever netbooted: one of the site, or
+// one that is discovered.
 func needsInstaller(s *site.Site) bool {
-	for _, m := range s.Machines {
-		if !m.Adopted() {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.Machines, func(m *site.Machine) bool { return !m.Adopted() }) ||
+		slices.ContainsFunc(s.Networks, func(n *site.Network) bool { return n.Unknown == site.UnknownDiscover })
 }
 
 // fillImages puts the operating system images of the bundle into the cache, so
@@ -313,6 +319,12 @@ func (w *world) fillImages(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// netboots reports whether serving needs the installer: not where nothing is
+// served, nor from a bundle that has none because the site never boots it.
+func (w *world) netboots() bool {
+	return len(w.site.Networks) > 0 && (w.bundle == nil || needsInstaller(w.site))
 }
 
 // Names of the installer's two files in a bundle.

@@ -117,7 +117,7 @@ func (p *Provisioner) discovered(ctx context.Context, m *site.Machine) error {
 	if err := p.netboot(ctx, m, inventory.Machine{}); err != nil {
 		return err
 	}
-	p.say(m.Address, "discover", "waiting for a machine that matches")
+	p.say(m.Address, "discover", "waiting for a machine that matches%s", asked(m, "; switch it on now, set to boot from the network"))
 	ctx, cancel := context.WithTimeoutCause(ctx, m.BootTimeout,
 		fmt.Errorf("no machine that matches %s was discovered in %s, its boot_timeout; its network must say unknown = \"discover\"", m.Address, m.BootTimeout))
 	defer cancel()
@@ -218,7 +218,7 @@ func (p *Provisioner) Boot(ctx context.Context, run uuid.UUID, m *site.Machine) 
 		return err
 	}
 	if m.BMC.Driver == site.BMCNone {
-		p.say(m.Address, "boot", "switch on %s (%s)", m.Hostname, m.MAC)
+		w.asked = fmt.Sprintf("switch on %s (%s) now; ", m.Hostname, m.MAC)
 	} else {
 		p.say(m.Address, "boot", "switching on")
 		if err := controller.SetPower(ctx, bmc.On); err != nil {
@@ -302,7 +302,9 @@ func (p *Provisioner) intoInstaller(ctx context.Context, m *site.Machine, row in
 	if err := p.netboot(ctx, m, row); err != nil {
 		return dispatch.Session{}, overdue(ctx, err)
 	}
-	p.say(m.Address, "netboot", "waiting for the installer")
+	if m.BMC.Driver != site.BMCNone {
+		p.say(m.Address, "netboot", "waiting for the installer")
+	}
 	s, err := p.Dispatch.WaitSession(ctx, row.ID)
 	if err != nil {
 		return s, p.explain(ctx, m, err)
@@ -388,6 +390,15 @@ func (p *Provisioner) hold(ctx context.Context, row inventory.Machine) error {
 		}
 	}
 	return p.setState(ctx, row.ID, inventory.StateHeld)
+}
+
+// asked is what a person has to do for a machine without BMC; of each address only
+// the newest text is seen, so that it goes with what comes after.
+func asked(m *site.Machine, text string) string {
+	if m.BMC.Driver == site.BMCNone {
+		return text
+	}
+	return ""
 }
 
 // netboot sets the one-time boot device and switches the machine on, or asks a

@@ -25,6 +25,8 @@ type work struct {
 	row inventory.Machine
 	in  *installation
 	run uuid.UUID
+	// asked is what a person was asked to do before it can answer.
+	asked string
 }
 
 // save records how far the installation has come.
@@ -216,7 +218,7 @@ func (w *work) restart(ctx context.Context) error {
 // greet waits for the installed system to answer over SSH as the machine that
 // it is.
 func (w *work) greet(ctx context.Context) error {
-	w.p.say(w.m.Address, "boot", "waiting for SSH")
+	w.p.say(w.m.Address, "boot", "%swaiting for SSH", w.asked)
 	ctx, cancel := context.WithTimeoutCause(ctx, w.m.BootTimeout,
 		fmt.Errorf("%s was installed, but did not answer over SSH in %s, its boot_timeout", w.m.Address, w.m.BootTimeout))
 	defer cancel()
