@@ -77,8 +77,8 @@ const (
 
 // remembered is what systemd-networkd heard on a port and takes for true still. It
 // keeps the frames of each port in a file named by the port's number, each with its
-// length before it as 64 bits, little end first (systemd's networkd-lldp-rx.c,
-// until version 256), and writes the file anew whenever one comes. A file that is
+// length before it as 64 bits, little end first (link_lldp_save in systemd's
+// networkd-lldp-rx.c), and writes the file anew whenever one comes. A file that is
 // older than a frame's time to live was left behind.
 func (m *machine) remembered(port string) []inventory.Neighbor {
 	name := path.Join("run/systemd/netif/lldp", m.text(netDir, port, "ifindex"))
