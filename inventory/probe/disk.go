@@ -50,6 +50,7 @@ func (m *machine) disks(ctx context.Context, facts *inventory.Facts) error {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
+			facts.Disks = nil // the others were not looked at
 			return errors.Join(append(errs, err)...)
 		}
 		disk := m.disk(name)

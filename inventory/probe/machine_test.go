@@ -10,8 +10,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -157,6 +159,62 @@ func TestSystemUUIDBytesAreInTextOrder(t *testing.T) {
 		if got := systemUUID(s, 0x0300); got != "" {
 			t.Errorf("systemUUID of bytes %#x = %s; want none", b, got)
 		}
+	}
+}
+
+// TestEmptyIsWhatWasLookedFor probes a machine of which each list is empty, and one
+// that shows none of the places to look at.
+func TestEmptyIsWhatWasLookedFor(t *testing.T) {
+	slots := func(sizes ...uint16) []byte {
+		var table []byte
+		for _, size := range sizes {
+			area := make([]byte, 0x28)
+			area[0], area[1], area[0x0c], area[0x0d] = 17, byte(len(area)), byte(size), byte(size>>8)
+			table = append(append(table, area...), 0, 0)
+		}
+		return append(table, 127, 4, 0, 0, 0, 0)
+	}
+	for name, c := range map[string]struct {
+		files map[string]string
+		want  string // the lists that are there
+	}{
+		"nothing to look at": {map[string]string{"proc/meminfo": "MemTotal: 1024 kB\n"}, ""},
+		"nothing found": {map[string]string{
+			"proc/meminfo": "MemTotal: 1024 kB\n", "sys/block/loop0/size": "8", "sys/class/net/lo/type": "772",
+			"sys/firmware/dmi/tables/DMI": string(slots(0, 0)), "sys/firmware/dmi/tables/smbios_entry_point": "_SM3_\x00\x18\x03\x00",
+		}, "disks nics modules pci"},
+		"a slot of which the firmware knows nothing, and a port without address": {map[string]string{
+			"proc/meminfo": "MemTotal: 1024 kB\n", "sys/class/net/eth0/type": "1", "sys/class/net/eth0/device/x": "", "sys/class/net/eth0/address": "none",
+			"sys/firmware/dmi/tables/DMI": string(slots(0, 0xffff)), "sys/firmware/dmi/tables/smbios_entry_point": "_SM3_\x00\x18\x03\x00",
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			files := fstest.MapFS{}
+			if name == "nothing found" {
+				files["sys/bus/pci/devices"] = &fstest.MapFile{Mode: fs.ModeDir | 0o755}
+			}
+			for path, content := range c.files {
+				files[path] = &fstest.MapFile{Data: []byte(content)}
+			}
+			facts, _ := Collect(t.Context(), Source{FS: files}) // what cannot be read is not the matter here
+			var got []string
+			for list, empty := range map[string]bool{
+				"disks": facts.Disks != nil && len(facts.Disks) == 0, "nics": facts.NICs != nil && len(facts.NICs) == 0, "pci": facts.PCI != nil && len(facts.PCI) == 0,
+				"modules": facts.Memory.Modules != nil && len(facts.Memory.Modules) == 0,
+			} {
+				if empty {
+					got = append(got, list)
+				}
+			}
+			slices.Sort(got)
+			want := strings.Fields(c.want)
+			if slices.Sort(want); !slices.Equal(got, want) {
+				t.Errorf("empty lists: %v; want %v", got, want)
+			}
+			if facts.Memory.Bytes != 1<<20 {
+				t.Errorf("memory = %d; want what the kernel sees", facts.Memory.Bytes)
+			}
+		})
 	}
 }
 

@@ -75,6 +75,9 @@ func (m *machine) ports(_ context.Context, facts *inventory.Facts) error {
 		nic.Boot = !m.src.Boot.IsZero() && (nic.MAC == m.src.Boot || mac == m.src.Boot)
 		facts.NICs = append(facts.NICs, nic)
 	}
+	if len(facts.NICs) == 0 && len(errs) > 0 {
+		facts.NICs = nil // there are some
+	}
 	return errors.Join(errs...)
 }
 
