@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -164,7 +165,12 @@ func (f *Foresight) Machine(ctx context.Context, catalog *store.Store, siteName,
 	}
 	row := f.find(address)
 	if row == nil {
-		return inventory.Machine{}, fmt.Errorf("reading %s: %w", address, store.ErrNotFound)
+		// One that was entered since, because it was looked at for the first time.
+		entered, err := catalog.MachineByAddress(ctx, siteName, address)
+		if err == nil && slices.ContainsFunc(f.rows, func(r inventory.Machine) bool { return r.ID == entered.ID }) {
+			err = fmt.Errorf("reading %s: %w", address, store.ErrNotFound)
+		}
+		return entered, err
 	}
 	now, err := catalog.Machine(ctx, row.ID)
 	now.Address, now.Classes = row.Address, row.Classes

@@ -144,6 +144,13 @@ func TestForesightIsWhatRecordWritesAndWritesNothing(t *testing.T) {
 	if _, err := f.Machine(t.Context(), catalog, "store", "machine.old"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Machine(machine.old) = %v; want none under the name that it had", err)
 	}
+	late, err := catalog.Adopt(t.Context(), "store", "machine.late")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if row, err := f.Machine(t.Context(), catalog, "store", "machine.late"); err != nil || row.ID != late.ID {
+		t.Errorf("Machine(entered since) = %v, %v; want %v", row.ID, err, late.ID)
+	}
 	if err := steps.Record(t.Context(), s, catalog, keys); err != nil {
 		t.Fatal(err)
 	}
