@@ -144,7 +144,7 @@ type MemoryModule struct {
 // Disk is one block device that could hold an image. Removable media and
 // devices of zero size are left out.
 type Disk struct {
-	Name          string `json:"name"`                           // kernel name at observation, such as "sda"; not stable
+	Name          string `json:"name"`                           // what its source calls it: the kernel's name at observation, such as "sda", or the BMC's; not stable
 	ByID          string `json:"by_id,omitempty"`                // stable name as /dev/disk/by-id has it
 	WWN           string `json:"wwn,omitempty"`                  // world wide name: "naa.…", "eui.…" or "nvme.…"
 	Serial        string `json:"serial,omitempty"`               // serial number
@@ -159,7 +159,7 @@ type Disk struct {
 	Path          string `json:"path,omitempty"`                 // where it is connected, as /dev/disk/by-path has it
 	// Signatures are the filesystems, partition tables and volume members
 	// found on the disk, such as "gpt", "ext4", "LVM2_member". Empty means
-	// that the disk was read and none was found.
+	// that the disk was read and none was found; null, that nobody read it.
 	Signatures []string `json:"signatures"`
 	// PartUUIDs are the GUIDs of its GPT partitions, upper half first.
 	PartUUIDs []string `json:"part_uuids,omitempty"`
@@ -178,7 +178,7 @@ type Owner struct {
 
 // NIC is one physical Ethernet port.
 type NIC struct {
-	Name     string `json:"name"`                 // kernel name at observation; not stable
+	Name     string `json:"name"`                 // what its source calls it: the kernel's name at observation, or the BMC's; not stable
 	MAC      MAC    `json:"mac,omitzero"`         // permanent Ethernet address
 	Driver   string `json:"driver,omitempty"`     // kernel module that drives it
 	PCI      string `json:"pci,omitempty"`        // its PCI function, domain:bus:device.function
