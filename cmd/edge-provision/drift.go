@@ -163,7 +163,7 @@ func (a *app) acceptRemote(ctx context.Context, f *inventoryFlags, name string, 
 		return err
 	}
 	if o.State != resource.OperationSucceeded {
-		return fmt.Errorf("accepting the hardware of %s: %s", nameOf(m.Machine), o.Error)
+		return errors.New(o.Error) // which names the machine
 	}
 	fmt.Fprintf(a.stdout, "The hardware of %s is accepted as it is.\n", nameOf(m.Machine))
 	return nil

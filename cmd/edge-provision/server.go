@@ -128,6 +128,9 @@ func (f *inventoryFlags) remoteMachine(ctx context.Context, name string) (c *cli
 			return c, found[0], etag, nil
 		}
 	}
+	if problem, ok := errors.AsType[*resource.Problem](err); ok && problem.Status == http.StatusNotFound {
+		return nil, m, "", fmt.Errorf("the controller knows no machine %q; `edge-provision inventory list --server %s` shows those it knows", name, f.remote.server)
+	}
 	if err == nil && f.site != "" && m.Site != f.site {
 		err = fmt.Errorf("site %s has no machine %q; it is one of site %s", f.site, name, m.Site)
 	}
