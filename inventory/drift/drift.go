@@ -94,26 +94,48 @@ func compareNamesakes(list, key string, was, is []values) []inventory.Change {
 	return out
 }
 
+// mostAlike bounds the members of one name that are compared each with each. Beyond
+// it, which a report of a stranger can be and no machine is, they are paired in order.
+const mostAlike = 64
+
 // pairUp finds for each of was its place in is, or -1: first those that are equal,
 // then those of which nothing says that they differ, then what is left, in order.
 func pairUp(was, is []values) []int {
 	pair := make([]int, len(was))
-	for i := range pair {
-		pair[i] = -1
+	equals := map[string][]int{}
+	for j, now := range is {
+		text := now.text()
+		equals[text] = append(equals[text], j)
 	}
 	met := make([]bool, len(is))
-	for _, fit := range []func(old, now values) bool{
-		func(old, now values) bool { return maps.Equal(old, now) },
-		func(old, now values) bool { return !old.contradicts(now) },
-		func(values, values) bool { return true },
-	} {
-		for i, old := range was {
-			for j, now := range is {
-				if pair[i] < 0 && !met[j] && fit(old, now) {
-					pair[i], met[j] = j, true
-				}
-			}
+	var left []int // of was
+	for i, old := range was {
+		text := old.text()
+		if same := equals[text]; len(same) > 0 {
+			pair[i], met[same[0]], equals[text] = same[0], true, same[1:]
+			continue
 		}
+		pair[i] = -1
+		left = append(left, i)
+	}
+	var free []int // of is
+	for j := range is {
+		if !met[j] {
+			free = append(free, j)
+		}
+	}
+	if len(left) <= mostAlike && len(free) <= mostAlike {
+		left = slices.DeleteFunc(left, func(i int) bool {
+			at := slices.IndexFunc(free, func(j int) bool { return !was[i].contradicts(is[j]) })
+			if at >= 0 {
+				pair[i] = free[at]
+				free = slices.Delete(free, at, at+1)
+			}
+			return at >= 0
+		})
+	}
+	for n := range min(len(left), len(free)) {
+		pair[left[n]] = free[n]
 	}
 	return pair
 }
@@ -208,10 +230,27 @@ func (v *view) list(path string, list []any) {
 		key := nameOf(o, known)
 		members[key] = append(members[key], member)
 	}
-	for _, namesakes := range members {
-		slices.SortFunc(namesakes, func(a, b values) int { return strings.Compare(a.text(), b.text()) })
+	for key, namesakes := range members {
+		members[key] = sorted(namesakes)
 	}
 	v.lists[path] = members
+}
+
+// sorted are members in the order of their values.
+func sorted(members []values) []values {
+	if len(members) == 1 {
+		return members
+	}
+	byText := map[string][]values{}
+	for _, m := range members {
+		text := m.text()
+		byText[text] = append(byText[text], m)
+	}
+	out := make([]values, 0, len(members))
+	for _, text := range slices.Sorted(maps.Keys(byText)) {
+		out = append(out, byText[text]...)
+	}
+	return out
 }
 
 // take adds the facts of one member; what is nested in it has a dotted name.

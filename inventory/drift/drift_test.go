@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/edge-provision/edge-provision/inventory"
 )
@@ -187,6 +188,29 @@ func TestMembersOfOneNameAreComparedAsAWhole(t *testing.T) {
 				t.Errorf("Compare() the other way round = %v; want %d changes", back, len(got))
 			}
 		})
+	}
+}
+
+// TestManyMembersOfOneNameAreComparedAtOnce has far more of them than a report may
+// hold. Compared each with each they would take minutes.
+func TestManyMembersOfOneNameAreComparedAtOnce(t *testing.T) {
+	const many = 10_000
+	modules := func(first int64) inventory.Facts {
+		m := &inventory.Memory{Modules: make([]inventory.MemoryModule, many)}
+		for i := range m.Modules {
+			m.Modules[i].Bytes = first + int64(i)
+		}
+		return inventory.Facts{Memory: m}
+	}
+	began := time.Now()
+	if got := len(Compare(modules(1), modules(1+many))); got != many {
+		t.Errorf("Compare() = %d changes; want one of each module", got)
+	}
+	if got := len(Compare(modules(1), modules(2))); got != 1 {
+		t.Errorf("Compare() = %d changes; want the one module that differs", got)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("Compare() took %s", took)
 	}
 }
 

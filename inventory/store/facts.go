@@ -60,6 +60,9 @@ func (s *Store) putFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, source i
 				return none, false, err
 			}
 		}
+		if err := s.mendProjection(ctx, tx, id, f); err != nil {
+			return none, false, fmt.Errorf("projecting the facts: %w", err)
+		}
 		return documentOf(last, f), false, nil
 	}
 	if last != nil && !at.After(last.FirstSeen) {

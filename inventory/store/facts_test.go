@@ -203,6 +203,42 @@ func TestCatalogOfAnotherPrecedenceIsProjectedAtOpen(t *testing.T) {
 	})
 }
 
+// TestProjectionOfAnOlderProgramIsMended has one that goes on running when this
+// program has migrated the catalog: it knows nothing of the columns that tell which
+// lists were looked for.
+func TestProjectionOfAnOlderProgramIsMended(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		ctx := t.Context()
+		s := must[*store.Store](t)(store.Open(ctx, cfg))
+		f := full
+		f.PCI = []inventory.PCI{}
+		id := observe(t, s, store.Observation{MACs: []inventory.MAC{mac(1)}, Source: inventory.SourceAgent, Facts: &f}).ID
+		bare := observe(t, s, store.Observation{MACs: []inventory.MAC{mac(2)}, Source: inventory.SourceIPMI, Facts: &inventory.Facts{System: &inventory.System{Product: "X"}}}).ID
+		before := rows(t, s, "machine_facts")
+		older := func() {
+			t.Helper()
+			ok(t, s.Exec(ctx, `UPDATE machine_facts SET disks_observed = FALSE, nics_observed = FALSE, memory_modules_observed = FALSE, pci_functions_observed = FALSE, neighbors_observed = FALSE`))
+			if rows(t, s, "machine_facts") == before {
+				t.Fatal("the projection is as it was; want that of an older program")
+			}
+		}
+		older()
+		report(t, s, id, f) // the same as before
+		if got := rows(t, s, "machine_facts"); got != before {
+			t.Errorf("machine_facts after the same report = %s; want %s", got, before)
+		}
+		older()
+		ok(t, s.Close())
+		s = storetest.Open(t, cfg)
+		if got := rows(t, s, "machine_facts"); got != before {
+			t.Errorf("machine_facts after Open = %s; want %s", got, before)
+		}
+		if got := must[inventory.Facts](t)(s.MergedFacts(ctx, bare)); got.Disks != nil {
+			t.Errorf("facts of a machine of which only its BMC tells = %+v; want no lists", got)
+		}
+	})
+}
+
 func TestProjectionFollowsTheLatestFacts(t *testing.T) {
 	ctx, s := t.Context(), storetest.Open(t, storetest.SQLite(t))
 	id := observe(t, s, seen("", uuidA, 1)).ID

@@ -15,6 +15,7 @@ import (
 	"github.com/edge-provision/edge-provision/ent/neighbor"
 	"github.com/edge-provision/edge-provision/ent/nic"
 	"github.com/edge-provision/edge-provision/ent/pcifunction"
+	"github.com/edge-provision/edge-provision/ent/predicate"
 	"github.com/edge-provision/edge-provision/inventory"
 )
 
@@ -54,12 +55,67 @@ func (s *Store) upgradeProjection(ctx context.Context) error {
 		return err
 	}
 	if string(have) == projectionVersion {
-		return nil
+		return s.mendProjections(ctx)
 	}
 	if err := s.RebuildProjection(ctx); err != nil {
 		return err
 	}
 	return s.Settings().Put(ctx, key, []byte(projectionVersion))
+}
+
+// listless selects projections that tell of no list that it was looked for. An older
+// program makes such ones of every machine, when it goes on running after this one
+// has given the tables their columns.
+func listless() predicate.MachineFacts {
+	return machinefacts.And(machinefacts.DisksObserved(false), machinefacts.NicsObserved(false), machinefacts.NeighborsObserved(false),
+		machinefacts.MemoryModulesObserved(false), machinefacts.PciFunctionsObserved(false))
+}
+
+// hasList reports whether some list was looked for.
+func hasList(f inventory.Facts) bool {
+	return f.Disks != nil || f.NICs != nil || f.Neighbors != nil || f.PCI != nil || f.Memory != nil && f.Memory.Modules != nil
+}
+
+// mendProjections projects anew what an older program projected into the tables of
+// this one.
+func (s *Store) mendProjections(ctx context.Context) error {
+	const op = "looking for projections of an older program"
+	rows, err := s.main.client.MachineFacts.Query().Where(listless()).All(ctx)
+	if err != nil {
+		return s.explain(op, err)
+	}
+	return inBatches(rows, func(part []*ent.MachineFacts) error {
+		ids := make([]uuid.UUID, len(part))
+		for i, r := range part {
+			ids[i] = r.MachineID
+		}
+		known, err := s.FactsOf(ctx, ids...)
+		if err != nil {
+			return err
+		}
+		for id, f := range known {
+			if !hasList(f) {
+				continue
+			}
+			if err := s.write(ctx, op, func(tx *ent.Tx) error { _, err := s.project(ctx, tx, id); return err }); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// mendProjection is mendProjections for one machine, which reports f again.
+func (s *Store) mendProjection(ctx context.Context, tx *ent.Tx, id uuid.UUID, f inventory.Facts) error {
+	if !hasList(f) {
+		return nil
+	}
+	old, err := tx.MachineFacts.Query().Where(machinefacts.MachineID(id), listless()).Exist(ctx)
+	if err != nil || !old {
+		return err
+	}
+	_, err = s.project(ctx, tx, id)
+	return err
 }
 
 // project replaces the projection of a machine with its merged current facts, and
