@@ -201,6 +201,11 @@ type Neighbor struct {
 	VLAN            int    `json:"vlan,omitempty"`             // number of the VLAN that untagged frames are in
 }
 
+// SameEnd reports whether two looks found one port connected to one and the same.
+func (n Neighbor) SameEnd(other Neighbor) bool {
+	return n.MAC == other.MAC && n.Chassis == other.Chassis && n.Port == other.Port
+}
+
 // PCI is one PCI function.
 type PCI struct {
 	Address string `json:"address"`          // domain:bus:device.function

@@ -42,7 +42,7 @@ const usage = `usage: edge-agent facts [-listen DURATION] | version
 
 facts    print the facts of this machine as JSON (as root: disks are read for signatures);
          -listen 35s waits so long to hear by LLDP which port of which switch each
-         network port is connected to, and is done when all were heard
+         network port is connected to, unless systemd-networkd knows it
 version  print the version
 
 As process 1 of the installer it takes its orders from the kernel command line.

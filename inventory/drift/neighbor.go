@@ -24,8 +24,8 @@ type cable struct {
 }
 
 // compareNeighbors lists the ports that are connected to something else. A port on
-// which nothing was heard, then or now, is not compared; of several neighbors, one
-// that is silent now is no change and one that was never heard is.
+// which nothing was heard, then or now, is not compared. Behind a hub are several, of
+// whom each look hears some: it is another place only where none of them is heard.
 func compareNeighbors(was, is []inventory.Neighbor) []inventory.Change {
 	before, after := byMAC(was), byMAC(is)
 	var out []inventory.Change
@@ -34,10 +34,11 @@ func compareNeighbors(was, is []inventory.Neighbor) []inventory.Change {
 		if len(old) == 0 {
 			continue
 		}
-		now := slices.DeleteFunc(after[mac], func(n cable) bool {
+		now := after[mac]
+		known := slices.ContainsFunc(now, func(n cable) bool {
 			return slices.ContainsFunc(old, func(o cable) bool { return o.Chassis == n.Chassis && o.Port == n.Port })
 		})
-		if len(now) > 0 {
+		if !known {
 			out = append(out, inventory.Change{Path: neighborList + "[" + strconv.Quote(mac) + "]", Old: cables(old), New: cables(now)})
 		}
 	}

@@ -34,7 +34,7 @@ func Linked(src Source) []string {
 // that nobody need listen for it.
 func Remembers(src Source, port string) bool {
 	m := &machine{src: src, fs: src.FS}
-	return len(m.remembered(port)) > 0
+	return m.remembered(port) != nil
 }
 
 // Neighbors reads only what the machine's ports are connected to.
@@ -49,6 +49,7 @@ func Neighbors(ctx context.Context, src Source) ([]inventory.Neighbor, error) {
 // what somebody heard a while ago.
 func (m *machine) neighbors(ctx context.Context, facts *inventory.Facts) error {
 	var errs []error
+	denied := false
 	for _, nic := range facts.NICs {
 		var heard []inventory.Neighbor
 		var err error
@@ -58,9 +59,12 @@ func (m *machine) neighbors(ctx context.Context, facts *inventory.Facts) error {
 		if len(heard) == 0 {
 			heard = m.remembered(nic.Name)
 		}
-		if len(heard) == 0 && err != nil {
+		// Who may not listen may not on any port, and needs to hear that once.
+		forbidden := errors.Is(err, fs.ErrPermission)
+		if len(heard) == 0 && err != nil && !(forbidden && denied) {
 			errs = append(errs, err)
 		}
+		denied = denied || forbidden
 		for _, n := range heard {
 			n.MAC = nic.MAC
 			facts.Neighbors = append(facts.Neighbors, n)
@@ -79,7 +83,9 @@ const (
 // keeps the frames of each port in a file named by the port's number, each with its
 // length before it as 64 bits, little end first (link_lldp_save in systemd's
 // networkd-lldp-rx.c), and writes the file anew whenever one comes. A file that is
-// older than a frame's time to live was left behind.
+// older than a frame's time to live was left behind. Of several senders some may be
+// there no more, as after a cable was moved at the far end of a hub: then only
+// listening tells, and nothing is said.
 func (m *machine) remembered(port string) []inventory.Neighbor {
 	name := path.Join("run/systemd/netif/lldp", m.text(netDir, port, "ifindex"))
 	info, err := fs.Stat(m.fs, name)
@@ -101,6 +107,9 @@ func (m *machine) remembered(port string) []inventory.Neighbor {
 			out = append(out, a.Neighbor)
 		}
 		rest = rest[size:]
+	}
+	if len(out) != 1 {
+		return nil
 	}
 	return out
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -86,12 +87,13 @@ func TestNeighborsOfPorts(t *testing.T) {
 		want  []inventory.Neighbor
 		err   string
 	}{
-		"nobody heard anything":       {},
-		"systemd-networkd heard it":   {files: map[string][]byte{networkd: remembering(frame)}, want: []inventory.Neighbor{summit}},
-		"long ago, by its clock":      {files: map[string][]byte{networkd: remembering(frame)}, more: func(s *Source) { s.Now = func() time.Time { return heardAt.Add(2 * time.Minute) } }},
-		"and a frame that is none":    {files: map[string][]byte{networkd: remembering([]byte("nonsense"), frame, frame[:20])}, want: []inventory.Neighbor{summit}},
-		"and a length that cannot be": {files: map[string][]byte{networkd: append(remembering(frame), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1)}, want: []inventory.Neighbor{summit}},
-		"of a port that is no more":   {files: map[string][]byte{"run/systemd/netif/lldp/9": remembering(frame)}},
+		"nobody heard anything":              {},
+		"systemd-networkd heard it":          {files: map[string][]byte{networkd: remembering(frame)}, want: []inventory.Neighbor{summit}},
+		"long ago, by its clock":             {files: map[string][]byte{networkd: remembering(frame)}, more: func(s *Source) { s.Now = func() time.Time { return heardAt.Add(2 * time.Minute) } }},
+		"and a frame that is none":           {files: map[string][]byte{networkd: remembering([]byte("nonsense"), frame, frame[:20])}, want: []inventory.Neighbor{summit}},
+		"several, of which some may be gone": {files: map[string][]byte{networkd: remembering(frame, announcement(t, "cumulus-swp13"))}},
+		"and a length that cannot be":        {files: map[string][]byte{networkd: append(remembering(frame), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1)}, want: []inventory.Neighbor{summit}},
+		"of a port that is no more":          {files: map[string][]byte{"run/systemd/netif/lldp/9": remembering(frame)}},
 		"it is heard now": {
 			more: func(s *Source) { s.Heard = hear([]inventory.Neighbor{live}, nil) }, want: []inventory.Neighbor{{MAC: mac, Chassis: "sw-1", Port: "7"}},
 		},
@@ -125,5 +127,15 @@ func TestNeighborsOfPorts(t *testing.T) {
 				t.Errorf("Remembers(eno1) = %t", remembers)
 			}
 		})
+	}
+}
+
+func TestWhoMayNotListenHearsItOnce(t *testing.T) {
+	src := twoPorts(nil)
+	src.Heard = func(_ context.Context, port string) ([]inventory.Neighbor, error) {
+		return nil, &fs.PathError{Op: "listen", Path: port, Err: fs.ErrPermission}
+	}
+	if _, err := Neighbors(t.Context(), src); err == nil || strings.Count(err.Error(), "permission") != 1 {
+		t.Errorf("Neighbors() = %v; want one complaint for two ports", err)
 	}
 }

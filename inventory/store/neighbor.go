@@ -51,14 +51,22 @@ func heard(ctx context.Context, tx *ent.Tx, id uuid.UUID) ([]inventory.Neighbor,
 }
 
 // carried is what is known of all ports after one more look: what was heard now, and
-// of ports on which nothing was, what was heard before. A port that is not among
+// what was heard before of ports on which nothing was, or one that was heard there
+// before: behind a hub not everybody is heard at each look. A port that is not among
 // those of the machine any more, if they were observed, is connected to nothing.
 func carried(before, now []inventory.Neighbor, ports []inventory.NIC) []inventory.Neighbor {
 	out := slices.Clone(now)
 	for _, n := range before {
-		again := slices.ContainsFunc(now, func(other inventory.Neighbor) bool { return other.MAC == n.MAC })
 		there := ports == nil || slices.ContainsFunc(ports, func(p inventory.NIC) bool { return p.MAC == n.MAC })
-		if !again && there {
+		same := func(other inventory.Neighbor) bool { return other.SameEnd(n) }
+		if !there || slices.ContainsFunc(now, same) {
+			continue
+		}
+		moved := slices.ContainsFunc(now, func(other inventory.Neighbor) bool { return other.MAC == n.MAC }) &&
+			!slices.ContainsFunc(now, func(other inventory.Neighbor) bool {
+				return other.MAC == n.MAC && slices.ContainsFunc(before, other.SameEnd)
+			})
+		if !moved && len(out) < inventory.MaxListLen {
 			out = append(out, n)
 		}
 	}

@@ -58,6 +58,11 @@ func TestWhatIsNotHeardTakesNothingBack(t *testing.T) {
 			{two, nil, "1: sw-1 7"},
 			{two, []inventory.Neighbor{cable(2, "sw-1", "8")}, "1: sw-1 7, 2: sw-1 8"},
 			{two, []inventory.Neighbor{cable(1, "sw-2", "3")}, "1: sw-2 3, 2: sw-1 8"},
+			{two, []inventory.Neighbor{cable(2, "phone", "1"), cable(2, "sw-1", "8")}, "1: sw-2 3, 2: phone 1, 2: sw-1 8"},
+			{two, []inventory.Neighbor{cable(2, "phone", "1")}, "1: sw-2 3, 2: phone 1, 2: sw-1 8"}, // the other is silent now
+			{two, []inventory.Neighbor{cable(2, "sw-1", "8")}, "1: sw-2 3, 2: phone 1, 2: sw-1 8"},
+			{two, []inventory.Neighbor{cable(2, "sw-3", "9")}, "1: sw-2 3, 2: sw-3 9"},
+			{two, []inventory.Neighbor{cable(2, "sw-1", "8")}, "1: sw-2 3, 2: sw-1 8"},
 			{nil, nil, "1: sw-2 3, 2: sw-1 8"}, // who may not look at ports takes none out
 			{two[:1], nil, "1: sw-2 3"},
 			{[]inventory.NIC{}, nil, ""},
@@ -68,8 +73,8 @@ func TestWhatIsNotHeardTakesNothingBack(t *testing.T) {
 			}
 		}
 		history := must[[]inventory.Document](t)(s.FactsHistory(t.Context(), id, inventory.SourceLLDP))
-		if len(history) != 5 {
-			t.Errorf("%d documents of what was heard; want the 5 that say something new", len(history))
+		if len(history) != 8 {
+			t.Errorf("%d documents of what was heard; want the 8 that say something new", len(history))
 		}
 		for _, d := range must[[]inventory.Document](t)(s.FactsHistory(t.Context(), id, inventory.SourceAgent)) {
 			if d.Facts.Neighbors != nil {

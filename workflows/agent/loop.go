@@ -79,6 +79,7 @@ type Loop struct {
 	attempts map[string]int
 	fence    int64
 	reported bool // the facts of this boot
+	untold   bool // what was heard since
 
 	saying  sync.Mutex
 	lastSay string
@@ -188,6 +189,9 @@ func (l *Loop) poll(ctx context.Context) (PollReply, error) {
 	}()
 	select {
 	case err := <-answered:
+		if err == nil && l.untold {
+			l.reportNeighbors(ctx)
+		}
 		return reply, err
 	case result := <-done:
 		// What the poll may have brought is asked for again: the
@@ -198,7 +202,8 @@ func (l *Loop) poll(ctx context.Context) (PollReply, error) {
 	case <-news:
 		stop()
 		<-answered
-		return PollReply{}, l.reportNeighbors(ctx)
+		l.reportNeighbors(ctx)
+		return PollReply{}, nil
 	}
 }
 
@@ -336,19 +341,21 @@ func (l *Loop) reportFacts(ctx context.Context) error {
 }
 
 // reportNeighbors tells what was heard after the facts were reported. It is no more
-// than a fact: a controller that does not want it goes on without.
-func (l *Loop) reportNeighbors(ctx context.Context) error {
+// than a fact, and is tried once: what the controller orders must not wait for it. What
+// was not taken is tried again after the next answer to a poll, unless the controller
+// does not want it.
+func (l *Loop) reportNeighbors(ctx context.Context) {
 	neighbors, err := l.cfg.Neighbors(ctx)
 	if err != nil {
 		l.log.Warn("some of what the ports are connected to could not be read", "error", err)
 	}
-	err = l.retry(ctx, func() error { return l.cfg.Client.Neighbors(ctx, neighbors) })
+	err = l.cfg.Client.Neighbors(ctx, neighbors)
 	var refused *RefusedError
-	if errors.As(err, &refused) && (refused.Reason == RefusalInvalid || refused.Status == http.StatusNotFound) {
-		l.log.Warn("the controller does not want to know what the ports are connected to", "error", err)
-		return nil
+	unwanted := errors.As(err, &refused) && (refused.Reason == RefusalInvalid || refused.Status == http.StatusNotFound)
+	l.untold = err != nil && !unwanted
+	if err != nil {
+		l.log.Warn("what the ports are connected to was not reported", "error", err)
 	}
-	return err
 }
 
 // retry calls do until it succeeds, the controller says that repeating is

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,6 +36,7 @@ type rig struct {
 	kill   func()
 	sunk   chan inventory.Facts
 	heard  chan []inventory.Neighbor
+	deaf   atomic.Bool   // who keeps what was heard
 	news   chan struct{} // of the agent
 }
 
@@ -99,6 +101,9 @@ func (r *rig) start() {
 		},
 		Neighbors: func(_ context.Context, machine uuid.UUID, neighbors []inventory.Neighbor) error {
 			r.heard <- neighbors
+			if r.deaf.Load() {
+				return errors.New("the catalog is locked")
+			}
 			return nil
 		},
 	})
@@ -542,6 +547,42 @@ func TestWhatIsHeardLaterIsReportedWhileATaskRuns(t *testing.T) {
 	}
 	if lines := s.lines(); len(lines) != 2 {
 		t.Errorf("the agent did %q; want one start and one end", lines)
+	}
+}
+
+// TestATaskEndsThoughNobodyTakesWhatWasHeard: a fact must not keep a machine from
+// telling that its disk is written.
+func TestATaskEndsThoughNobodyTakesWhatWasHeard(t *testing.T) {
+	r := newRig(t)
+	ctx := within(t)
+	r.deaf.Store(true)
+	s := newStage()
+	r.boot("boot-1", s)
+	if _, err := r.server.WaitFacts(ctx, r.machine); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.server.Do(ctx, r.machine, writeTask(1), nil)
+		done <- err
+	}()
+	<-s.started
+	r.news <- struct{}{}
+	<-r.heard // and refused
+	s.finish <- agent.Result{Outcome: agent.OutcomeOK}
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Errorf("Do(write) = %v; want its result", err)
+		}
+	case <-ctx.Done():
+		t.Fatal("the task's result did not come: the agent waits until somebody takes what it heard")
+	}
+	r.deaf.Store(false)
+	select {
+	case <-r.heard: // again, after an answer to a poll
+	case <-ctx.Done():
+		t.Fatal("what was heard was not told again")
 	}
 }
 

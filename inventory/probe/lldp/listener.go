@@ -27,9 +27,11 @@ type Config struct {
 const (
 	// rescan is how often ports are looked for.
 	rescan = time.Second
-	// newsInterval is the least time between two signals of News: a stranger on
-	// the wire may send as much as it likes.
-	newsInterval = 10 * time.Second
+	// newsInterval is the least time between the first two signals of News; it
+	// doubles up to maxNewsInterval: a stranger on the wire may send as much as it
+	// likes, and each signal becomes a document.
+	newsInterval    = 10 * time.Second
+	maxNewsInterval = 10 * time.Minute
 	// maxNeighbors bounds what is kept of one port. Behind a hub, or a switch that
 	// forwards the frames, are several.
 	maxNeighbors = 16
@@ -46,8 +48,9 @@ type Listener struct {
 	ports   map[string]*port
 	scanned bool
 	changed chan struct{} // closed and made anew whenever something above changes
-	fresh   bool          // something was heard that News has not told
+	fresh   bool          // somebody was heard whom News has not told
 	told    time.Time
+	pause   time.Duration // until News may be signalled again
 }
 
 // port is one that is listened on, or that could not be.
@@ -110,6 +113,7 @@ func (l *Listener) keep(names []string) {
 			p.conn.Close()
 		}
 		delete(l.ports, name)
+		l.wake()
 	}
 }
 
@@ -161,7 +165,6 @@ func (l *Listener) hear(p *port, a Announcement) {
 	now := l.cfg.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	before := len(p.heard)
 	p.heard = slices.DeleteFunc(p.heard, func(n neighbor) bool { return !now.Before(n.until) })
 	i := slices.IndexFunc(p.heard, func(n neighbor) bool { return n.Chassis == a.Chassis && n.Port == a.Port })
 	switch {
@@ -170,14 +173,10 @@ func (l *Listener) hear(p *port, a Announcement) {
 			p.heard = slices.Delete(p.heard, i, i+1)
 		}
 	case i >= 0:
-		l.fresh = l.fresh || p.heard[i].Neighbor != a.Neighbor
 		p.heard[i] = neighbor{a.Neighbor, now.Add(a.Lifetime)}
 	case len(p.heard) < maxNeighbors:
 		l.fresh = true
 		p.heard = append(p.heard, neighbor{a.Neighbor, now.Add(a.Lifetime)})
-	}
-	if l.fresh || len(p.heard) != before {
-		l.wake()
 	}
 }
 
@@ -191,18 +190,18 @@ func (l *Listener) tell() {
 		l.scanned = true
 		l.wake()
 	}
-	if !l.fresh || now.Sub(l.told) < newsInterval {
+	if !l.fresh || now.Sub(l.told) < l.pause {
 		return
 	}
-	l.fresh, l.told = false, now
+	l.fresh, l.told, l.pause = false, now, min(max(newsInterval, 2*l.pause), maxNewsInterval)
 	select {
 	case l.news <- struct{}{}:
 	default:
 	}
 }
 
-// News is signalled when something was heard that was not known, at most every
-// ten seconds.
+// News is signalled when a chassis or port was heard that was not known, at once, and
+// then more and more seldom.
 func (l *Listener) News() <-chan struct{} { return l.news }
 
 // Heard is what a port is connected to, as far as it was heard and is still true.
@@ -230,14 +229,15 @@ func (l *Listener) Heard(name string) ([]inventory.Neighbor, error) {
 	return out, nil
 }
 
-// Wait returns when something was heard on every port that is listened on, except
-// those that known says need not be waited for, or when ctx ends.
+// Wait returns when ctx ends, or before when there is no port to listen on that known
+// does not say it need not be waited for. That a port was heard ends no wait: behind
+// it may be others, who speak at other times.
 func (l *Listener) Wait(ctx context.Context, known func(port string) bool) {
 	for {
 		l.mu.Lock()
 		done, changed := l.scanned, l.changed
 		for name, p := range l.ports {
-			done = done && (p.err != nil || len(p.heard) > 0 || known(name))
+			done = done && (p.err != nil || known(name))
 		}
 		l.mu.Unlock()
 		if done {

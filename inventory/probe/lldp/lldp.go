@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -96,10 +97,20 @@ func Parse(frame []byte) (Announcement, error) {
 	return a, nil
 }
 
-// payload is what follows the EtherType of LLDP.
+// groups are the addresses that LLDP is sent to: the nearest bridge, the nearest
+// that is more than a relay, and the nearest of the customer (IEEE 802.1AB-2016
+// table 7-1). A card passes on no group that nobody asked for.
+var groups = [...][6]byte{
+	{0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e},
+	{0x01, 0x80, 0xc2, 0x00, 0x00, 0x03},
+	{0x01, 0x80, 0xc2, 0x00, 0x00, 0x00},
+}
+
+// payload is what follows the EtherType of LLDP. A frame that is sent to no group of
+// LLDP may come from anywhere in the network, and says nothing of this cable.
 func payload(frame []byte) ([]byte, error) {
 	const addresses, tag = 12, 4
-	if len(frame) < addresses {
+	if len(frame) < addresses || !slices.Contains(groups[:], [6]byte(frame)) {
 		return nil, ErrOther
 	}
 	for rest := frame[addresses:]; len(rest) >= 2; {

@@ -96,6 +96,19 @@ func TestIdentifiers(t *testing.T) {
 	}
 }
 
+// to is a frame that is right but for whom it is sent to.
+func to(destination ...byte) []byte {
+	return append(destination, frame(1, "\x07sw", 2, "\x07p", 3, "\x00\x78")[6:]...)
+}
+
+func TestAllGroupsOfLLDPAreHeard(t *testing.T) {
+	for _, last := range []byte{0x00, 0x03, 0x0e} {
+		if got, err := Parse(to(0x01, 0x80, 0xc2, 0, 0, last)); err != nil || got.Port != "p" {
+			t.Errorf("Parse(to 01:80:c2:00:00:%02x) = %+v, %v; want what it says", last, got, err)
+		}
+	}
+}
+
 func TestFramesThatAreNone(t *testing.T) {
 	chassis, port, lifetime := "\x07sw", "\x07p", "\x00\x78"
 	for name, test := range map[string]struct {
@@ -115,6 +128,9 @@ func TestFramesThatAreNone(t *testing.T) {
 		"short lifetime":    {frame(1, chassis, 2, port, 3, "\x78"), "time to live"},
 		"TLV without bytes": {append(frame(1, chassis, 2, port, 3, lifetime), 0x0a, 0x09, 'x'), "9 bytes, and 1 are left"},
 		"half a header":     {append(frame(1, chassis, 2, port, 3, lifetime), 0x0a), "1 byte is left"},
+		"to this machine":   {to(0x52, 0x54, 0, 4, 0x21, 1), "not a frame of LLDP"},
+		"to everybody":      {to(0xff, 0xff, 0xff, 0xff, 0xff, 0xff), "not a frame of LLDP"},
+		"to another group":  {to(0x01, 0x80, 0xc2, 0, 0, 0x0f), "not a frame of LLDP"},
 	} {
 		got, err := Parse(test.frame)
 		if err == nil || !strings.Contains(err.Error(), test.want) {

@@ -9,15 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// groups are the addresses that LLDP is sent to: the nearest bridge, the nearest
-// that is more than a relay, and the nearest of the customer (IEEE 802.1AB-2016
-// table 7-1). A card passes on no group that nobody asked for.
-var groups = [][6]byte{
-	{0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e},
-	{0x01, 0x80, 0xc2, 0x00, 0x00, 0x03},
-	{0x01, 0x80, 0xc2, 0x00, 0x00, 0x00},
-}
-
 // openSocket opens a packet(7) socket that gets a port's frames of LLDP and no
 // others.
 func openSocket(port string) (io.ReadCloser, error) {
