@@ -25,7 +25,9 @@ func TestUnitsAreWhatSystemdTakes(t *testing.T) {
 			t.Fatal(err)
 		}
 		if m := start.FindSubmatch(text); m != nil {
-			if path, err := parseCommand(strings.Fields(string(m[1]))[1:]); err != nil || path != "serve" {
+			// More flags may stand in its place, and none do by default.
+			command := strings.Replace(string(m[1]), " $EDGE_SERVE_FLAGS ", " ", 1)
+			if path, err := parseCommand(strings.Fields(command)[1:]); err != nil || path != "serve" {
 				t.Errorf("%s starts %q: %v; want serve with its flags", name, path, err)
 			}
 		} else if strings.HasSuffix(name, ".service") {
