@@ -27,7 +27,8 @@ workflow "look" {
 // supervised is a host with systemd, on which the units are installed.
 type supervised struct {
 	*testing.T
-	lab *host.Lab
+	lab          *host.Lab
+	key, program string // files here: of SSH, and edge-provision
 }
 
 // must runs a shell line on the host.
@@ -41,7 +42,8 @@ func (s *supervised) must(line string) string {
 }
 
 func (s *supervised) try(line string) (string, error) {
-	ctx, cancel := context.WithTimeout(s.Context(), 2*time.Minute)
+	// Also when the test has ended, to tell why it failed.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.Context()), 2*time.Minute)
 	defer cancel()
 	out, err := s.lab.Exec(ctx, 0, "sh", "-c", line)
 	return string(out), err
@@ -61,9 +63,16 @@ func (s *supervised) install(files map[string]string) {
 	}
 }
 
-// TestSystemdRunsTheUnits starts the units as they are on a host with systemd: by
-// a connection, with their hardening, reloads, restarts and stops them.
-func TestSystemdRunsTheUnits(t *testing.T) {
+// Names of what is installed on the host, and the commands beside the service.
+const (
+	service = "edge-provision.service"
+	beside  = "edge-provision --data-dir /var/lib/edge-provision --cache-dir /var/cache/edge-provision "
+	siteArg = " /etc/edge-provision/site.hcl"
+)
+
+// supervise starts a host and installs the program and the units as they are.
+func supervise(t *testing.T) *supervised {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: hosts are containers")
 	}
@@ -96,13 +105,11 @@ func TestSystemdRunsTheUnits(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	s := &supervised{T: t, lab: lab}
-	copied := lab.Command(t.Context(), "scp", "-q", "-i", key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-		program, "root@"+lab.Hosts[0].Address.String()+":/usr/local/bin/edge-provision")
-	if out, err := copied.CombinedOutput(); err != nil {
-		t.Fatalf("copying the program: %v\n%s", err, out)
-	}
-	files := map[string]string{"/etc/edge-provision/site.hcl": depot}
+	s := &supervised{T: t, lab: lab, key: key, program: program}
+	s.must("mkdir -p /usr/local/lib/edge-provision")
+	s.copy(program, "/usr/local/bin/edge-provision")
+	s.copy(filepath.Join(filepath.Dir(program), "edge-agent"), "/usr/local/lib/edge-provision/edge-agent")
+	files := map[string]string{}
 	for _, name := range []string{"edge-provision.service", "edge-provision.socket"} {
 		text, err := os.ReadFile(filepath.Join("systemd", name))
 		if err != nil {
@@ -111,26 +118,44 @@ func TestSystemdRunsTheUnits(t *testing.T) {
 		files["/etc/systemd/system/"+name] = string(text)
 	}
 	s.install(files)
-	const (
-		service = "edge-provision.service"
-		ours    = "edge-provision --data-dir /var/lib/edge-provision --cache-dir /var/cache/edge-provision "
-		site    = " /etc/edge-provision/site.hcl"
-	)
-	defer func() {
+	t.Cleanup(func() {
 		if t.Failed() {
 			out, err := s.try("journalctl --no-pager -b -u " + service + "; systemctl status --no-pager " + service)
 			t.Logf("%v\n%s", err, out)
 		}
-	}()
-	s.must("systemctl daemon-reload && systemctl start edge-provision.socket")
+	})
+	s.must("systemctl daemon-reload")
+	return s
+}
+
+// reach is a program of SSH with what makes it log in.
+func (s *supervised) reach(ctx context.Context, name string, args ...string) *exec.Cmd {
+	return s.lab.Command(ctx, name, append([]string{"-q", "-i", s.key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"}, args...)...)
+}
+
+func (s *supervised) login() string { return "root@" + s.lab.Hosts[0].Address.String() }
+
+func (s *supervised) copy(from, to string) {
+	s.Helper()
+	if out, err := s.reach(s.Context(), "scp", from, s.login()+":"+to).CombinedOutput(); err != nil {
+		s.Fatalf("copying %s: %v\n%s", from, err, out)
+	}
+}
+
+// TestSystemdRunsTheUnits starts the units as they are on a host with systemd: by
+// a connection, with their hardening, reloads, restarts and stops them.
+func TestSystemdRunsTheUnits(t *testing.T) {
+	s := supervise(t)
+	s.install(map[string]string{"/etc/edge-provision/site.hcl": depot})
+	s.must("systemctl start edge-provision.socket")
 	s.wants("systemctl is-active "+service+" || true", "inactive")
 	// The first client has it started, and waits until it answers.
-	s.must(ours + "inventory list --server http://127.0.0.1:8482")
+	s.must(beside + "inventory list --server http://127.0.0.1:8482")
 	s.wants("systemctl show -p ActiveState -p StatusText "+service, "StatusText=Serving site depot")
 	s.wants("systemctl show -p ActiveState -p StatusText "+service, "ActiveState=active")
 	// It holds the site, so that this can only have gone through it.
-	s.wants(ours+"apply -auto-approve"+site+" 2>&1", "Site depot is as declared")
-	s.wants(ours+"runs list", "apply")
+	s.wants(beside+"apply -auto-approve"+siteArg+" 2>&1", "Site depot is as declared")
+	s.wants(beside+"runs list", "apply")
 	if out, err := s.try("setpriv --reuid=65534 --regid=65534 --clear-groups test -w /run/edge-provision/serve.sock"); err == nil {
 		t.Errorf("another user can write to the socket: %s", out)
 	}
@@ -142,16 +167,16 @@ func TestSystemdRunsTheUnits(t *testing.T) {
 	s.install(map[string]string{"/etc/edge-provision/site.hcl": strings.Replace(depot, "healthz", "readyz", 1)})
 	s.must("systemctl reload " + service)
 	s.until("the reload", "journalctl --no-pager -b -u "+service, "as it is now in")
-	s.wants(ours+"apply -auto-approve"+site+" 2>&1", "Site depot is as declared")
+	s.wants(beside+"apply -auto-approve"+siteArg+" 2>&1", "Site depot is as declared")
 	// Its sockets stay while it restarts.
 	before := s.must("systemctl show -P MainPID " + service)
 	s.must("systemctl restart " + service)
-	s.must(ours + "inventory list --server http://127.0.0.1:8482")
+	s.must(beside + "inventory list --server http://127.0.0.1:8482")
 	if after := s.must("systemctl show -P MainPID " + service); after == before {
 		t.Errorf("the process after a restart is %s, as before", after)
 	}
 	s.must("kill -9 $(systemctl show -P MainPID " + service + ")")
-	s.wants(ours+"inventory list -o json --server http://127.0.0.1:8482", "[]")
+	s.wants(beside+"inventory list -o json --server http://127.0.0.1:8482", "[]")
 	s.must("systemctl stop " + service + " edge-provision.socket")
 	s.wants("systemctl show -p Result "+service, "Result=success")
 	s.wants("test -e /run/edge-provision/serve.sock && echo there || echo gone", "gone")
