@@ -118,22 +118,14 @@ func (a *app) accept(ctx context.Context, s *store.Store, site, name string, aut
 	if !a.consider(m, resource.DriftOf(m.ID, r), autoApprove) {
 		return exitCode(exitError)
 	}
-	// Nothing is accepted that could not be audited: who does it is written down
-	// before, and what came of it after.
-	record, err := s.Audit(ctx, store.AuditEntry{Actor: "command-line", Name: whoAmI(), Action: "acceptDrift", Target: m.ID.String()})
-	if err != nil {
+	err = audited(ctx, s, "acceptDrift", m.ID.String(), http.StatusOK, func() error {
+		_, err := s.AcceptDrift(ctx, m.ID, r.Digest, "command line, "+whoAmI())
 		return err
-	}
-	status := http.StatusOK
-	_, accepted := s.AcceptDrift(ctx, m.ID, r.Digest, "command line, "+whoAmI())
-	if accepted != nil {
-		status = http.StatusConflict
-	}
-	err = s.Audited(context.WithoutCancel(ctx), record, "", status)
-	if errors.Is(accepted, store.ErrNoDrift) && err == nil {
+	})
+	if errors.Is(err, store.ErrNoDrift) {
 		return a.alreadyAccepted(m)
 	}
-	if err := errors.Join(accepted, err); err != nil {
+	if err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "The hardware of %s is accepted as it is.\n", nameOf(m))

@@ -37,14 +37,13 @@ facts to write, those of the machine are listed.`,
 				if err != nil {
 					return err
 				}
-				written, changed, err := s.EditFacts(ctx, m.ID, func(f *inventory.Facts) error { return manual.Apply(f, set, remove) }, nil)
+				var written inventory.Facts
+				err = audited(ctx, s, "changeFacts", m.ID.String(), http.StatusOK, func() (err error) {
+					written, _, err = s.EditFacts(ctx, m.ID, func(f *inventory.Facts) error { return manual.Apply(f, set, remove) }, nil)
+					return err
+				})
 				if err != nil {
 					return err
-				}
-				if changed {
-					if err := auditCommand(ctx, s, "changeFacts", m.ID.String(), http.StatusOK); err != nil {
-						return err
-					}
 				}
 				return a.printWritten(written, f.format)
 			})

@@ -61,14 +61,17 @@ type importer struct {
 
 func (a *app) importMachines(ctx context.Context, s *store.Store, site, name string, in io.Reader) error {
 	i := &importer{store: s, site: site}
-	err := exchange.Read(in, func(m exchange.Machine) error { return i.add(ctx, m) })
-	if err == nil {
-		err = i.flush(ctx)
-	}
+	err := audited(ctx, s, "importMachines", name, http.StatusOK, func() error {
+		err := exchange.Read(in, func(m exchange.Machine) error { return i.add(ctx, m) })
+		if err == nil {
+			err = i.flush(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("importing %s: %w; %s before it were taken, and importing again changes nothing of them", name, err, count(i.taken, "machine"))
+		}
+		return nil
+	})
 	if err != nil {
-		return fmt.Errorf("importing %s: %w; %s before it were taken, and importing again changes nothing of them", name, err, count(i.taken, "machine"))
-	}
-	if err := auditCommand(ctx, s, "importMachines", name, http.StatusOK); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "Took %s, of which %d were new or changed.\n", count(i.taken, "machine"), i.changed)

@@ -367,10 +367,7 @@ the catalog; what was installed at its address in site.hcl stays recorded.`,
 				if err != nil {
 					return err
 				}
-				if err := s.Forget(ctx, m.ID); err != nil {
-					return err
-				}
-				if err := auditCommand(ctx, s, "forgetMachine", m.ID.String(), http.StatusNoContent); err != nil {
+				if err := audited(ctx, s, "forgetMachine", m.ID.String(), http.StatusNoContent, func() error { return s.Forget(ctx, m.ID) }); err != nil {
 					return err
 				}
 				return a.forgot(m)

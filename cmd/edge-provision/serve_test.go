@@ -157,8 +157,8 @@ func TestTokensLetAClientIn(t *testing.T) {
 		t.Errorf("with a revoked token: %s; want it said", errs)
 	}
 	entries, err := c.catalog.AuditPage(t.Context(), "command-line", 0, 10)
-	if err != nil || len(entries) != 2 || entries[0].Action != "revokeToken" || entries[1].Action != "createToken" {
-		t.Errorf("audit of the command line = %+v, %v; want the token made and revoked", entries, err)
+	if err != nil || len(entries) != 3 || entries[0].Status != http.StatusConflict || entries[1].Action != "revokeToken" || entries[1].Status != http.StatusNoContent || entries[2].Action != "createToken" {
+		t.Errorf("audit of the command line = %+v, %v; want the token made and revoked, and one that there is not", entries, err)
 	}
 }
 

@@ -38,10 +38,11 @@ Without tags to write, those of the machine are listed.`,
 					return err
 				}
 				if len(args) > 1 {
-					if m, err = s.SetTags(ctx, m.ID, set, remove, nil); err != nil {
+					err := audited(ctx, s, "changeTags", m.ID.String(), http.StatusOK, func() (err error) {
+						m, err = s.SetTags(ctx, m.ID, set, remove, nil)
 						return err
-					}
-					if err := auditCommand(ctx, s, "changeTags", m.ID.String(), http.StatusOK); err != nil {
+					})
+					if err != nil {
 						return err
 					}
 				}

@@ -36,11 +36,12 @@ anew, and the lost one revoked.`,
 				return fmt.Errorf("--role: %w", err)
 			}
 			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
-				t, err := api.IssueToken(ctx, s, time.Now(), "", args[0], parsed, ttl)
-				if err != nil {
+				var t resource.IssuedToken
+				err := audited(ctx, s, "createToken", args[0], http.StatusCreated, func() (err error) {
+					t, err = api.IssueToken(ctx, s, time.Now(), "", args[0], parsed, ttl)
 					return err
-				}
-				if err := auditCommand(ctx, s, "createToken", t.ID, http.StatusCreated); err != nil {
+				})
+				if err != nil {
 					return err
 				}
 				fmt.Fprintf(a.stderr, "Token %s (%s) of %s is valid until %s. It is shown this once:\n", t.ID, t.Role, t.Name, t.ExpiresAt.Local().Format(time.DateTime))
@@ -52,12 +53,6 @@ anew, and the lost one revoked.`,
 	c.Flags().StringVar(&role, "role", string(resource.RoleReader), "reader, operator or admin")
 	c.Flags().DurationVar(&ttl, "ttl", api.DefaultTokenTTL, "how long it is valid, at most 8784h")
 	return c
-}
-
-// auditCommand records what somebody with access to the catalog itself did.
-func auditCommand(ctx context.Context, s *store.Store, action, target string, status int) error {
-	_, err := s.Audit(ctx, store.AuditEntry{Actor: "command-line", Name: whoAmI(), Action: action, Target: target, Status: status})
-	return err
 }
 
 func (a *app) tokenListCommand() *cobra.Command {
@@ -93,14 +88,11 @@ func (a *app) tokenRevokeCommand() *cobra.Command {
 		Long: "TOKEN is the id that `edge-provision token list` shows.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
-				err := s.RevokeToken(ctx, args[0])
+				err := audited(ctx, s, "revokeToken", args[0], http.StatusNoContent, func() error { return s.RevokeToken(ctx, args[0]) })
 				if errors.Is(err, fs.ErrNotExist) {
 					return fmt.Errorf("there is no token %q; `edge-provision token list` shows their ids", args[0])
 				}
-				if err != nil {
-					return err
-				}
-				return auditCommand(ctx, s, "revokeToken", args[0], http.StatusNoContent)
+				return err
 			})
 		},
 	}
