@@ -29,8 +29,8 @@ type Refresher struct {
 	// Parallelism is how many machines are asked at once; 4 when zero, because
 	// nobody waits and the uplink may be thin.
 	Parallelism int
-	// Listen is how long each machine listens at most for what its network ports are
-	// connected to; DefaultListen when zero, none when negative.
+	// Listen is how long each machine listens, once it was looked at, for what its
+	// network ports are connected to; DefaultListen when zero, none when negative.
 	Listen time.Duration
 	// Tell is told of a machine that cannot be looked at, once until it can again.
 	Tell func(Progress)
@@ -44,6 +44,9 @@ const (
 	// DefaultListen is a little more than the half minute after which switches
 	// repeat what they say by LLDP (IEEE 802.1AB-2016 section 9.2.5.7).
 	DefaultListen = 35 * time.Second
+	// maxListening bounds the machines that listen at once, each of which is a
+	// connection that is silent most of the time.
+	maxListening = 64
 )
 
 // Run works until ctx ends; the first round begins at once.
@@ -81,7 +84,7 @@ func (r *Refresher) Once(ctx context.Context) error {
 		listen = DefaultListen
 	}
 	s, hosts, adopter := r.Site(), r.Hosts(), r.Adopter()
-	slots := make(chan struct{}, limit)
+	slots, listening := make(chan struct{}, limit), make(chan struct{}, maxListening)
 	var (
 		wg   sync.WaitGroup
 		mu   sync.Mutex // guards failing and errs
@@ -108,8 +111,15 @@ func (r *Refresher) Once(ctx context.Context) error {
 		}
 		slots <- struct{}{}
 		wg.Go(func() {
-			defer func() { <-slots }()
-			err := look(ctx, hosts, adopter, m, max(listen, 0))
+			err := look(ctx, hosts, adopter, m, 0)
+			<-slots
+			if err == nil && listen > 0 {
+				// After all else and apart from it, so that nobody waits for it but
+				// those who listen. When it fails, this look has told nothing less.
+				listening <- struct{}{}
+				_ = look(ctx, hosts, adopter, m, listen)
+				<-listening
+			}
 			if ctx.Err() == nil {
 				r.note(m.Address, m.Address, "its hardware cannot be looked at: ", err, &mu)
 			}

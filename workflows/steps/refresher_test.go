@@ -270,8 +270,9 @@ func TestOnlyTheRefresherListensForSwitches(t *testing.T) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	// The program is sent at the first look, which so has two commands.
-	if want := []bool{true, true, false, true, false}; !slices.Equal(w.listened, want) {
-		t.Errorf("told to listen: %t; want %t, for plan does not wait", w.listened, want)
+	// The program is sent at the first look, which so has two commands, and nobody
+	// waits until it was heard what a machine is connected to.
+	if want := []bool{false, false, true, false, false, true, false}; !slices.Equal(w.listened, want) {
+		t.Errorf("told to listen: %t; want %t", w.listened, want)
 	}
 }
