@@ -53,7 +53,8 @@ type Controller struct {
 	turn    chan struct{} // holds a token while no call runs
 	closed  bool          // guarded by turn
 	breaker breaker       // guarded by turn
-	digest  string        // of the credential, for deps.Refusals
+	yield   yield
+	digest  string // of the credential, for deps.Refusals
 }
 
 // Open checks a configuration and prepares a Controller. It does not use the
@@ -131,6 +132,12 @@ func (c *Controller) name() string {
 
 // exclusive runs f while no other call of this Controller runs.
 func (c *Controller) exclusive(ctx context.Context, op string, f func() error) error {
+	defer c.yield.ask()()
+	return c.alone(ctx, op, f)
+}
+
+// alone is exclusive, and does not ask a reading to give way.
+func (c *Controller) alone(ctx context.Context, op string, f func() error) error {
 	select {
 	case <-ctx.Done():
 		return fmt.Errorf("%s: waiting for another call to this BMC to end: %w", c.info(op), context.Cause(ctx))

@@ -2,7 +2,9 @@ package bmc
 
 import (
 	"context"
+	"errors"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -35,13 +37,17 @@ type Reading struct {
 // silent in the middle the call fails, so that a half-read inventory is never
 // taken for the whole.
 //
+// It gives way to every other call of the Controller, and then returns ErrGaveWay.
+//
 // A BMC learns of most hardware when the machine starts, so this is what was there
 // at the last start, and drives behind a RAID controller are what is plugged in,
 // not what an operating system sees.
 func (c *Controller) Facts(ctx context.Context) (Reading, error) {
 	const op = "reading the hardware inventory"
 	var r Reading
-	err := c.exclusive(ctx, op, func() error {
+	err := c.alone(ctx, op, func() error {
+		ctx, done := c.yield.begin(ctx)
+		defer done()
 		return c.callWithin(ctx, op, max(c.config.Timeout, factsTimeout), func(ctx context.Context, s session, _ *effect) (err error) {
 			r, err = s.facts(ctx)
 			if err == nil {
@@ -53,6 +59,49 @@ func (c *Controller) Facts(ctx context.Context) (Reading, error) {
 		})
 	})
 	return r, err
+}
+
+// ErrGaveWay says that a reading was ended because something else is asked of the
+// BMC, such as its machine's power.
+var ErrGaveWay = errors.New("given up, because something else is asked of the BMC")
+
+// yield ends a reading, which nobody waits for, when a call comes that somebody does
+// wait for. The zero value is ready for use.
+type yield struct {
+	mu      sync.Mutex
+	waiting int // calls that wait for their turn, or have it
+	end     context.CancelCauseFunc
+}
+
+// ask counts a call until the returned function is called, and ends the reading.
+func (y *yield) ask() func() {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.waiting++
+	if y.end != nil {
+		y.end(ErrGaveWay)
+	}
+	return func() {
+		y.mu.Lock()
+		defer y.mu.Unlock()
+		y.waiting--
+	}
+}
+
+// begin is of a reading that has the turn; done ends it.
+func (y *yield) begin(ctx context.Context) (reading context.Context, done func()) {
+	reading, end := context.WithCancelCause(ctx)
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if y.end = end; y.waiting > 0 {
+		end(ErrGaveWay)
+	}
+	return reading, func() {
+		y.mu.Lock()
+		defer y.mu.Unlock()
+		y.end = nil
+		end(nil)
+	}
 }
 
 // fact makes a BMC's text fit for a facts document: printable, single blanks, short.

@@ -1,16 +1,22 @@
 package bmc_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/edge-provision/edge-provision/bmc"
+	"github.com/edge-provision/edge-provision/bmc/sim"
 	"github.com/edge-provision/edge-provision/inventory"
 )
 
@@ -313,6 +319,52 @@ func TestFactsAreBounded(t *testing.T) {
 			t.Errorf("Facts = %v after %d requests; want a ResponseError after at most 170", err, r.requests)
 		}
 	})
+}
+
+func TestAReadingGivesWay(t *testing.T) {
+	t.Parallel()
+	service := sim.NewRedfish(sim.RedfishConfig{
+		Username: "admin", Password: password, Hardware: func() sim.Hardware { return sim.Hardware{CPUs: 1, MemoryBytes: 1 << 30} },
+	}, &sim.Memory{})
+	service.SetFault(sim.FaultHangMemory)
+	hangs := make(chan struct{})
+	var once sync.Once
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if strings.HasSuffix(req.URL.Path, "/Memory") {
+			once.Do(func() { close(hangs) })
+		}
+		service.ServeHTTP(w, req)
+	}))
+	defer server.Close()
+	c, err := bmc.Open(bmc.Config{
+		Driver: bmc.DriverRedfish, Address: server.URL, Username: "admin", Password: password, Fingerprint: bmc.Fingerprint(server.Certificate()), Attempts: 1,
+	}, bmc.Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	read := make(chan error, 1)
+	go func() {
+		_, err := c.Facts(t.Context())
+		read <- err
+	}()
+	<-hangs
+	// Without giving way this would last as long as a reading may: 90 s.
+	bounded, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := c.SetPower(bounded, bmc.On); err != nil {
+		t.Errorf("SetPower() beside a reading = %v; want no error", err)
+	}
+	if err := <-read; !errors.Is(err, bmc.ErrGaveWay) {
+		t.Errorf("Facts() beside a power action = %v; want ErrGaveWay", err)
+	}
+	if open, _ := service.Sessions(); open != 0 {
+		t.Errorf("%d sessions are left open; want none", open)
+	}
+	service.SetFault(sim.FaultNone)
+	if r, err := c.Facts(t.Context()); err != nil || r.Facts.Memory == nil {
+		t.Errorf("Facts() afterwards = %+v, %v; want it read", r, err)
+	}
 }
 
 func TestFactsOfAMachineWithoutBMC(t *testing.T) {

@@ -72,6 +72,23 @@ func Merge(bySource map[Source]Facts) Facts {
 	return merged
 }
 
+// OwnFacts is Merge over what was seen on the machine itself, and what people wrote,
+// without what a BMC says of it. What identifies a machine, puts it into a class, or
+// has anything erased goes by this alone: a BMC may be declared for the wrong machine,
+// and has other names for some things. known is false when there is nothing of it.
+func OwnFacts(documents map[Source]Document) (f Facts, known bool) {
+	bySource := make(map[Source]Facts, len(documents))
+	for source, d := range documents {
+		if source != SourceRedfish && source != SourceIPMI {
+			bySource[source] = d.Facts
+		}
+	}
+	if len(bySource) == 0 {
+		return Facts{}, false
+	}
+	return Merge(bySource), true
+}
+
 // mergeObjects is the object at a path over all sources that have one.
 func mergeObjects(path string, from map[Source]map[string]any) map[string]any {
 	out := map[string]any{}

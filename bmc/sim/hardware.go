@@ -36,7 +36,7 @@ func (r *Redfish) hardwareRoutes(fixed func(string, object)) {
 		return
 	}
 	fixed(systemPath+"/Processors", collection("Processors", systemPath+"/Processors/CPU0"))
-	fixed(systemPath+"/Memory", collection("Memory", systemPath+"/Memory/DIMM0"))
+	r.mux.HandleFunc("GET "+systemPath+"/Memory", r.listMemory)
 	fixed(systemPath+"/Storage", collection("Storage", systemPath+"/Storage/1"))
 	answer := func(path string, doc func(Hardware, *http.Request) object) {
 		r.mux.HandleFunc("GET "+path, func(w http.ResponseWriter, req *http.Request) {
@@ -76,6 +76,17 @@ func (r *Redfish) hardwareRoutes(fixed func(string, object)) {
 		}
 		return nil
 	})
+}
+
+func (r *Redfish) listMemory(w http.ResponseWriter, req *http.Request) {
+	switch r.currentFault() {
+	case FaultNoMemory:
+		redfishError(w, http.StatusServiceUnavailable, "Base.1.8.ServiceTemporarilyUnavailable", "The service is temporarily unavailable.")
+	case FaultHangMemory:
+		<-req.Context().Done()
+	default:
+		writeJSON(w, http.StatusOK, collection("Memory", systemPath+"/Memory/DIMM0"))
+	}
 }
 
 var enabled = object{"State": "Enabled", "Health": "OK"}

@@ -98,6 +98,8 @@ const (
 	FaultSessionLost Fault = "session lost" // all sessions end at the next request that uses one; then none
 	FaultNoMedia     Fault = "no media"     // the virtual drive takes floppies only
 	FaultLostMedia   Fault = "lost media"   // an insertion is accepted and forgotten
+	FaultNoMemory    Fault = "no memory"    // the memory modules are never ready: 503
+	FaultHangMemory  Fault = "hang memory"  // the memory modules never come
 	FaultForbidden   Fault = "forbidden"    // actions need a privilege that the account lacks
 )
 

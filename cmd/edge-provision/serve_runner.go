@@ -50,7 +50,7 @@ func (r runner) Reprovision(ctx context.Context, m inventory.Machine, serial, wh
 	case d.Adopted() || d.Image == nil:
 		return "", fmt.Errorf("site %s declares no image for %s, which was never installed from here", w.site.Name, m.Address)
 	}
-	facts, err := steps.KnownFacts(ctx, r.catalog, m.ID)
+	facts, err := steps.InspectedFacts(ctx, r.catalog, m.ID)
 	if err != nil {
 		return "", err
 	}

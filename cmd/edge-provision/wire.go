@@ -159,7 +159,7 @@ func (w *world) fill(ctx context.Context, path string) error {
 	w.journal = journal.New(w.catalog, time.Now)
 	w.hosts = &steps.SSH{Site: w.site, Catalog: w.catalog, Signer: signer}
 	w.powers = steps.NewControllers(w.site, w.catalog, a.bmcDeps(w.keys, w.catalog, dir))
-	w.inside = &steps.BMCFacts{Catalog: w.catalog, Powers: w.powers}
+	w.inside = &steps.BMCFacts{Catalog: w.catalog, Powers: w.powers, Wanted: w.wanted}
 	w.builder = &imagebuilder.Builder{CacheDir: cache, Log: a.logger(), Progress: buildProgress(w.tell, w.site.Images)}
 	w.images = &steps.Images{Builder: w.builder, Catalog: w.catalog, Dir: w.site.Dir}
 	w.runner = &steps.Runner{

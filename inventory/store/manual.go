@@ -87,7 +87,8 @@ func manualFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID) (*inventory.Docu
 }
 
 // adoptSerial gives a machine that has no serial number, or had the one that was
-// written before, the one that its sources say now. It names what changed.
+// written before, the one that its sources say now, but for its BMC. It names what
+// changed.
 func adoptSerial(ctx context.Context, tx *ent.Tx, m inventory.Machine, written string) (what string, err error) {
 	const facts = "facts"
 	if m.Serial != "" && m.Serial != written {
@@ -97,7 +98,8 @@ func adoptSerial(ctx context.Context, tx *ent.Tx, m inventory.Machine, written s
 	if err != nil {
 		return "", err
 	}
-	serial := serialOf(merge(docs))
+	own, _ := inventory.OwnFacts(docs)
+	serial := serialOf(own)
 	if serial == m.Serial {
 		return facts, nil
 	}

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -21,6 +22,27 @@ func written(path, value string) func(*inventory.Facts) error {
 		}
 		return manual.Set(f, path, value)
 	}
+}
+
+// TestSerialOfABMCIsNotTheMachines has two machines, of which one's BMC says the
+// other's serial, and writes a fact of the former by hand.
+func TestSerialOfABMCIsNotTheMachines(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		s := storetest.Open(t, cfg)
+		for i, other := range []inventory.Facts{{}, {System: &inventory.System{Serial: "OTHER-1"}}} {
+			observe(t, s, store.Observation{MACs: []inventory.MAC{mac(1)}, Source: inventory.SourceAgent, Facts: &other})
+			m := observe(t, s, store.Observation{MACs: []inventory.MAC{mac(2)}})
+			for _, source := range []inventory.Source{inventory.SourceRedfish, inventory.SourceIPMI} {
+				_, _, err := s.PutFacts(t.Context(), m.ID, source, inventory.Facts{System: &inventory.System{Serial: "OTHER-1"}}, time.Time{})
+				ok(t, err)
+			}
+			_, _, err := s.EditFacts(t.Context(), m.ID, written("chassis.asset_tag", fmt.Sprint("shelf ", i)), nil)
+			ok(t, err)
+			if now := must[inventory.Machine](t)(s.Machine(t.Context(), m.ID)); now.Serial != "" {
+				t.Errorf("the machine has the serial %q, which only its BMC said; want none", now.Serial)
+			}
+		}
+	})
 }
 
 func TestWrittenFactsAreASourceOfTheirOwn(t *testing.T) {

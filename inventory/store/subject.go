@@ -55,6 +55,34 @@ func (s *Store) Subject(ctx context.Context, id uuid.UUID) (inventory.Subject, e
 // FactsOf returns the merged current facts of machines, in few statements for
 // many. A machine that was never inspected has no entry.
 func (s *Store) FactsOf(ctx context.Context, machines ...uuid.UUID) (map[uuid.UUID]inventory.Facts, error) {
+	documents, err := s.documentsOf(ctx, machines)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[uuid.UUID]inventory.Facts, len(documents))
+	for id, docs := range documents {
+		out[id] = merge(docs)
+	}
+	return out, nil
+}
+
+// OwnFactsOf is FactsOf without what BMCs say; see inventory.OwnFacts.
+func (s *Store) OwnFactsOf(ctx context.Context, machines ...uuid.UUID) (map[uuid.UUID]inventory.Facts, error) {
+	documents, err := s.documentsOf(ctx, machines)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[uuid.UUID]inventory.Facts, len(documents))
+	for id, docs := range documents {
+		if own, known := inventory.OwnFacts(docs); known {
+			out[id] = own
+		}
+	}
+	return out, nil
+}
+
+// documentsOf reads what each source said of machines last.
+func (s *Store) documentsOf(ctx context.Context, machines []uuid.UUID) (map[uuid.UUID]map[inventory.Source]inventory.Document, error) {
 	documents := map[uuid.UUID]map[inventory.Source]inventory.Document{}
 	err := inBatches(machines, func(part []uuid.UUID) error {
 		rows, err := s.main.client.Observation.Query().Where(observation.MachineIDIn(part...), latestOnly).WithDocument().All(ctx)
@@ -73,14 +101,7 @@ func (s *Store) FactsOf(ctx context.Context, machines ...uuid.UUID) (map[uuid.UU
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, s.explain("reading the facts of machines", err)
-	}
-	out := make(map[uuid.UUID]inventory.Facts, len(documents))
-	for id, docs := range documents {
-		out[id] = merge(docs)
-	}
-	return out, nil
+	return documents, s.explain("reading the facts of machines", err)
 }
 
 // latestOnly selects the newest observation of each machine and source.

@@ -97,7 +97,7 @@ func onlyOne(ctx context.Context, catalog *store.Store, m *site.Machine, rows []
 		if row.Address != "" {
 			continue
 		}
-		facts, err := KnownFacts(ctx, catalog, row.ID)
+		facts, err := ownFacts(ctx, catalog, row.ID)
 		if err != nil {
 			return nil, err
 		}

@@ -2,6 +2,7 @@ package steps
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"sync"
@@ -20,6 +21,9 @@ import (
 type BMCFacts struct {
 	Catalog *store.Store
 	Powers  Powers
+	// Wanted are the machines that a run of this process works on, which Round leaves
+	// alone; nil: none.
+	Wanted *Wanted
 	// Now is the clock; time.Now when nil.
 	Now func() time.Time
 
@@ -52,15 +56,53 @@ func bmcSource(m *site.Machine) inventory.Source {
 	return ""
 }
 
-// Due reports whether the BMC of a machine, whose documents are known, is to be
-// asked.
-func (b *BMCFacts) Due(m *site.Machine, known map[inventory.Source]inventory.Document) bool {
+// attempt is what is remembered of a reading that failed.
+type attempt struct {
+	At time.Time `json:"at"`
+	// Within is how long the BMC was given.
+	Within time.Duration `json:"within_ns"`
+}
+
+func attemptKey(siteName, address string) string { return "bmc-facts/" + siteName + "/" + address }
+
+// due reports whether the BMC of a machine, whose documents are known, is to be asked
+// and given so long: it was not asked for long, nor failed to tell in as much time.
+func (b *BMCFacts) due(ctx context.Context, siteName string, m *site.Machine, known map[inventory.Source]inventory.Document, within time.Duration) (bool, error) {
 	source := bmcSource(m)
 	if source == "" {
-		return false
+		return false, nil
 	}
-	last, ok := known[source]
-	return !ok || b.now().Sub(last.LastSeen) >= BMCFactsAge
+	if last, ok := known[source]; ok && b.now().Sub(last.LastSeen) < BMCFactsAge {
+		return false, nil
+	}
+	raw, err := b.Catalog.Settings().Get(ctx, attemptKey(siteName, m.Address))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	var failed attempt
+	if json.Unmarshal(raw, &failed) != nil {
+		return true, nil // it is overwritten by the next
+	}
+	return b.now().Sub(failed.At) >= BMCFactsAge || within > failed.Within, nil
+}
+
+// try is Read within a bound. A failure is remembered, so that a BMC that is silent, or
+// slower than somebody waits, is not asked again and again.
+func (b *BMCFacts) try(ctx context.Context, siteName string, m *site.Machine, row *inventory.Machine, within time.Duration) (bmc.Reading, error) {
+	bounded, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	r, err := b.Read(bounded, m, row)
+	if err == nil || ctx.Err() != nil || errors.Is(err, bmc.ErrGaveWay) {
+		return r, err
+	}
+	raw, failed := json.Marshal(attempt{At: b.now(), Within: within})
+	if failed == nil {
+		failed = b.Catalog.Settings().Put(ctx, attemptKey(siteName, m.Address), raw)
+	}
+	return r, errors.Join(err, failed)
 }
 
 // Read asks the BMC of a machine and records what it says. row is the machine's; for
@@ -125,16 +167,20 @@ func (b *BMCFacts) Round(ctx context.Context, s *site.Site, tell func(m *site.Ma
 		if err != nil {
 			return err
 		}
+		due, err := b.due(ctx, s.Name, m, known, quietBMCFacts)
+		if err != nil {
+			return err
+		}
 		// Those in the hands of a run have one session less for it.
-		if !b.Due(m, known) || row.State == inventory.StateInspecting || row.State == inventory.StateInstalling {
+		busy := row.State == inventory.StateInspecting || row.State == inventory.StateInstalling || b.Wanted != nil && b.Wanted.Has(row.ID)
+		if !due || busy {
 			continue
 		}
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			bounded, cancel := context.WithTimeout(ctx, quietBMCFacts)
-			defer cancel()
-			if _, err := b.Read(bounded, m, &row); ctx.Err() == nil {
+			_, err := b.try(ctx, s.Name, m, &row, quietBMCFacts)
+			if ctx.Err() == nil && !errors.Is(err, bmc.ErrGaveWay) {
 				tell(m, err)
 			}
 		})
@@ -149,46 +195,35 @@ func (b *BMCFacts) now() time.Time {
 	return b.Now()
 }
 
-// inspected is what is known of a machine that edge-agent looked at; nil before. What
-// decides about its disks, and about how it boots, is the agent's alone: a BMC shows
-// drives that a RAID controller hides, and knows nothing of what is on them.
+// inspected is what is known of a machine that edge-agent looked at, without what its
+// BMC says; nil before. What decides about its disks, and about how it boots, is the
+// agent's alone.
 func inspected(documents map[inventory.Source]inventory.Document) *inventory.Facts {
 	agent, looked := documents[inventory.SourceAgent]
 	if !looked {
 		return nil
 	}
-	bySource := make(map[inventory.Source]inventory.Facts, len(documents))
-	for source, d := range documents {
-		bySource[source] = d.Facts
-	}
-	merged := inventory.Merge(bySource)
-	merged.Disks, merged.Firmware = agent.Facts.Disks, agent.Facts.Firmware
-	return &merged
+	own, _ := inventory.OwnFacts(documents)
+	own.Disks, own.Firmware = agent.Facts.Disks, agent.Facts.Firmware
+	return &own
 }
 
-// inspectedFacts is inspected of what the catalog has.
-func inspectedFacts(ctx context.Context, catalog *store.Store, id uuid.UUID) (*inventory.Facts, error) {
+// InspectedFacts is what the catalog knows of a machine that edge-agent looked at,
+// without what its BMC says; nil before. What is done to a machine goes by it.
+func InspectedFacts(ctx context.Context, catalog *store.Store, id uuid.UUID) (*inventory.Facts, error) {
 	documents, err := catalog.Facts(ctx, id)
 	return inspected(documents), err
 }
 
-// classable are the facts of a machine that edge-agent never looked at by which it
-// is put into classes: those that people wrote. A class can switch a machine on and
-// install it, and for that a BMC's word is not enough.
-func classable(ctx context.Context, catalog *store.Store, id uuid.UUID) (*inventory.Facts, error) {
+// ownFacts is what the catalog knows of a machine without what its BMC says; nil for
+// nothing.
+func ownFacts(ctx context.Context, catalog *store.Store, id uuid.UUID) (*inventory.Facts, error) {
 	documents, err := catalog.Facts(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	bySource := map[inventory.Source]inventory.Facts{}
-	for source, d := range documents {
-		if source != inventory.SourceRedfish && source != inventory.SourceIPMI {
-			bySource[source] = d.Facts
-		}
+	if own, known := inventory.OwnFacts(documents); known {
+		return &own, nil
 	}
-	if len(bySource) == 0 {
-		return nil, nil
-	}
-	merged := inventory.Merge(bySource)
-	return &merged, nil
+	return nil, nil
 }

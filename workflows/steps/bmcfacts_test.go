@@ -127,6 +127,84 @@ func TestBMCNeverChoosesADisk(t *testing.T) {
 	}
 }
 
+// TestBMCIdentifiesNothing has the BMC of a machine say what is another machine's.
+func TestBMCIdentifiesNothing(t *testing.T) {
+	s := newShop(t, true)
+	declared, err := load(t, "site \"store\" {}\nclass \"foreign\" {\n  match = facts.system.serial == \"OTHER-1\" || facts.chassis.asset_tag == \"OTHER-1\"\n}\n"+
+		"network \"floor\" {\n  interface = \"eth1\"\n  cidr = \"172.24.0.0/24\"\n}\nmachine \"found\" {\n  network = network.floor\n  address = \"172.24.0.9\"\n  match = facts.system.serial == \"OTHER-1\"\n  bmc {\n    driver = \"none\"\n  }\n}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free, err := s.catalog.Declare(t.Context(), "store", "machine.gone", inventory.MAC{0x52, 0x54, 0, 4, 0x21, 0x77})
+	if err == nil {
+		_, err = s.catalog.Declare(t.Context(), "store", "machine.gone", inventory.MAC{0x52, 0x54, 0, 4, 0x21, 0x78})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := inventory.Facts{
+		SchemaVersion: inventory.SchemaVersion, System: &inventory.System{Serial: "OTHER-1"}, Chassis: &inventory.Chassis{AssetTag: "OTHER-1"},
+		Disks: []inventory.Disk{{Name: "0", Serial: "D9", Bytes: 1 << 40}},
+	}
+	own := inventory.Facts{SchemaVersion: inventory.SchemaVersion, Disks: []inventory.Disk{}, NICs: []inventory.NIC{{Name: "eth0", MAC: shopMAC}}}
+	for _, looked := range []bool{false, true} {
+		for source, f := range map[inventory.Source]inventory.Facts{inventory.SourceRedfish: told, inventory.SourceIPMI: told, inventory.SourceAgent: own} {
+			if source == inventory.SourceAgent && !looked {
+				continue
+			}
+			if _, _, err := s.catalog.PutFacts(t.Context(), free.ID, source, f, time.Time{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := steps.Bind(t.Context(), declared, s.catalog); err != nil {
+			t.Fatal(err)
+		}
+		row, err := s.catalog.Machine(t.Context(), free.ID)
+		if err != nil || row.Address != "" || len(row.Classes) > 0 || row.Serial != "" {
+			t.Errorf("looked at %t: machine = %+v, %v; want it bound to nothing, in no class, without a serial", looked, row, err)
+		}
+		known, err := steps.InspectedFacts(t.Context(), s.catalog, free.ID)
+		if name := workflows.TypedName(workflows.MachineView{Machine: &row, Facts: known}); err != nil || name != "" || (known != nil) != looked {
+			t.Errorf("looked at %t: consent is by %q, facts %+v, %v; want no word of the BMC", looked, name, known, err)
+		}
+	}
+}
+
+func TestSilentBMCIsNotAskedAgainAndAgain(t *testing.T) {
+	s := newShop(t, true)
+	now := time.Now()
+	inside := &steps.BMCFacts{Catalog: s.catalog, Powers: s.computer, Now: func() time.Time { return now }}
+	asked := func() int {
+		n := s.readings()
+		s.lookInside(inside)
+		return s.readings() - n
+	}
+	s.redfish.SetFault(sim.FaultNoMemory)
+	if n := asked(); n == 0 {
+		t.Fatal("the BMC was not asked")
+	}
+	if n := asked(); n > 0 {
+		t.Errorf("a BMC that failed was asked %d times more at once; want it left alone", n)
+	}
+	told := 0
+	round := func() {
+		if err := inside.Round(s.ctx(), s.site, func(*site.Machine, error) { told++ }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if round(); told != 1 {
+		t.Errorf("with more time than a plan has it was asked %d times; want once", told)
+	}
+	if round(); told != 1 {
+		t.Errorf("a BMC that failed with much time was asked %d times; want no more than once", told)
+	}
+	now = now.Add(steps.BMCFactsAge)
+	s.redfish.SetFault(sim.FaultNone)
+	if n := asked(); n == 0 {
+		t.Error("the BMC was not asked when its failure was old")
+	}
+}
+
 func TestRoundAsksWhatIsDueAndTellsWhatIsSilent(t *testing.T) {
 	s := newShop(t, true)
 	var told atomic.Int32
@@ -156,8 +234,39 @@ func TestRoundAsksWhatIsDueAndTellsWhatIsSilent(t *testing.T) {
 	if err := s.catalog.SetState(t.Context(), s.row.ID, inventory.StateDeclared); err != nil {
 		t.Fatal(err)
 	}
+	late.Wanted = steps.NewWanted()
+	late.Wanted.Set(s.row.ID, true)
+	if round(); told.Load() != 1 {
+		t.Error("Round() asked the BMC of a machine that a run wants")
+	}
+	late.Wanted = nil
 	s.redfish.SetFault(sim.FaultGarbage)
 	if err := round(); err == nil || told.Load() != 2 {
 		t.Errorf("Round() of a BMC that answers nonsense = %v, told %d times; want that to be told", err, told.Load())
+	}
+}
+
+// TestRefresherAsksBMCsBesideItsLooks has a BMC hang for as long as it is asked.
+func TestRefresherAsksBMCsBesideItsLooks(t *testing.T) {
+	s := newShop(t, true)
+	s.redfish.SetFault(sim.FaultHangMemory)
+	var looks atomic.Int32
+	inside := &steps.BMCFacts{Catalog: s.catalog, Powers: s.computer}
+	r := &steps.Refresher{
+		Site: func() *site.Site { return s.site }, Catalog: s.catalog, Hosts: func() steps.Hosts { looks.Add(1); return s.computer },
+		Adopter: func() *steps.Adopter { return nil }, BMCFacts: func() *steps.BMCFacts { return inside }, Every: 20 * time.Millisecond, Tell: s.said.tell,
+	}
+	ctx, cancel := context.WithCancel(s.ctx())
+	ended := make(chan error, 1)
+	go func() { r.Run(ctx); ended <- nil }()
+	s.until(func() bool { return s.readings() == 1 && looks.Load() >= 3 }, nil)
+	cancel()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second): // logging out of a BMC may take 5
+		t.Error("Run() did not end with its context")
+	}
+	if open, _ := s.redfish.Sessions(); open != 0 {
+		t.Errorf("%d sessions are left open at the BMC; want none", open)
 	}
 }

@@ -147,7 +147,7 @@ func classify(ctx context.Context, s *site.Site, catalog *store.Store, machines 
 		for i, m := range part {
 			ids[i] = m.ID
 		}
-		facts, err := catalog.FactsOf(ctx, ids...)
+		facts, err := catalog.OwnFactsOf(ctx, ids...)
 		if err != nil {
 			return err
 		}
@@ -155,11 +155,6 @@ func classify(ctx context.Context, s *site.Site, catalog *store.Store, machines 
 			var known *inventory.Facts
 			if f, ok := facts[m.ID]; ok {
 				known = &f
-				if m.LookedAt.IsZero() {
-					if known, err = classable(ctx, catalog, m.ID); err != nil {
-						return err
-					}
-				}
 			}
 			classes, err := class.Of(s.Classes, m, known)
 			if err != nil {

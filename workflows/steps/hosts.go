@@ -128,7 +128,7 @@ func (s *SSH) Machine(ctx context.Context, address string) (MachineInfo, error) 
 	if err != nil {
 		return info, err
 	}
-	info.Facts, err = inspectedFacts(ctx, s.Catalog, row.ID)
+	info.Facts, err = InspectedFacts(ctx, s.Catalog, row.ID)
 	return info, err
 }
 

@@ -143,8 +143,8 @@ func (o *Observer) machine(ctx context.Context, m *site.Machine) (workflows.Mach
 }
 
 // inside has a BMC that has just answered tell what it knows of its machine, where
-// it was not asked for long. That it cannot is no reason to plan otherwise; the BMC's
-// events say why.
+// it was not asked for long. That it cannot is no reason to plan otherwise, and is not
+// told of: `bmc inventory` says why.
 func (o *Observer) inside(ctx context.Context, m *site.Machine, v *workflows.MachineView) error {
 	if o.BMCFacts == nil {
 		return nil
@@ -156,12 +156,11 @@ func (o *Observer) inside(ctx context.Context, m *site.Machine, v *workflows.Mac
 			return err
 		}
 	}
-	if !o.BMCFacts.Due(m, known) {
-		return nil
+	due, err := o.BMCFacts.due(ctx, o.Site.Name, m, known, planBMCFacts)
+	if err != nil || !due {
+		return err
 	}
-	bounded, cancel := context.WithTimeout(ctx, planBMCFacts)
-	defer cancel()
-	if r, err := o.BMCFacts.Read(bounded, m, v.Machine); err == nil {
+	if r, err := o.BMCFacts.try(ctx, o.Site.Name, m, v.Machine, planBMCFacts); err == nil {
 		v.BMC = &r.Facts
 	}
 	return ctx.Err()

@@ -49,16 +49,48 @@ const (
 	maxListening = 64
 )
 
-// Run works until ctx ends; the first round begins at once.
+// Run works until ctx ends; the first round begins at once. BMCs are asked beside the
+// looks, which slow ones do not hold up.
 func (r *Refresher) Run(ctx context.Context) {
 	every := r.Every
 	if every == 0 {
 		every = DefaultRefresh
 	}
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	if r.BMCFacts != nil {
+		beside.Go(func() { r.askBMCs(ctx, every) })
+	}
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
 		if err := r.Once(ctx); err != nil && ctx.Err() == nil {
+			r.Tell(Progress{Address: "hardware", Phase: "error", Message: err.Error()})
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// askBMCs asks the BMCs that are due until ctx ends.
+func (r *Refresher) askBMCs(ctx context.Context, every time.Duration) {
+	var mu sync.Mutex // guards failing
+	failing := map[string]bool{}
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		err := r.BMCFacts().Round(ctx, r.Site(), func(m *site.Machine, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil && !failing[m.Address] {
+				r.Tell(Progress{Address: m.Address, Phase: "facts", Message: "its BMC does not tell of its hardware: " + err.Error()})
+			}
+			failing[m.Address] = err != nil
+		})
+		if err != nil && ctx.Err() == nil {
 			r.Tell(Progress{Address: "hardware", Phase: "error", Message: err.Error()})
 		}
 		select {
@@ -89,17 +121,7 @@ func (r *Refresher) Once(ctx context.Context) error {
 		wg   sync.WaitGroup
 		mu   sync.Mutex // guards failing and errs
 		errs []error
-		// silence is the catalog's error about BMCs.
-		silence error
 	)
-	if r.BMCFacts != nil {
-		bmcs := r.BMCFacts()
-		wg.Go(func() {
-			silence = bmcs.Round(ctx, s, func(m *site.Machine, err error) {
-				r.note("bmc "+m.Address, m.Address, "its BMC does not tell of its hardware: ", err, &mu)
-			})
-		})
-	}
 	for _, m := range s.Machines {
 		runs, err := r.runs(ctx, s.Name, m)
 		if err != nil {
@@ -120,24 +142,17 @@ func (r *Refresher) Once(ctx context.Context) error {
 				_ = look(ctx, hosts, adopter, m, listen)
 				<-listening
 			}
-			if ctx.Err() == nil {
-				r.note(m.Address, m.Address, "its hardware cannot be looked at: ", err, &mu)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil && !r.failing[m.Address] && ctx.Err() == nil {
+				r.Tell(Progress{Address: m.Address, Phase: "facts", Message: "its hardware cannot be looked at: " + err.Error()})
 			}
+			r.failing[m.Address] = err != nil
 		})
 	}
 	wg.Wait()
 	// Also what programs without the key recorded, and what was changed past them.
-	return errors.Join(append(errs, silence, r.Catalog.ReviewDrift(ctx, s.Name))...)
-}
-
-// note tells of a failure when it begins; failing is guarded by mu.
-func (r *Refresher) note(key, address, what string, err error, mu *sync.Mutex) {
-	mu.Lock()
-	defer mu.Unlock()
-	if err != nil && !r.failing[key] {
-		r.Tell(Progress{Address: address, Phase: "facts", Message: what + err.Error()})
-	}
-	r.failing[key] = err != nil
+	return errors.Join(append(errs, r.Catalog.ReviewDrift(ctx, s.Name))...)
 }
 
 // runs reports whether a machine can be expected to answer over SSH: it is adopted,

@@ -84,7 +84,7 @@ func (r *Runner) Known(ctx context.Context) (site.Known, error) {
 			return site.Known{}, err
 		default:
 			v.Machine = &row
-			if v.Facts, err = inspectedFacts(ctx, r.Catalog, row.ID); err != nil {
+			if v.Facts, err = InspectedFacts(ctx, r.Catalog, row.ID); err != nil {
 				return site.Known{}, err
 			}
 		}
@@ -146,7 +146,7 @@ func (r *Runner) learn(ctx context.Context, s *site.Step, known *site.Known) err
 }
 
 // KnownFacts is the merged view of a machine's facts, whoever they come from; nil
-// while there are none. What is decided about a machine goes by inspectedFacts.
+// while there are none. What is decided about a machine goes by InspectedFacts.
 func KnownFacts(ctx context.Context, catalog *store.Store, id uuid.UUID) (*inventory.Facts, error) {
 	facts, err := catalog.MergedFacts(ctx, id)
 	if errors.Is(err, fs.ErrNotExist) {
