@@ -128,6 +128,9 @@ func (b *builder) image(i *site.Image) (Action, bool) {
 func (b *builder) machine(m *site.Machine) Action {
 	v := b.seen.Machines[m.Address]
 	a := Action{Address: m.Address}
+	if m.Match != nil && v.Machine != nil {
+		a.Machine = v.Machine.ID
+	}
 	replace := slices.Contains(b.opts.Replace, m.Address)
 	b.doubt(m, v)
 	switch {

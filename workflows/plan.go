@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/google/uuid"
+
 	"github.com/edge-provision/edge-provision/inventory"
 )
 
@@ -48,6 +50,9 @@ type Action struct {
 	Kind    Kind   `json:"kind"`
 	// Reason is one clause for a person: why this, and not something else.
 	Reason string `json:"reason,omitempty"`
+	// Machine is the id of the machine that a declaration by what it is was found to
+	// mean: what is approved is done to this one, and to no other.
+	Machine uuid.UUID `json:"machine,omitzero"`
 	// Changes are lines of what differs.
 	Changes []string `json:"changes,omitempty"`
 	// Image is what is installed: an image address, and its digest or

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -228,9 +229,17 @@ func (ap *applying) begins(ctx context.Context) error {
 
 // approved writes down, once, what machines are by the site: somebody has
 // approved it. In a daemon it is served from now on.
-func (ap *applying) approved(ctx context.Context) error {
+func (ap *applying) approved(ctx context.Context, stage workflows.Plan) error {
 	if ap.recorded {
 		return nil
+	}
+	// What was shown is done to the machines that it was shown for. Others may have
+	// been discovered, or recorded, while the question stood.
+	if err := ap.foresee(ctx); err != nil {
+		return err
+	}
+	if err := ap.same(ctx, stage); err != nil {
+		return err
 	}
 	var err error
 	if d := ap.app.daemon; d != nil {
@@ -238,8 +247,27 @@ func (ap *applying) approved(ctx context.Context) error {
 	} else {
 		err = ap.recordSite(ctx)
 	}
-	ap.recorded = err == nil
-	return err
+	if ap.recorded = err == nil; err != nil {
+		return err
+	}
+	return ap.same(ctx, stage)
+}
+
+// same refuses a stage whose declarations mean other machines by now.
+func (ap *applying) same(ctx context.Context, stage workflows.Plan) error {
+	for _, a := range stage.Actions {
+		if a.Machine == uuid.Nil {
+			continue
+		}
+		row, err := ap.foresight.Machine(ctx, ap.catalog, ap.site.Name, a.Address)
+		if err == nil && row.ID != a.Machine || errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s: %w", a.Address, steps.ErrOtherMachine)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // nothing ends an apply that has nothing more to do.
@@ -256,7 +284,7 @@ func (ap *applying) nothing(ctx context.Context, plan workflows.Plan, refused bo
 			fmt.Fprintln(ap.app.stderr, "serve goes on by the site as it read it before; send it SIGHUP to take up what was edited.")
 			return ap.outputs(ctx)
 		}
-	} else if err := ap.approved(ctx); err != nil {
+	} else if err := ap.approved(ctx, plan); err != nil {
 		return err
 	}
 	if err := ap.commission(ctx, plan, uuid.Nil); err != nil {
@@ -326,7 +354,7 @@ func (ap *applying) consent(plan workflows.Plan) (_ workflows.Plan, missing bool
 
 // stage carries out one stage as a run of its own in the journal.
 func (ap *applying) stage(ctx context.Context, stage workflows.Plan) (failed bool, err error) {
-	if err := ap.approved(ctx); err != nil {
+	if err := ap.approved(ctx, stage); err != nil {
 		return false, err
 	}
 	if err := ap.serve(ctx, stage); err != nil {
@@ -401,6 +429,7 @@ func (ap *applying) serve(ctx context.Context, stage workflows.Plan) error {
 	ap.use(service)
 	discovery := &steps.Discovery{
 		Site: func() *site.Site { return ap.site }, Catalog: ap.catalog, Dispatch: service.Dispatch, Wanted: ap.wanted, Fence: ap.fence, Tell: ap.tell,
+		Busy: func() bool { return true },
 	}
 	go func() {
 		defer close(ap.served)

@@ -42,7 +42,8 @@ type daemon struct {
 	runs     sync.WaitGroup
 
 	// turn is held, for reading, while what machines are is recorded by the site
-	// as it is served, and for writing while another version takes its place.
+	// as it is served, or a run begins, and for writing while another version takes
+	// the site's place.
 	turn sync.RWMutex
 }
 
@@ -225,6 +226,8 @@ func (d *daemon) Start(ctx context.Context, r runRequest) (*daemonRun, error) {
 // that is asked.
 func (d *daemon) begin(command string, r *request, do func(context.Context, *app) error) (*daemonRun, error) {
 	run := &daemonRun{command: command, own: r == nil, session: control.NewSession(), done: make(chan struct{}), stop: make(chan struct{})}
+	d.turn.RLock() // no run begins while another version of the site takes its place
+	defer d.turn.RUnlock()
 	d.mu.Lock()
 	switch {
 	case d.stopping:

@@ -149,7 +149,7 @@ func (d *daemon) adopt(ctx context.Context, w *world, by *daemonRun) error {
 
 // exchange puts a world in the place of the one that is served, and returns the
 // one that nobody uses any more, if there is one, for the caller to close.
-// Meanwhile nothing is recorded by the version before.
+// Meanwhile nothing is recorded by the version before, and no run begins.
 func (d *daemon) exchange(ctx context.Context, w *world, by *daemonRun) (unused *world, err error) {
 	d.turn.Lock()
 	defer d.turn.Unlock()
@@ -159,17 +159,17 @@ func (d *daemon) exchange(ctx context.Context, w *world, by *daemonRun) (unused 
 	if err := d.service.Fits(w.site); err != nil {
 		return nil, err
 	}
+	// What can be refused is, before anything is written.
+	if _, err := steps.Foresee(ctx, w.site, w.catalog); err != nil {
+		return nil, err
+	}
 	if err := w.recordSite(ctx); err != nil {
 		return nil, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.running != nil && d.running != by {
-		d.due = true
-		return nil, errRunBegan
-	}
 	if err := d.service.Use(ctx, w.site); err != nil {
-		return nil, err
+		return nil, errors.Join(err, d.world.recordSite(ctx))
 	}
 	w.images.Service = d.service
 	unused = d.retired
@@ -193,6 +193,9 @@ func (d *daemon) serveFor(ctx context.Context, run *world) error {
 		return err
 	}
 	run.goBy(nil) // it is recorded
+	if err := run.inside.Keep(ctx, run.site.Name); err != nil {
+		return err
+	}
 	fmt.Fprintf(d.app.stderr, "Serving site %s in the version that is applied.\n", w.site.Name)
 	return nil
 }
@@ -217,7 +220,7 @@ func (d *daemon) closeWorlds() error {
 func (d *daemon) discover(ctx context.Context) {
 	discovery := &steps.Discovery{
 		Site: func() *site.Site { return d.current().site }, Turn: d.turn.RLocker(), Catalog: d.catalog, Dispatch: d.service.Dispatch,
-		Wanted: d.wanted, Fence: d.fence, Tell: d.current().tell,
+		Wanted: d.wanted, Busy: func() bool { return d.underway() != nil }, Fence: d.fence, Tell: d.current().tell,
 	}
 	discovery.Run(ctx)
 }

@@ -10,7 +10,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows"
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
 
@@ -189,4 +191,81 @@ func (p *plant) known() (out []string) {
 		}
 	})
 	return out
+}
+
+func TestADestroyThatNobodyApprovesRenamesNothing(t *testing.T) {
+	p := newPlant(t)
+	p.declare(quick)
+	p.apply()
+	before := p.known()
+	p.declare(strings.Replace(quick, "\"motd\"", "\"other\"", 1))
+	text, err := os.ReadFile(p.site())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.write(string(text) + "moved {\n from = workflow.w.step.file.motd\n to = workflow.w.step.file.other\n}\n")
+	p.wants(p.must(exitError, "no\n", "destroy", p.site()), "workflow.w.step.file.other", "Not approved")
+	if now := p.known(); !slices.Equal(now, before) || p.file("motd") == "(none)" {
+		t.Errorf("after a destroy that was not approved the catalog has %q; want it as it was: %q", now, before)
+	}
+	p.wants(p.must(exitOK, "plant\n", "destroy", p.site()), "Taken away, or forgotten: 1.")
+	if now := p.known(); slices.ContainsFunc(now, func(a string) bool { return strings.HasPrefix(a, "workflow") }) || p.file("motd") != "(none)" {
+		t.Errorf("after destroy the catalog has %q, motd = %q; want neither", now, p.file("motd"))
+	}
+}
+
+// While the question stood, the machine that was shown went away and another came.
+func TestAnApprovalIsForTheMachineThatWasShown(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("XDG_DATA_HOME", filepath.Join(dir, "data"))
+	t.Setenv("XDG_CACHE_HOME", filepath.Join(dir, "cache"))
+	path := filepath.Join(dir, "site.hcl")
+	if err := os.WriteFile(path, []byte(counterOfClasses), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w, err := (&app{stdout: t.Output(), stderr: t.Output()}).open(t.Context(), path, func(steps.Progress) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	see := func(last byte) inventory.Machine {
+		m, _, err := w.catalog.Observe(t.Context(), "counter", store.Observation{Source: inventory.SourceAgent, Facts: &inventory.Facts{
+			Memory: &inventory.Memory{Bytes: 4 << 30}, NICs: []inventory.NIC{{Name: "eth0", MAC: inventory.MAC{0x52, 0x54, 0, 0x26, 0, last}}},
+			Disks: []inventory.Disk{{Name: "sda", Serial: "D1", Bytes: 64 << 30, Signatures: []string{}}},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	shown, other := see(1), see(2)
+	ap := &applying{running: running{world: w}}
+	if err := ap.foresee(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	plan, _, err := w.plan(t.Context(), nil, workflows.BuildOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, _ := plan.Find("machine.till"); a.Machine != shown.ID {
+		t.Fatalf("the plan is about machine %s; want %s, which came first", a.Machine, shown.ID)
+	}
+	if err := w.catalog.Forget(t.Context(), shown.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := ap.approved(t.Context(), plan); !errors.Is(err, steps.ErrOtherMachine) {
+		t.Errorf("approved() = %v; want it refused: the machine that was shown is not there", err)
+	}
+	if now, err := w.catalog.Machine(t.Context(), other.ID); err != nil || now.Address != "" {
+		t.Errorf("the other machine is %q, %v; want nothing made of it", now.Address, err)
+	}
+	if plan, _, err = w.plan(t.Context(), nil, workflows.BuildOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := ap.approved(t.Context(), plan); err != nil {
+		t.Errorf("approved() of a new plan = %v", err)
+	}
+	if now, err := w.catalog.Machine(t.Context(), other.ID); err != nil || now.Address != "machine.till" {
+		t.Errorf("the other machine is %q, %v; want what the new plan says", now.Address, err)
+	}
 }

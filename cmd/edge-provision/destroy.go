@@ -95,17 +95,20 @@ func (a *app) destroy(ctx context.Context, path string, f destroyFlags, resumed 
 	if err := w.closeCutOff(ctx, "this one continues where it stopped."); err != nil {
 		return err
 	}
-	// Records are removed under the names that they have by now.
-	if err := steps.Move(ctx, w.site, w.catalog, w.keys); err != nil {
+	// Records are removed under the names that they will have, which are written
+	// down once the removal is approved.
+	moves, err := steps.ForeseeMoves(ctx, w.site, w.catalog)
+	if err != nil {
 		return err
 	}
+	w.goBy(moves)
 	d := &destroying{flags: f, running: running{
 		world: w, screen: screen, answers: bufio.NewReader(a.stdin), points: points, parallelism: f.parallelism,
 		record: runRecord{Command: "destroy", Path: path, Target: f.target, DestroyData: f.data, Forget: f.forget, PowerOff: f.powerOff},
 	}}
 	d.destroyer = &steps.Destroyer{
 		Site: w.site, Catalog: w.catalog, Runner: w.runner, Powers: w.powers,
-		Forget: f.forget, PowerOff: f.powerOff, FailPoint: points,
+		Foresight: moves, Forget: f.forget, PowerOff: f.powerOff, FailPoint: points,
 	}
 	plan, err := d.plan(ctx)
 	if err != nil {
@@ -163,6 +166,11 @@ func (d *destroying) carryOut(ctx context.Context, plan workflows.Plan, resumed 
 			return exitCode(exitError)
 		}
 	}
+	if err := steps.Move(ctx, d.site, d.catalog, d.keys); err != nil {
+		return err
+	}
+	d.goBy(nil)
+	d.destroyer.Foresight = nil
 	failed, err := d.carry(ctx, plan, func(run uuid.UUID) ([]workflows.Node, error) { return d.destroyer.Nodes(run, plan), nil })
 	if err != nil {
 		return err

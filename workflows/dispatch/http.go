@@ -425,6 +425,9 @@ func (s *Server) next(ctx context.Context, m *machine, session sessionRecord, ru
 			Attrs:   map[string]string{"task": task.ID, "kind": string(task.Kind), "attempt": fmt.Sprint(task.Attempt)},
 		})
 	}
+	if task.Kind == agent.KindReboot || task.Kind == agent.KindPoweroff {
+		m.ending = task.Ref()
+	}
 	if w := task.Write; w != nil && m.doc.unfinished(w.Disk) {
 		resumed := *w
 		resumed.Resume = true
@@ -531,9 +534,9 @@ func (s *Server) serveResult(ctx context.Context, m *machine, session sessionRec
 	if m.want != nil && m.want.task.Ref() == result.Task {
 		event.Run, event.Step = m.want.task.Run, m.want.task.Step
 		event.Attrs["kind"] = string(m.want.task.Kind)
-		if kind := m.want.task.Kind; result.Outcome == agent.OutcomeOK && (kind == agent.KindReboot || kind == agent.KindPoweroff) {
-			m.live, m.gone = nil, session.Hash
-		}
+	}
+	if result.Outcome == agent.OutcomeOK && result.Task == m.ending {
+		m.live, m.gone = nil, session.Hash
 	}
 	if result.Error != nil {
 		event.Attrs["error"] = result.Error.Message

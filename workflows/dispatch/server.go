@@ -140,8 +140,11 @@ type machine struct {
 	reported *report
 	// gone is the hash of a session whose machine was told to restart: what
 	// still trickles in from it does not make it alive again.
-	gone    string
-	want    *order
+	gone string
+	want *order
+	// ending is the newest task given that ends the boot: its result may come when
+	// nobody waits for it any more.
+	ending  agent.TaskRef
 	cancel  *agent.TaskRef
 	phase   string    // last phase recorded as an event
 	heard   time.Time // last sign of life that was kept

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,5 +72,40 @@ func TestASpareTaskTakesNoPlaceAndGivesWay(t *testing.T) {
 	cancel()
 	if err := <-real; !errors.Is(err, context.Canceled) {
 		t.Errorf("Do() = %v; want that it was never replaced", err)
+	}
+}
+
+// The one who ordered the restart has given up waiting when it is acknowledged.
+func TestAMachineThatRestartsIsGoneWhoeverWaits(t *testing.T) {
+	r := newRig(t)
+	ctx := within(t)
+	c := r.client()
+	session := strings.Repeat("s", 43)
+	if _, err := c.Open(ctx, agent.SessionRequest{Token: r.mint("boot-1"), Session: session, Boot: "boot-1", MAC: mac}); err != nil {
+		t.Fatal(err)
+	}
+	waits, leave := context.WithCancel(ctx)
+	left := make(chan error, 1)
+	go func() {
+		_, err := r.server.Spare(waits, r.machine, agent.Task{ID: "let go", Run: "discovery", Step: "m", Attempt: 1, Kind: agent.KindReboot})
+		left <- err
+	}()
+	var task *agent.Task
+	for task == nil {
+		reply, err := c.Poll(ctx, nil, time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		task = reply.Task
+	}
+	leave()
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Fatalf("Spare() = %v; want that nobody waits", err)
+	}
+	if err := c.Result(ctx, agent.Result{Task: task.Ref(), Boot: "boot-1", Outcome: agent.OutcomeOK}); err != nil {
+		t.Fatal(err)
+	}
+	if _, in := r.server.Session(ctx, r.machine); in {
+		t.Error("a machine that restarts is taken for one in the installer")
 	}
 }

@@ -31,6 +31,9 @@ type Discovery struct {
 	Dispatch *dispatch.Server
 	// Wanted are the machines that a run works on; they are never let go.
 	Wanted *Wanted
+	// Busy says that a run is under way, which may come to want any machine that has
+	// an address; nil: none ever is.
+	Busy func() bool
 	// Fence is the token of the lock under which this process acts.
 	Fence int64
 	// Patience is how long a machine waits for a person's apply that its class
@@ -125,7 +128,7 @@ func (d *Discovery) idle(ctx context.Context, s *site.Site, m inventory.Machine,
 	if err != nil {
 		return err
 	}
-	if why == "" || d.Wanted.Has(m.ID) {
+	if why == "" || d.Wanted.Has(m.ID) || d.Busy != nil && d.Busy() {
 		delete(d.since, session.Boot)
 		return nil
 	}

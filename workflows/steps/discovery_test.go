@@ -108,6 +108,10 @@ func TestWhoMayBeWantedStaysInTheInstaller(t *testing.T) {
 			g.reacted(inventory.ReactionRefused, "its disk carries ntfs")
 			g.wanted.Set(g.row.ID, true)
 		},
+		"a run is under way that may come to want it": func(g *guest) {
+			g.reacted(inventory.ReactionRefused, "its disk carries ntfs")
+			g.discovery.Busy = func() bool { return true }
+		},
 		"its disk is written in part": func(g *guest) {
 			g.reacted(inventory.ReactionFailed, "the line went dead")
 			if err := g.catalog.Settings().Put(g.t.Context(), "installation/store/machine.a", []byte(`{"phase":"begun"}`)); err != nil {

@@ -46,24 +46,9 @@ type Foresight struct {
 
 // Foresee works out what Record would write down. It writes nothing.
 func Foresee(ctx context.Context, s *site.Site, catalog *store.Store) (*Foresight, error) {
-	rows, err := catalog.Machines(ctx, store.MachineFilter{Site: s.Name})
+	f, was, err := foreseeMoves(ctx, s, catalog)
 	if err != nil {
 		return nil, err
-	}
-	applied, err := catalog.AppliedAll(ctx, s.Name)
-	if err != nil {
-		return nil, err
-	}
-	f := &Foresight{rows: rows, applied: map[string]string{}}
-	was := map[uuid.UUID]string{}
-	for _, row := range rows {
-		was[row.ID] = row.Address
-	}
-	for _, a := range applied {
-		f.applied[a.Address] = a.Address
-	}
-	for _, m := range s.Moved {
-		f.move(m, s.StepByAddress(m.To) != nil)
 	}
 	for _, m := range s.Machines {
 		if m.Match == nil && !m.Adopted() {
@@ -76,6 +61,36 @@ func Foresee(ctx context.Context, s *site.Site, catalog *store.Store) (*Foresigh
 		return nil, err
 	}
 	return f, assign(ctx, s, catalog, f.rows, func(string, uuid.UUID) error { return nil })
+}
+
+// ForeseeMoves works out only what Move would write down.
+func ForeseeMoves(ctx context.Context, s *site.Site, catalog *store.Store) (*Foresight, error) {
+	f, _, err := foreseeMoves(ctx, s, catalog)
+	return f, err
+}
+
+// foreseeMoves is ForeseeMoves; was are the addresses that machines have now.
+func foreseeMoves(ctx context.Context, s *site.Site, catalog *store.Store) (f *Foresight, was map[uuid.UUID]string, err error) {
+	rows, err := catalog.Machines(ctx, store.MachineFilter{Site: s.Name})
+	if err != nil {
+		return nil, nil, err
+	}
+	applied, err := catalog.AppliedAll(ctx, s.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	f = &Foresight{rows: rows, applied: map[string]string{}}
+	was = map[uuid.UUID]string{}
+	for _, row := range rows {
+		was[row.ID] = row.Address
+	}
+	for _, a := range applied {
+		f.applied[a.Address] = a.Address
+	}
+	for _, m := range s.Moved {
+		f.move(m, s.StepByAddress(m.To) != nil)
+	}
+	return f, was, nil
 }
 
 // move is Move of one block.

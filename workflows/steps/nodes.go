@@ -98,10 +98,10 @@ func (e *Executor) machine(run uuid.UUID, m *site.Machine, a workflows.Action, n
 		n.Limits = []string{"bmc " + m.BMC.Address}
 	}
 	do := map[workflows.Kind]func(context.Context) error{
-		workflows.KindInspect: func(ctx context.Context) error { return e.Provisioner.Inspect(ctx, m) },
+		workflows.KindInspect: func(ctx context.Context) error { return e.Provisioner.Inspect(ctx, m, a) },
 		workflows.KindInstall: func(ctx context.Context) error { return e.Provisioner.Install(ctx, run, m, a) },
-		workflows.KindPowerOn: func(ctx context.Context) error { return e.Provisioner.Boot(ctx, run, m) },
-		workflows.KindBoot:    func(ctx context.Context) error { return e.Provisioner.Boot(ctx, run, m) },
+		workflows.KindPowerOn: func(ctx context.Context) error { return e.Provisioner.Boot(ctx, run, m, a) },
+		workflows.KindBoot:    func(ctx context.Context) error { return e.Provisioner.Boot(ctx, run, m, a) },
 	}[a.Kind]
 	n.Do = func(ctx context.Context, _ int) (workflows.Outputs, error) {
 		err := do(ctx)

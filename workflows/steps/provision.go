@@ -93,13 +93,13 @@ func (p *Provisioner) say(address, phase, format string, args ...any) {
 }
 
 // Inspect boots a machine without facts into the installer and leaves it there.
-func (p *Provisioner) Inspect(ctx context.Context, m *site.Machine) error {
+func (p *Provisioner) Inspect(ctx context.Context, m *site.Machine, a workflows.Action) error {
 	if m.Match != nil {
 		if err := p.discovered(ctx, m); err != nil {
 			return err
 		}
 	}
-	row, err := p.row(ctx, m)
+	row, err := p.approved(ctx, m, a)
 	if err != nil {
 		return err
 	}
@@ -132,7 +132,7 @@ func (p *Provisioner) discovered(ctx context.Context, m *site.Machine) error {
 
 // Install brings a machine to the state that the action was approved for.
 func (p *Provisioner) Install(ctx context.Context, run uuid.UUID, m *site.Machine, a workflows.Action) error {
-	row, err := p.row(ctx, m)
+	row, err := p.approved(ctx, m, a)
 	if err != nil {
 		return err
 	}
@@ -193,8 +193,8 @@ func (p *Provisioner) enter(last *installation, m *site.Machine, a workflows.Act
 // Boot brings an installed machine up from its own disk: one that is off, or
 // one whose run was cut off between the end of its installation and its first
 // answer.
-func (p *Provisioner) Boot(ctx context.Context, run uuid.UUID, m *site.Machine) error {
-	row, err := p.row(ctx, m)
+func (p *Provisioner) Boot(ctx context.Context, run uuid.UUID, m *site.Machine, a workflows.Action) error {
+	row, err := p.approved(ctx, m, a)
 	if err != nil {
 		return err
 	}
@@ -226,6 +226,20 @@ func (p *Provisioner) Boot(ctx context.Context, run uuid.UUID, m *site.Machine) 
 		}
 	}
 	return w.greet(ctx)
+}
+
+// ErrOtherMachine says that a declaration means another machine by now than the
+// one that was approved.
+var ErrOtherMachine = errors.New("it is another machine now than the one that was shown; run plan again")
+
+// approved is the machine's row, if it is the machine that an action was approved
+// for.
+func (p *Provisioner) approved(ctx context.Context, m *site.Machine, a workflows.Action) (inventory.Machine, error) {
+	row, err := p.row(ctx, m)
+	if err == nil && a.Machine != uuid.Nil && a.Machine != row.ID {
+		err = workflows.GiveUp(fmt.Errorf("%s: %w: %s was shown, and it is %s", m.Address, ErrOtherMachine, a.Machine, row.ID))
+	}
+	return row, err
 }
 
 // row is the machine's row in the catalog, made at its first mention.

@@ -2,6 +2,7 @@ package steps_test
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -93,11 +94,11 @@ func TestMachineThatRunsIsCycledAndOneInTheInstallerIsNot(t *testing.T) {
 	if err := s.computer.Memory.Do(t.Context(), sim.On); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.prov.Inspect(s.ctx(), s.machine); err != nil {
+	if err := s.prov.Inspect(s.ctx(), s.machine, workflows.Action{}); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := s.prov.Inspect(s.ctx(), s.machine); err != nil {
+		if err := s.prov.Inspect(s.ctx(), s.machine, workflows.Action{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -115,7 +116,7 @@ func TestReleasedFromTheInstallerAsItWasFound(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := s.prov.Inspect(s.ctx(), s.machine); err != nil {
+			if err := s.prov.Inspect(s.ctx(), s.machine, workflows.Action{}); err != nil {
 				t.Fatal(err)
 			}
 			ended := s.computer.ended
@@ -141,7 +142,7 @@ func TestBootThatDoesNotComeSaysWhereItIsStuck(t *testing.T) {
 	s := newShop(t, true)
 	s.computer.deaf, s.machine.BootTimeout = true, 300*time.Millisecond
 	s.prov.Explain = func(context.Context, string) string { return "The last that was heard is a DISCOVER." }
-	err := s.prov.Inspect(s.ctx(), s.machine)
+	err := s.prov.Inspect(s.ctx(), s.machine, workflows.Action{})
 	if err == nil || !strings.Contains(err.Error(), "its boot_timeout") || !strings.Contains(err.Error(), "a DISCOVER") {
 		t.Errorf("Inspect() = %v; want the timeout's name and where it is stuck", err)
 	}
@@ -151,7 +152,7 @@ func TestBootThatDoesNotComeSaysWhereItIsStuck(t *testing.T) {
 func TestBootTimeoutIsNamedWhereverItStrikes(t *testing.T) {
 	s := newShop(t, true)
 	s.machine.BootTimeout = time.Nanosecond
-	if err := s.prov.Inspect(s.ctx(), s.machine); err == nil || !strings.Contains(err.Error(), "its boot_timeout") {
+	if err := s.prov.Inspect(s.ctx(), s.machine, workflows.Action{}); err == nil || !strings.Contains(err.Error(), "its boot_timeout") {
 		t.Errorf("Inspect() = %v; want the timeout's name", err)
 	}
 }
@@ -160,7 +161,7 @@ func TestBootTimeoutIsNamedWhereverItStrikes(t *testing.T) {
 func TestMachineIsWantedInTheInstallerOnlyWhileARunGoesOn(t *testing.T) {
 	s := newShop(t, true)
 	s.computer.deaf, s.machine.BootTimeout = true, 300*time.Millisecond
-	if err := s.prov.Inspect(s.ctx(), s.machine); err == nil || !s.wanted.Has(s.row.ID) {
+	if err := s.prov.Inspect(s.ctx(), s.machine, workflows.Action{}); err == nil || !s.wanted.Has(s.row.ID) {
 		t.Fatalf("Inspect() = %v, wanted %v; want a boot that does not come, for which the machine is wanted", err, s.wanted.Has(s.row.ID))
 	}
 	s.prov.End()
@@ -189,7 +190,7 @@ func TestMachineIsWantedInTheInstallerOnlyWhileARunGoesOn(t *testing.T) {
 func TestMachineWithoutBMCIsAskedFor(t *testing.T) {
 	s := newShop(t, false)
 	done := make(chan error, 1)
-	go func() { done <- s.prov.Inspect(s.ctx(), s.machine) }()
+	go func() { done <- s.prov.Inspect(s.ctx(), s.machine, workflows.Action{}) }()
 	s.until(func() bool { return s.wanted.Has(s.row.ID) }, done)
 	s.computer.start(sim.PXE)
 	if err := <-done; err != nil || !strings.Contains(s.said.text(), "switch on a (52:54:00:00:00:01) now") {
@@ -207,7 +208,7 @@ func TestReportThatContradictsTheCatalogEndsTheInspection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = s.prov.Inspect(s.ctx(), s.machine)
+	err = s.prov.Inspect(s.ctx(), s.machine, workflows.Action{})
 	if !workflows.Final(err) || !strings.Contains(err.Error(), "contradicts what the catalog knows") || !strings.Contains(err.Error(), "inventory forget "+s.row.ID.String()) {
 		t.Errorf("Inspect() = %v; want the contradiction, and what to do, at once", err)
 	}
@@ -223,7 +224,7 @@ func TestInstalledMachineIsBootedFromItsDisk(t *testing.T) {
 	if err := s.computer.Do(t.Context(), sim.Off); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.prov.Boot(s.ctx(), uuid.New(), s.machine); err != nil {
+	if err := s.prov.Boot(s.ctx(), uuid.New(), s.machine, workflows.Action{}); err != nil {
 		t.Fatal(err)
 	}
 	if boots := s.computer.Boots(); boots[len(boots)-1].Device != sim.Disk || s.phase() != "answered" {
@@ -253,7 +254,7 @@ func TestMachineThatIsDeclaredByWhatItIsIsFoundAndInstalled(t *testing.T) {
 		"cidr      =", "unknown   = \"discover\"\n  cidr      =", "BMC", `driver = "none"`).Replace(shopSite))
 	ctx := s.ctx()
 	inspected := make(chan error, 1)
-	go func() { inspected <- s.prov.Inspect(ctx, s.machine) }()
+	go func() { inspected <- s.prov.Inspect(ctx, s.machine, workflows.Action{}) }()
 	s.until(func() bool { return strings.Contains(s.said.text(), "waiting for a machine that matches") }, inspected)
 	// Discovery, which is another part's work, records two machines.
 	for i, serial := range []string{"another", "7XK2Q93"} {
@@ -283,5 +284,26 @@ func TestMachineThatIsDeclaredByWhatItIsIsFoundAndInstalled(t *testing.T) {
 	}
 	if c := s.computer.tasks[1].Configure; c == nil || c.Network.MAC != shopMAC {
 		t.Errorf("configured with %+v; want the port that it was found by", c)
+	}
+}
+
+func TestWhatWasApprovedIsDoneToNoOtherMachine(t *testing.T) {
+	s := newShop(t, true)
+	a := workflows.Action{Address: "machine.a", Kind: workflows.KindInstall, Machine: uuid.New(), Erase: &workflows.Erase{Disk: workflows.NameDisk(s.computer.facts.Disks[0])}}
+	for what, err := range map[string]error{
+		"Install": s.prov.Install(s.ctx(), uuid.New(), s.machine, a),
+		"Inspect": s.prov.Inspect(s.ctx(), s.machine, a),
+		"Boot":    s.prov.Boot(s.ctx(), uuid.New(), s.machine, a),
+	} {
+		if !errors.Is(err, steps.ErrOtherMachine) || !workflows.Final(err) {
+			t.Errorf("%s() of another machine than was shown = %v; want it refused for good", what, err)
+		}
+	}
+	if len(s.kinds()) != 0 || len(s.computer.Actions()) != 0 || s.wanted.Has(s.row.ID) {
+		t.Errorf("tasks %q, power %q; want nothing done", s.kinds(), s.computer.Actions())
+	}
+	a.Machine = s.row.ID
+	if err := s.prov.Install(s.ctx(), uuid.New(), s.machine, a); err != nil {
+		t.Errorf("Install() of the machine that was shown = %v", err)
 	}
 }

@@ -27,6 +27,9 @@ type Destroyer struct {
 	Powers  Powers
 	// Forget drops the records and touches nothing else.
 	Forget bool
+	// Foresight is what moved blocks will rename once the removal is approved; nil:
+	// it is recorded.
+	Foresight *Foresight
 	// PowerOff switches machines off before they are given up.
 	PowerOff bool
 	// FailPoint is told when a removal is done and its record still stands.
@@ -45,10 +48,14 @@ func (d *Destroyer) Holdings(ctx context.Context) ([]workflows.Holding, error) {
 	}
 	var out []workflows.Holding
 	for _, a := range records {
-		out = append(out, workflows.Holding{Address: a.Address, DependsOn: a.DependsOn})
+		h := workflows.Holding{Address: d.Foresight.called(a.Address)}
+		for _, on := range a.DependsOn {
+			h.DependsOn = append(h.DependsOn, d.Foresight.called(on))
+		}
+		out = append(out, h)
 	}
 	for _, m := range d.Site.Machines {
-		if slices.ContainsFunc(records, func(a store.Applied) bool { return a.Address == m.Address }) {
+		if slices.ContainsFunc(records, func(a store.Applied) bool { return d.Foresight.called(a.Address) == m.Address }) {
 			continue
 		}
 		cut, err := d.cutOff(ctx, m.Address)
@@ -64,7 +71,7 @@ func (d *Destroyer) Holdings(ctx context.Context) ([]workflows.Holding, error) {
 
 // cutOff reports whether an installation was begun at address and never ended.
 func (d *Destroyer) cutOff(ctx context.Context, address string) (bool, error) {
-	last, err := loadInstallation(ctx, d.Catalog.Settings(), d.Site.Name, address)
+	last, err := loadInstallation(ctx, d.Catalog.Settings(), d.Site.Name, d.Foresight.recorded(address))
 	return err == nil && last != nil && (last.Phase == phaseBegun || last.Phase == phaseWritten), err
 }
 
@@ -96,7 +103,7 @@ func (d *Destroyer) Find(ctx context.Context, addresses []string) (map[string]wo
 
 func (d *Destroyer) find(ctx context.Context, address string) (workflows.Action, error) {
 	a := workflows.Action{Kind: workflows.KindForget}
-	record, err := d.Catalog.Applied(ctx, d.Site.Name, address)
+	record, err := d.Catalog.Applied(ctx, d.Site.Name, d.Foresight.recorded(address))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return a, err
 	}
@@ -198,7 +205,7 @@ func (d *Destroyer) steps(ctx context.Context, record store.Applied) ([]Step, er
 // declared makes a step from its declaration, for a record without inputs: only
 // one that was applied as it is declared now can be known.
 func (d *Destroyer) declared(ctx context.Context, record store.Applied) ([]Step, error) {
-	s := d.Site.StepByAddress(record.Address)
+	s := d.Site.StepByAddress(d.Foresight.called(record.Address))
 	if s == nil {
 		return nil, noInputs(record.Address)
 	}
