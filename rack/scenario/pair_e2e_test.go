@@ -24,6 +24,8 @@ func TestPairFromOffToSSH(t *testing.T) {
 		"--target", `machine.node["uefi"]`, "--target", `machine.node["bios"]`, "--target", "workflow.platform.step.file.motd",
 	}
 	nodes := map[string]string{"uefi": "172.22.0.11", "bios": "172.22.0.12"}
+	l.plug(`machine.node["uefi"]`, "sw-1", "Gi1/0/7")
+	unplug := l.plug(`machine.node["bios"]`, "sw-1", "Gi1/0/8")
 
 	l.sub("apply", func(l *lab) {
 		l.want(0, l.apply(append(targets, l.site)...))
@@ -37,6 +39,13 @@ func TestPairFromOffToSSH(t *testing.T) {
 		}
 		if list := l.must(commandLimit, "inventory", "list"); strings.Count(list.stdout, "installed") != 2 {
 			l.t.Errorf("inventory list = %s; want two installed machines", list.stdout)
+		}
+		for key, port := range map[string]string{"uefi": "Gi1/0/7", "bios": "Gi1/0/8"} {
+			// The installer heard it while it worked.
+			found := l.must(commandLimit, "inventory", "query", `any([for n in facts.neighbors : n.system == "sw-1" && n.port == "`+port+`"])`)
+			if !strings.Contains(found.stdout, `machine.node["`+key+`"]`) || strings.Count(found.stdout, "machine.node") != 1 {
+				l.t.Errorf("the machine on port %s of sw-1 is %q; want node[%q] alone", port, found.stdout, key)
+			}
 		}
 	})
 	if t.Failed() {
@@ -78,6 +87,43 @@ func TestPairFromOffToSSH(t *testing.T) {
 		if !strings.Contains(accepted.stderr, `disk "SWAP-bios" is new`) {
 			l.t.Errorf("accept says %q; want what is accepted", accepted.stderr)
 		}
+		if r := l.want(0, l.run(commandLimit, "", plan)); !strings.Contains(r.stdout, "2 machines: looked at now, no change") {
+			l.t.Errorf("plan says %q; want no change of the hardware", r.stdout)
+		}
+	})
+
+	l.sub("a cable is moved to another switch", func(l *lab) {
+		plan := l.inside(append(append([]string{"plan", "-detailed-exitcode"}, targets...), l.site)...)
+		told, booted := count(l.events(`machine.node["bios"]`), inventory.EventMachineDrift), l.booted(`machine.node["bios"]`)
+		unplug()
+		// The emulator's port keeps its link, so that only time tells.
+		l.eventually("systemd-networkd forgets the switch", settleLimit, func() bool { return l.ssh("172.22.0.12:22", "test -e /run/systemd/netif/lldp/2").code != 0 })
+		if r := l.want(0, l.run(commandLimit, "", plan)); !strings.Contains(r.stdout, "2 machines: looked at now, no change") {
+			l.t.Errorf("without a cable that says anything plan says %q; want no change", r.stdout)
+		}
+		l.plug(`machine.node["bios"]`, "sw-2", "Gi1/0/3")
+		l.eventually("systemd-networkd hears the other switch", settleLimit, func() bool {
+			return l.ssh("172.22.0.12:22", "grep -q chassis-of-sw-2 /run/systemd/netif/lldp/*").code == 0
+		})
+		for range 2 {
+			r := l.want(2, l.run(commandLimit, "", plan))
+			const want = `network port "52:54:00:e2:01:0c" is connected to port "Gi1/0/3"`
+			if !strings.Contains(r.stdout, want) || !strings.Contains(r.stdout, `of "sw-2"; it was to port "Gi1/0/8"`) {
+				l.t.Errorf("plan says %q; want %q and where it was before", r.stdout, want)
+			}
+		}
+		if n := count(l.events(`machine.node["bios"]`), inventory.EventMachineDrift); n != told+1 {
+			l.t.Errorf("the drift was told %d times; want once after the %d of before", n, told)
+		}
+		if now := l.booted(`machine.node["bios"]`); now != booted {
+			l.t.Errorf("requests to boot and sessions of the installer: %d; want the %d from before: nothing netboots for a look", now, booted)
+		}
+		// What the program hears by itself, for systemd-networkd is not everywhere.
+		heard := l.want(0, l.ssh("172.22.0.12:22", "systemctl stop systemd-networkd.socket systemd-networkd; rm -r /run/systemd/netif/lldp; /var/lib/edge-provision/agent/edge-agent-* facts -listen 30s; systemctl start systemd-networkd"))
+		if !strings.Contains(heard.stdout, `"chassis": "chassis-of-sw-2"`) {
+			l.t.Errorf("edge-agent facts -listen 30s says %q; want the switch", heard.stdout)
+		}
+		l.must(commandLimit, "inventory", "accept", "--auto-approve", `machine.node["bios"]`)
 		if r := l.want(0, l.run(commandLimit, "", plan)); !strings.Contains(r.stdout, "2 machines: looked at now, no change") {
 			l.t.Errorf("plan says %q; want no change of the hardware", r.stdout)
 		}
