@@ -82,7 +82,7 @@ It can be interrupted at any time; running it again continues.`,
 
 // apply carries a site or a saved plan out; resumed is the plan of the run that
 // it continues, which was approved before, or nil.
-func (a *app) apply(ctx context.Context, path string, f applyFlags, resumed *workflows.Plan) error {
+func (a *app) apply(ctx context.Context, path string, f applyFlags, resumed *workflows.Plan) (err error) {
 	a.graceful.Store(true)
 	screen := a.display(f.json)
 	defer screen.Close()
@@ -99,11 +99,14 @@ func (a *app) apply(ctx context.Context, path string, f applyFlags, resumed *wor
 	}
 	defer w.close()
 	w.agent, w.stale = f.agent, f.stale
-	fence, unlock, err := w.lock(ctx, "apply")
+	ctx, fence, unlock, err := w.lock(ctx, "apply")
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer func() {
+		unlock()
+		err = errors.Join(err, lostLock(ctx))
+	}()
 	if err := w.closeCutOff(ctx, "this one continues where it stopped."); err != nil {
 		return err
 	}
@@ -186,6 +189,7 @@ func (ap *applying) carryOut(ctx context.Context, plan workflows.Plan, refused, 
 		}
 		if !approved && !ap.flags.autoApprove && !ap.confirm("Do you want to carry this out? Only 'yes' is taken as yes: ", "yes") {
 			fmt.Fprintln(ap.app.stderr, "Not approved; nothing was written.")
+			ap.withhold()
 			return errors.Join(ap.letGo(ctx), exitCode(exitError))
 		}
 		failed, err := ap.stage(ctx, stage)
@@ -268,6 +272,15 @@ func (ap *applying) same(ctx context.Context, stage workflows.Plan) error {
 		}
 	}
 	return nil
+}
+
+// withhold keeps the classes of a version, which the approval of its inspections
+// made the served one, from doing what somebody said no to.
+func (ap *applying) withhold() {
+	if d := ap.app.daemon; d != nil && ap.recorded && !ap.app.run.own {
+		d.withhold()
+		fmt.Fprintln(ap.app.stderr, "serve goes by this version, and starts nothing that its classes say until it is applied, or serve is sent SIGHUP.")
+	}
 }
 
 // nothing ends an apply that has nothing more to do.

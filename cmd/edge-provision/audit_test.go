@@ -58,8 +58,11 @@ func TestNothingIsChangedThatCannotBeAudited(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, command := range [][]string{
-		{"inventory", "tag", m.ID.String(), "location=roof"}, {"inventory", "set", m.ID.String(), "chassis.asset_tag=A-1"},
-		{"inventory", "forget", m.ID.String()}, {"inventory", "import", spare}, {"token", "create", "laptop"},
+		{"inventory", "tag", m.ID.String(), "location=roof"},
+		{"inventory", "set", m.ID.String(), "chassis.asset_tag=A-1"},
+		{"inventory", "forget", m.ID.String()},
+		{"inventory", "import", spare},
+		{"token", "create", "laptop"},
 	} {
 		if _, errs := cli(t, exitError, command...); !strings.Contains(errs, "no audit") {
 			t.Errorf("%q says %q; want that it cannot be audited", command, errs)

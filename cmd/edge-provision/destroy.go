@@ -61,7 +61,7 @@ type destroying struct {
 
 // destroy takes a site away, or its targets; resumed is the plan of the run that
 // it continues, which was approved before, or nil.
-func (a *app) destroy(ctx context.Context, path string, f destroyFlags, resumed *workflows.Plan) error {
+func (a *app) destroy(ctx context.Context, path string, f destroyFlags, resumed *workflows.Plan) (err error) {
 	a.graceful.Store(true)
 	if f.forget && len(f.target) == 0 {
 		return usage("--forget needs --target: say which records are to be forgotten")
@@ -87,11 +87,14 @@ func (a *app) destroy(ctx context.Context, path string, f destroyFlags, resumed 
 		return err
 	}
 	defer w.close()
-	_, unlock, err := w.lock(ctx, "destroy")
+	ctx, _, unlock, err := w.lock(ctx, "destroy")
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer func() {
+		unlock()
+		err = errors.Join(err, lostLock(ctx))
+	}()
 	if err := w.closeCutOff(ctx, "this one continues where it stopped."); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/term"
@@ -35,7 +36,7 @@ func (a *app) reach(ctx context.Context, catalog *store.Store, site string) (*co
 	}
 	for _, l := range locks {
 		o := l.Owner
-		if l.Address != siteLock || o.Purpose != purposeServe || o.Host != self.Host || o.Dead() {
+		if l.Address != siteLock || o.Purpose != purposeServe || o.Host != self.Host || l.Dead(time.Now()) {
 			continue
 		}
 		raw, err := catalog.Settings().Get(ctx, socketKey(site))

@@ -32,42 +32,68 @@ const (
 	purposeServe = "serve"
 )
 
-// lock takes the site for this process and keeps it fresh.
-func (w *world) lock(ctx context.Context, purpose string) (fence int64, unlock func(), err error) {
+// lock takes the site for this process and keeps it fresh. What needs the lock goes
+// by held, which ends when another process has taken it: two controllers must not
+// work on one site.
+func (w *world) lock(ctx context.Context, purpose string) (held context.Context, fence int64, unlock func(), err error) {
 	owner, err := store.Self(purpose)
 	if err != nil {
-		return 0, nil, err
+		return nil, 0, nil, err
 	}
 	if d := w.app.daemon; d != nil && w.app.run != nil {
-		return d.fence, func() {}, nil // it holds the site, and has one run at a time
+		return ctx, d.fence, func() {}, nil // it holds the site, and has one run at a time
 	}
 	if fence, err = w.catalog.Lock(ctx, w.site.Name, siteLock, owner); err != nil {
-		return 0, nil, err
+		return nil, 0, nil, err
 	}
+	held, lose := context.WithCancelCause(ctx)
 	beat, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		ticker := time.NewTicker(10 * time.Second)
+		ticker := time.NewTicker(store.HeartbeatInterval)
 		defer ticker.Stop()
-		for {
-			select {
-			case <-beat.Done():
-				return
-			case <-ticker.C:
-				if err := w.catalog.Heartbeat(beat, w.site.Name, siteLock, fence); err != nil && beat.Err() == nil {
-					w.app.logger().Error("keeping the site's lock", "error", err)
-				}
-			}
-		}
+		w.keepLock(beat, ticker.C, fence, lose)
 	}()
-	return fence, func() {
+	return held, fence, func() {
 		cancel()
 		<-done
+		lose(nil)
 		if err := w.catalog.Unlock(context.WithoutCancel(ctx), w.site.Name, siteLock, fence); err != nil {
 			w.app.logger().Error("giving the site's lock back", "error", err)
 		}
 	}, nil
+}
+
+// keepLock says at each tick that this process is alive, until ctx ends or the lock
+// is lost.
+func (w *world) keepLock(ctx context.Context, ticks <-chan time.Time, fence int64, lose context.CancelCauseFunc) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticks:
+		}
+		err := w.catalog.Heartbeat(ctx, w.site.Name, siteLock, fence)
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		w.app.logger().Error("keeping the site's lock", "error", err)
+		var lost *store.LostLockError
+		if errors.As(err, &lost) {
+			lose(err)
+			return
+		}
+	}
+}
+
+// lostLock is why the site's lock is not held any more; nil while it is.
+func lostLock(held context.Context) error {
+	var lost *store.LostLockError
+	if errors.As(context.Cause(held), &lost) {
+		return lost
+	}
+	return nil
 }
 
 // running is a command that carries plans out: apply, or destroy.

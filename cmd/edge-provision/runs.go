@@ -278,7 +278,7 @@ func held(ctx context.Context, s *store.Store, site string) (bool, error) {
 		return false, err
 	}
 	for _, l := range locks {
-		if l.Address == siteLock && !l.Owner.Dead() {
+		if l.Address == siteLock && !l.Dead(time.Now()) {
 			return true, nil
 		}
 	}

@@ -84,11 +84,14 @@ func (a *app) serve(ctx context.Context, path string, f serveFlags) (err error) 
 	if d.path, err = samePath(path); err != nil {
 		return err
 	}
-	fence, unlock, err := w.lock(ctx, purposeServe)
+	ctx, fence, unlock, err := w.lock(ctx, purposeServe)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer func() {
+		unlock()
+		err = errors.Join(err, lostLock(ctx))
+	}()
 	d.fence = fence
 	if err := w.closeCutOff(ctx, "apply, or runs resume, continues it where it stopped."); err != nil {
 		return err

@@ -39,7 +39,7 @@ func daemonHere(t *testing.T, dir, path string) *daemon {
 	if d.path, err = samePath(path); err != nil {
 		t.Fatal(err)
 	}
-	fence, unlock, err := w.lock(t.Context(), purposeServe)
+	_, fence, unlock, err := w.lock(t.Context(), purposeServe)
 	if err != nil {
 		t.Fatal(err)
 	}

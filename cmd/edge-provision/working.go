@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -33,7 +34,7 @@ func (w *world) workingOn(ctx context.Context, address string) (*journal.Run, er
 	}
 	alive := false
 	for _, l := range locks {
-		alive = alive || l.Address == siteLock && !l.Owner.Dead()
+		alive = alive || l.Address == siteLock && !l.Dead(time.Now())
 	}
 	if !alive {
 		return nil, nil

@@ -76,7 +76,7 @@ func TestPowerIsRefusedWhileARunWorksOnTheMachine(t *testing.T) {
 		}
 	}
 	refuses("nobody holds the site, so that the run was cut off", false, false)
-	_, unlock, err := w.lock(t.Context(), "apply")
+	_, _, unlock, err := w.lock(t.Context(), "apply")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,9 +14,11 @@ import (
 
 // Owner identifies a process, so that another one can prove that it is dead.
 type Owner struct {
-	// Host is the host's name and BootID its kernel's boot: a process of
-	// another boot is dead, one of another host may be alive.
-	Host   string
+	// Host is the host's name. A process of another host may be alive.
+	Host string
+	// BootID is its kernel's boot, with the namespace of its process ids behind a
+	// slash: containers of one host that share its name number their processes
+	// each for itself. Programs before this one wrote no namespace.
 	BootID string
 	PID    int
 	// PIDStart is when the process started, in clock ticks since boot: a
@@ -80,7 +82,11 @@ func Self(purpose string) (Owner, error) {
 
 func bootID() (string, error) {
 	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(raw)), err
+	if err != nil {
+		return "", err
+	}
+	namespace, err := os.Readlink("/proc/self/ns/pid") // "pid:[4026531836]", namespaces(7)
+	return strings.TrimSpace(string(raw)) + "/" + namespace, err
 }
 
 // pidStart reads field 22 of /proc/PID/stat (proc(5)). The command in field 2
@@ -103,19 +109,38 @@ func pidStart(pid int) (int64, error) {
 	return strconv.ParseInt(fields[start], 10, 64)
 }
 
-// Dead reports whether the process is proven dead: no process of this host has its
-// id, or another one has. On another host nothing can be proven. Another boot alone
-// proves nothing: in a container, a service whose unit protects the kernel's
-// settings sees the kernel's own boot_id, and a command beside it the container's.
-func (o Owner) Dead() bool {
+// HeartbeatInterval is how often who holds a lock has to say that it is alive, and
+// silence how long one in another container may say nothing and be taken for alive.
+const (
+	HeartbeatInterval = 10 * time.Second
+	silence           = 6 * HeartbeatInterval
+)
+
+// Dead reports whether the holder is proven dead: no process of this host has its
+// id, or another one has. On another host nothing can be proven, and in another
+// container of this host only by its silence: what is not dead, and finds at its
+// next heartbeat that the lock was taken, must stop. Another boot alone proves
+// nothing: in a container, a service whose unit protects the kernel's settings sees
+// the kernel's own boot_id, and a command beside it the container's.
+func (h Held) Dead(now time.Time) bool {
+	o := h.Owner
 	host, err := os.Hostname()
 	if err != nil || host != o.Host {
 		return false
 	}
+	own, err := bootID()
+	if err != nil {
+		return false
+	}
+	if theirs, known := o.namespace(); known {
+		if mine, _ := (Owner{BootID: own}).namespace(); mine != theirs {
+			return now.Sub(h.Heartbeat) > silence
+		}
+	}
 	if o.PID == os.Getpid() {
 		// What this process has taken it calls by the boot that it sees.
-		if boot, err := bootID(); err != nil || boot != o.BootID {
-			return err == nil
+		if boot, _, _ := strings.Cut(own, "/"); boot != o.boot() {
+			return true
 		}
 	}
 	start, err := pidStart(o.PID)
@@ -123,6 +148,16 @@ func (o Owner) Dead() bool {
 		return os.IsNotExist(err)
 	}
 	return start != o.PIDStart
+}
+
+func (o Owner) boot() string {
+	boot, _, _ := strings.Cut(o.BootID, "/")
+	return boot
+}
+
+func (o Owner) namespace() (name string, known bool) {
+	_, name, known = strings.Cut(o.BootID, "/")
+	return name, known
 }
 
 // Lock takes the lock on an address of a site and returns its fencing token,
@@ -141,7 +176,7 @@ func (s *Store) Lock(ctx context.Context, site, address string, owner Owner) (fe
 		if err != nil {
 			return err
 		}
-		if held := heldOf(row); row.Held && !held.Owner.Dead() {
+		if held := heldOf(row); row.Held && !held.Dead(s.now()) {
 			return &LockedError{Site: site, Held: held}
 		}
 		fence = row.Fence + 1

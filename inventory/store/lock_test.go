@@ -65,6 +65,10 @@ func TestLockOfADeadOwnerIsTakenOver(t *testing.T) {
 		"a living process that sees another boot_id": {with(func(o *store.Owner) {
 			o.PID, o.PIDStart, o.BootID = 1, startOf(t, 1), "3f0c8a8e-5d0f-4a39-8ad4-6f5f2f2d9c11"
 		}), false},
+		"a process that ended, of a program that wrote no namespace": {with(func(o *store.Owner) {
+			o.PID = dead.Process.Pid
+			o.BootID, _, _ = strings.Cut(o.BootID, "/")
+		}), true},
 		"another host": {with(func(o *store.Owner) { o.Host = "controller-2"; o.BootID = "other" }), false},
 	}
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
@@ -92,6 +96,33 @@ func TestLockOfADeadOwnerIsTakenOver(t *testing.T) {
 		}
 		if err := s.BreakLock(t.Context(), site, "machine.unlocked"); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("BreakLock(nobody) = %v; want ErrNotFound", err)
+		}
+	})
+}
+
+func TestLockOfAnotherContainerIsTakenWhenItIsSilent(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		var now atomic.Int64
+		ctx, s := t.Context(), storetest.Open(t, at(cfg, &now))
+		me := must[store.Owner](t)(store.Self("apply"))
+		// In its own namespace it is alive; no process here has its id.
+		other := me
+		boot, _, _ := strings.Cut(me.BootID, "/")
+		other.PID, other.BootID = 1<<30, boot+"/pid:[1]"
+		fence := must[int64](t)(s.Lock(ctx, site, nodeA, other))
+		var locked *store.LockedError
+		for range 3 {
+			now.Add(int64(50 * time.Second))
+			ok(t, s.Heartbeat(ctx, site, nodeA, fence))
+			if _, err := s.Lock(ctx, site, nodeA, me); !errors.As(err, &locked) {
+				t.Fatalf("Lock of what is alive in another container = %v; want a *LockedError", err)
+			}
+		}
+		now.Add(int64(61 * time.Second))
+		must[int64](t)(s.Lock(ctx, site, nodeA, me))
+		var lost *store.LostLockError
+		if err := s.Heartbeat(ctx, site, nodeA, fence); !errors.As(err, &lost) {
+			t.Errorf("Heartbeat of the silent one = %v; want a *LostLockError", err)
 		}
 	})
 }
