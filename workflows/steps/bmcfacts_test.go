@@ -228,7 +228,7 @@ func TestRoundAsksWhatIsDueAndTellsWhatIsSilent(t *testing.T) {
 		t.Fatal(err)
 	}
 	inside = late
-	if round(); told.Load() != 1 {
+	if err := round(); err != nil || told.Load() != 1 {
 		t.Error("Round() asked the BMC of a machine that a run works on")
 	}
 	if err := s.catalog.SetState(t.Context(), s.row.ID, inventory.StateDeclared); err != nil {
@@ -236,7 +236,7 @@ func TestRoundAsksWhatIsDueAndTellsWhatIsSilent(t *testing.T) {
 	}
 	late.Wanted = steps.NewWanted()
 	late.Wanted.Set(s.row.ID, true)
-	if round(); told.Load() != 1 {
+	if err := round(); err != nil || told.Load() != 1 {
 		t.Error("Round() asked the BMC of a machine that a run wants")
 	}
 	late.Wanted = nil
