@@ -39,6 +39,7 @@ type daemon struct {
 	running  *daemonRun // nil: none is under way
 	stopping bool       // no run begins any more
 	due      bool       // the site is to be read again when the run has ended
+	withheld bool       // somebody said no to a part of what is served: classes start nothing
 	runs     sync.WaitGroup
 
 	// turn is held, for reading, while what machines are is recorded by the site
@@ -196,6 +197,20 @@ func (d *daemon) current() *world {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.world
+}
+
+// withhold keeps classes from starting anything until another version is served.
+func (d *daemon) withhold() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.withheld = true
+}
+
+// withholds reports whether classes start nothing.
+func (d *daemon) withholds() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.withheld
 }
 
 // underway is the run that is carried out now; nil: none.

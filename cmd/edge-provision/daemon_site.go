@@ -173,7 +173,7 @@ func (d *daemon) exchange(ctx context.Context, w *world, by *daemonRun) (unused 
 	}
 	w.images.Service = d.service
 	unused = d.retired
-	d.retired, d.world = d.world, w
+	d.retired, d.world, d.withheld = d.world, w, false
 	return unused, nil
 }
 

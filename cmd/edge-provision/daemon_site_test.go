@@ -72,6 +72,15 @@ func TestWhatAClientApprovesIsServedAtOnceAndStays(t *testing.T) {
 	if !strings.Contains(said.String(), "Serving site plant in the version that is applied.") {
 		t.Errorf("serve says %q; want which version it goes by", said.String())
 	}
+	// A no to what comes after the inspections: classes do nothing of it either.
+	ap := &applying{recorded: true, running: running{world: w}}
+	ap.withhold()
+	if !d.withholds() {
+		t.Error("somebody said no, and classes may start what was not approved")
+	}
+	if err := d.serveFor(t.Context(), w); err != nil || d.withholds() {
+		t.Errorf("serveFor() = %v, withheld %v; want it to go on with what is approved", err, d.withholds())
+	}
 	said.Reset()
 	if err := os.WriteFile(d.path, []byte("site \"plant\" {\n"), 0o600); err != nil {
 		t.Fatal(err)

@@ -24,6 +24,8 @@ type carrier struct {
 	// edited says that the site was edited and is taken up at the end of the run
 	// under way.
 	edited func() bool
+	// withheld says that nothing is started for now; nil: never.
+	withheld func() bool
 }
 
 // busyInterval is how often it is tried again while another run is under way.
@@ -86,13 +88,17 @@ func (c carrier) await(ctx context.Context, r runRequest) (*daemonRun, error) {
 	ticker := time.NewTicker(busyInterval)
 	defer ticker.Stop()
 	for {
-		run, err := c.Start(ctx, r)
-		var busy *busyError
-		switch {
-		case errors.Is(err, errDaemonStops):
+		if c.withheld == nil || !c.withheld() {
+			run, err := c.Start(ctx, r)
+			var busy *busyError
+			switch {
+			case errors.Is(err, errDaemonStops):
+				return nil, context.Canceled
+			case !errors.As(err, &busy):
+				return run, err
+			}
+		} else if c.stops != nil && c.stops() {
 			return nil, context.Canceled
-		case !errors.As(err, &busy):
-			return run, err
 		}
 		select {
 		case <-ctx.Done():
@@ -112,7 +118,7 @@ func (d *daemon) ends() bool {
 // react starts what the classes of the site say, until ctx ends.
 func (d *daemon) react(ctx context.Context) {
 	r := &steps.Reactor{
-		Site: func() *site.Site { return d.current().site }, Turn: d.turn.RLocker(), Catalog: d.catalog, Carrier: carrier{d, d.ends, d.edited},
+		Site: func() *site.Site { return d.current().site }, Turn: d.turn.RLocker(), Withheld: d.withholds, Catalog: d.catalog, Carrier: carrier{d, d.ends, d.edited, d.withholds},
 		Tell: func(p steps.Progress) { d.current().tell(p) },
 	}
 	r.Run(ctx)

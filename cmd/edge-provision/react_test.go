@@ -270,7 +270,7 @@ func TestADiscoveredMachineWithAFullDiskIsNotErased(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &steps.Reactor{
-		Site: func() *site.Site { return d.current().site }, Catalog: d.catalog, Carrier: carrier{d, d.ends, d.edited},
+		Site: func() *site.Site { return d.current().site }, Catalog: d.catalog, Carrier: carrier{d, d.ends, d.edited, nil},
 		Tell: func(p steps.Progress) { t.Log(p.Address, p.Phase, p.Message) },
 	}
 	for range 2 {
@@ -368,7 +368,7 @@ func TestARunOfAClassThatWasStoppedIsNotBegunAgain(t *testing.T) {
 			if c.ctx != nil {
 				ctx = c.ctx
 			}
-			_, err := carrier{e, func() bool { return c.stops }, func() bool { return false }}.Carry(ctx, "class", nil, nil)
+			_, err := carrier{e, func() bool { return c.stops }, func() bool { return false }, nil}.Carry(ctx, "class", nil, nil)
 			if err == nil || errors.Is(err, context.Canceled) != c.canceled || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("Carry() = %v; want %q, and canceled: %t", err, c.want, c.canceled)
 			}
@@ -389,7 +389,7 @@ func TestARunOfAClassMakesRoomForAnEditedSite(t *testing.T) {
 		},
 		ask,
 	}}
-	_, err := carrier{e, func() bool { return false }, func() bool { return edited }}.Carry(t.Context(), "class", nil, func(workflows.Plan) error {
+	_, err := carrier{e, func() bool { return false }, func() bool { return edited }, nil}.Carry(t.Context(), "class", nil, func(workflows.Plan) error {
 		approved++
 		return nil
 	})

@@ -34,11 +34,13 @@ type Reactor struct {
 	Site func() *site.Site
 	// Turn is held while what machines are is recorded by that site; nil: the site
 	// never changes.
-	Turn    sync.Locker
-	Catalog *store.Store
-	Carrier Carrier
-	Tell    func(Progress)   // may be called by several goroutines at once
-	Now     func() time.Time // time.Now when nil
+	Turn sync.Locker
+	// Withheld says that nothing is to start for now, nor to be kept; nil: never.
+	Withheld func() bool
+	Catalog  *store.Store
+	Carrier  Carrier
+	Tell     func(Progress)   // may be called by several goroutines at once
+	Now      func() time.Time // time.Now when nil
 
 	mu      sync.Mutex
 	running map[int64]bool // reactions under way in this process
@@ -82,6 +84,9 @@ func (r *Reactor) Pass(ctx context.Context) error {
 	s, err := recordNow(ctx, r.Turn, r.Site, r.Catalog, Bind)
 	if err != nil {
 		return err
+	}
+	if r.Withheld != nil && r.Withheld() {
+		return nil
 	}
 	rules := class.Rules(s.Classes)
 	kept, err := r.Catalog.Reactions(ctx, store.ReactionFilter{Site: s.Name})

@@ -559,3 +559,20 @@ func TestAReplacementIsNotTakenForInstalled(t *testing.T) {
 	c.wantStates("refused, done " + right)
 	c.wantAsked()
 }
+
+func TestNothingStartsOfWhatSomebodySaidNoTo(t *testing.T) {
+	c := newCounter(t, storetest.SQLite(t))
+	r, withheld := c.reactor(), true
+	r.Withheld = func() bool { return withheld }
+	m := c.plugIn(1, 4<<30)
+	c.pass(r)
+	c.wantAsked()
+	if now, err := c.catalog.Machine(t.Context(), m.ID); err != nil || len(now.Classes) != 1 {
+		t.Errorf("the machine is in classes %q, %v; want it known what it is", now.Classes, err)
+	}
+	withheld = false
+	c.pass(r)
+	if len(c.asked) != 1 {
+		t.Errorf("started %q; want it once it is approved", c.asked)
+	}
+}
