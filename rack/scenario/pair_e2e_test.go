@@ -157,6 +157,16 @@ func TestPairFromOffToSSH(t *testing.T) {
 		if m := l.machine(`machine.node["decoy"]`); m.On || m.Boots != 0 {
 			l.t.Errorf("the machine that nobody asked for: on %t, %d boots; want off and none", m.On, m.Boots)
 		}
+		// Its BMC told what is in it when the others were planned.
+		shown := l.must(commandLimit, "inventory", "show", `machine.node["decoy"]`).stdout
+		for _, want := range []string{`"redfish"`, `"bytes": 939524096`, `"serial": "ROOT-decoy"`, `"mac": "52:54:00:e2:01:0d"`} {
+			if !strings.Contains(shown, want) {
+				l.t.Errorf("inventory show of a machine that was never on: %s; want %s in it", shown, want)
+			}
+		}
+		if shown := l.must(commandLimit, "inventory", "show", `machine.node["bios"]`).stdout; !strings.Contains(shown, `"ipmi"`) {
+			l.t.Errorf("inventory show of the machine with IPMI: %s; want what its BMC says of it", shown)
+		}
 		for key := range nodes {
 			address := `machine.node["` + key + `"]`
 			l.power(address, rack.PowerOff)
