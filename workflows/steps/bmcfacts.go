@@ -38,11 +38,29 @@ const BMCFactsAge = 6 * time.Hour
 // bmcFactsParallelism is how many BMCs are asked at once where nobody waits.
 const bmcFactsParallelism = 4
 
-// Bounds of one reading while somebody waits for a plan, and while nobody does.
+// Bounds of all readings together while somebody waits for a plan, from the first on,
+// and of one while nobody does.
 const (
 	planBMCFacts  = 20 * time.Second
 	quietBMCFacts = 2 * time.Minute
 )
+
+// patience is how long a plan waits for the inventories of BMCs, of all machines
+// together: those that come later are left to the next plan, or to serve.
+type patience struct {
+	mu    sync.Mutex
+	until time.Time
+}
+
+// left is how long may be waited yet; the first to ask starts the time.
+func (p *patience) left(now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.until.IsZero() {
+		p.until = now.Add(planBMCFacts)
+	}
+	return p.until.Sub(now)
+}
 
 // bmcSource is where the facts of a machine's BMC come from; empty for a machine
 // without one.

@@ -46,6 +46,8 @@ type Observer struct {
 	BMCFacts *BMCFacts
 	// Parallelism is how many machines are asked at once; 16 when zero.
 	Parallelism int
+
+	patience patience
 }
 
 // inspectTimeout bounds all questions to one machine together: a BMC that does
@@ -156,11 +158,12 @@ func (o *Observer) inside(ctx context.Context, m *site.Machine, v *workflows.Mac
 			return err
 		}
 	}
-	due, err := o.BMCFacts.due(ctx, o.Site.Name, m, known, planBMCFacts)
-	if err != nil || !due {
+	within := o.patience.left(time.Now())
+	due, err := o.BMCFacts.due(ctx, o.Site.Name, m, known, within)
+	if err != nil || !due || within <= 0 {
 		return err
 	}
-	if r, err := o.BMCFacts.try(ctx, o.Site.Name, m, v.Machine, planBMCFacts); err == nil {
+	if r, err := o.BMCFacts.try(ctx, o.Site.Name, m, v.Machine, within); err == nil {
 		v.BMC = &r.Facts
 	}
 	return ctx.Err()
