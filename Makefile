@@ -51,7 +51,7 @@ test: ## All tests that need neither root nor emulation (RACE=1: under the race 
 e2e: setup build kubernetes workload ## End-to-end scenarios in emulated machines and in containers (root)
 	$(GO) test -tags e2e -count 1 -p 1 -timeout 75m -v $(E2E_FLAGS) ./rack/scenario
 	$(if $(E2E_FLAGS),,$(GO) test -tags e2e -count 1 -timeout 10m ./inventory/dashboard)
-	$(if $(E2E_FLAGS),,$(GO) test -tags e2e -count 1 -timeout 15m -run '^Test(KillAtEveryBoundaryOf|NothingIsDoneToACluster|CurlAsksTheAPI|AnsibleReadsTheInventory|PrometheusDiscoversMachines|SystemdRunsTheUnits)' ./cmd/edge-provision)
+	$(if $(E2E_FLAGS),,$(GO) test -tags e2e -count 1 -timeout 15m -run '^Test(KillAtEveryBoundaryOf|NothingIsDoneToACluster|CurlAsksTheAPI|AnsibleReadsTheInventory|PrometheusDiscoversMachines|SystemdRunsTheUnits|TheHardenedUnitServesANetwork)' ./cmd/edge-provision)
 
 .PHONY: e2e-packages
 e2e-packages: setup build ## The packages' own tests on real firmware, kernels and networks; prints the time of each (root)
