@@ -82,8 +82,8 @@ const maxListen = 5 * time.Minute
 // connected to: for as long as listen at most, and not for ports of which
 // systemd-networkd knows it.
 func look(ctx context.Context, listen time.Duration) (inventory.Facts, error) {
-	source := probe.Machine(inventory.MAC{})
-	listener := lldp.NewListener(lldp.Config{Ports: func() []string { return probe.Linked(source) }})
+	machine := probe.Machine(inventory.MAC{})
+	listener := lldp.NewListener(lldp.Config{Ports: func() []string { return probe.Linked(machine) }})
 	listening, stop := context.WithCancel(ctx)
 	var background sync.WaitGroup
 	background.Go(func() { listener.Run(listening) })
@@ -91,8 +91,9 @@ func look(ctx context.Context, listen time.Duration) (inventory.Facts, error) {
 	defer stop()
 	patient, cancel := context.WithTimeout(ctx, listen)
 	defer cancel()
+	source := machine // the listener reads the other one meanwhile
 	source.Heard = func(_ context.Context, port string) ([]inventory.Neighbor, error) {
-		listener.Wait(patient, func(port string) bool { return probe.Remembers(source, port) })
+		listener.Wait(patient, func(port string) bool { return probe.Remembers(machine, port) })
 		return listener.Heard(port)
 	}
 	return probe.Collect(ctx, source)
