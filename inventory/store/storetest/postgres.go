@@ -26,8 +26,9 @@ import (
 var ErrNotInstalled = errors.New("no PostgreSQL server is installed under /usr/lib/postgresql (Debian package postgresql)")
 
 // stopBound is how long a server may take to stop before it is killed; it has
-// nothing to save.
-const stopBound = 5 * time.Second
+// nothing to save. PostgreSQL itself kills those of its processes that have not
+// ended after 5 s, and one that outlives it would go on writing into the folder.
+const stopBound = 15 * time.Second
 
 // Postgres is a throw-away PostgreSQL server on a Unix socket in a folder of its
 // own. It keeps nothing and syncs nothing.
