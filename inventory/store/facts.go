@@ -112,6 +112,25 @@ func (s *Store) putFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, source i
 	return documentOf(row, f), true, nil
 }
 
+// documentAt is what a source had last seen of a machine at a time, or now when at
+// is zero; nil when there is none.
+func documentAt(ctx context.Context, c *ent.Client, id uuid.UUID, source inventory.Source, at time.Time) (*inventory.Document, error) {
+	row, err := latest(ctx, c, id, source, at)
+	if err != nil || row == nil {
+		return nil, err
+	}
+	content, err := c.Document.Get(ctx, row.Digest)
+	if err != nil {
+		return nil, err
+	}
+	f, err := stored(content)
+	if err != nil {
+		return nil, err
+	}
+	d := documentOf(row, f)
+	return &d, nil
+}
+
 // latest is the observation of a source in force at a time, or now when at is
 // zero; nil when there is none.
 func latest(ctx context.Context, c *ent.Client, id uuid.UUID, source inventory.Source, at time.Time) (*ent.Observation, error) {
@@ -148,22 +167,13 @@ func factsAt(ctx context.Context, c *ent.Client, machine uuid.UUID, at time.Time
 	out := map[inventory.Source]inventory.Document{}
 	for _, name := range names {
 		source := inventory.Source(name)
-		row, err := latest(ctx, c, machine, source, at)
+		d, err := documentAt(ctx, c, machine, source, at)
 		if err != nil {
 			return nil, err
 		}
-		if row == nil {
-			continue // not seen yet at that time
+		if d != nil { // it was seen by then
+			out[source] = *d
 		}
-		content, err := c.Document.Get(ctx, row.Digest)
-		if err != nil {
-			return nil, err
-		}
-		f, err := stored(content)
-		if err != nil {
-			return nil, err
-		}
-		out[source] = documentOf(row, f)
 	}
 	return out, nil
 }

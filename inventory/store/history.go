@@ -60,14 +60,9 @@ func (s *Store) Reports(ctx context.Context, machine uuid.UUID, source inventory
 
 // factsBefore is what the report's source had seen before it.
 func (s *Store) factsBefore(ctx context.Context, machine uuid.UUID, r Report) (*inventory.Facts, error) {
-	row, err := latest(ctx, s.main.client, machine, r.Source, r.ObservedAt.Add(-time.Microsecond))
-	if err != nil || row == nil {
+	d, err := documentAt(ctx, s.main.client, machine, r.Source, r.ObservedAt.Add(-time.Microsecond))
+	if err != nil || d == nil {
 		return nil, err
 	}
-	content, err := row.QueryDocument().Only(ctx)
-	if err != nil {
-		return nil, err
-	}
-	f, err := stored(content)
-	return &f, err
+	return &d.Facts, nil
 }

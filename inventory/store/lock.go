@@ -132,32 +132,20 @@ func (h Held) Dead(now time.Time) bool {
 	if err != nil {
 		return false
 	}
-	if theirs, known := o.namespace(); known {
-		if mine, _ := (Owner{BootID: own}).namespace(); mine != theirs {
-			return now.Sub(h.Heartbeat) > silence
-		}
+	boot, namespace, known := strings.Cut(o.BootID, "/")
+	ownBoot, ownNamespace, _ := strings.Cut(own, "/")
+	if known && namespace != ownNamespace {
+		return now.Sub(h.Heartbeat) > silence
 	}
-	if o.PID == os.Getpid() {
-		// What this process has taken it calls by the boot that it sees.
-		if boot, _, _ := strings.Cut(own, "/"); boot != o.boot() {
-			return true
-		}
+	// What this process has taken it calls by the boot that it sees.
+	if o.PID == os.Getpid() && boot != ownBoot {
+		return true
 	}
 	start, err := pidStart(o.PID)
 	if err != nil {
 		return os.IsNotExist(err)
 	}
 	return start != o.PIDStart
-}
-
-func (o Owner) boot() string {
-	boot, _, _ := strings.Cut(o.BootID, "/")
-	return boot
-}
-
-func (o Owner) namespace() (name string, known bool) {
-	_, name, known = strings.Cut(o.BootID, "/")
-	return name, known
 }
 
 // Lock takes the lock on an address of a site and returns its fencing token,

@@ -34,7 +34,7 @@ func (s *Store) EditFacts(ctx context.Context, id uuid.UUID, edit func(*inventor
 			return err
 		}
 		var before inventory.Facts
-		written, err := manualFacts(ctx, tx, id)
+		written, err := documentAt(ctx, tx.Client(), id, inventory.SourceManual, time.Time{})
 		if err == nil && check != nil {
 			err = check(written)
 		}
@@ -44,7 +44,7 @@ func (s *Store) EditFacts(ctx context.Context, id uuid.UUID, edit func(*inventor
 		if written != nil {
 			before = written.Facts
 			// Another copy: edit writes into what its pointers lead to.
-			if written, err = manualFacts(ctx, tx, id); err != nil {
+			if written, err = documentAt(ctx, tx.Client(), id, inventory.SourceManual, time.Time{}); err != nil {
 				return err
 			}
 			now = written.Facts
@@ -66,24 +66,6 @@ func (s *Store) EditFacts(ctx context.Context, id uuid.UUID, edit func(*inventor
 		return s.changed(ctx, tx, what, id)
 	})
 	return now, changed && err == nil, err
-}
-
-// manualFacts are those that people wrote last; nil where they wrote none.
-func manualFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID) (*inventory.Document, error) {
-	row, err := latest(ctx, tx.Client(), id, inventory.SourceManual, time.Time{})
-	if err != nil || row == nil {
-		return nil, err
-	}
-	content, err := tx.Document.Get(ctx, row.Digest)
-	if err != nil {
-		return nil, err
-	}
-	f, err := stored(content)
-	if err != nil {
-		return nil, err
-	}
-	d := documentOf(row, f)
-	return &d, nil
 }
 
 // adoptSerial gives a machine that has no serial number, or had the one that was

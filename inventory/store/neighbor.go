@@ -24,9 +24,13 @@ func (s *Store) putObserved(ctx context.Context, tx *ent.Tx, id uuid.UUID, o Obs
 			return newer, err
 		}
 	}
-	before, err := heard(ctx, tx, id)
+	heard, err := documentAt(ctx, tx.Client(), id, inventory.SourceLLDP, time.Time{})
 	if err != nil {
 		return false, err
+	}
+	var before []inventory.Neighbor
+	if heard != nil {
+		before = heard.Facts.Neighbors
 	}
 	now := carried(before, o.Facts.Neighbors, facts.NICs)
 	if len(o.Facts.Neighbors) == 0 && len(now) == len(before) {
@@ -34,20 +38,6 @@ func (s *Store) putObserved(ctx context.Context, tx *ent.Tx, id uuid.UUID, o Obs
 	}
 	_, moved, err := s.putFacts(ctx, tx, id, inventory.SourceLLDP, inventory.Facts{SchemaVersion: inventory.SchemaVersion, Neighbors: now}, o.At)
 	return newer || moved, err
-}
-
-// heard is what a machine's ports were connected to when something was heard last.
-func heard(ctx context.Context, tx *ent.Tx, id uuid.UUID) ([]inventory.Neighbor, error) {
-	row, err := latest(ctx, tx.Client(), id, inventory.SourceLLDP, time.Time{})
-	if err != nil || row == nil {
-		return nil, err
-	}
-	content, err := tx.Document.Get(ctx, row.Digest)
-	if err != nil {
-		return nil, err
-	}
-	f, err := stored(content)
-	return f.Neighbors, err
 }
 
 // carried is what is known of all ports after one more look: what was heard now, and
