@@ -50,14 +50,14 @@ func (d *daemon) carrying(ctx context.Context, r request) (*daemonRun, error) {
 	}
 	switch r.Command {
 	case "apply":
-		return d.begin("apply", &r, func(ctx context.Context, b *app) error {
+		return d.begin(ctx, "apply", &r, func(ctx context.Context, b *app) error {
 			return b.apply(ctx, d.path, applyFlags{
 				planFlags: planFlags{target: r.Target, replace: r.Replace, stale: r.Stale}, autoApprove: r.AutoApprove, json: r.JSON,
 				parallelism: r.Parallelism, agent: r.Agent, saved: r.Saved,
 			}, r.Resumed)
 		})
 	case "destroy":
-		return d.begin("destroy", &r, func(ctx context.Context, b *app) error {
+		return d.begin(ctx, "destroy", &r, func(ctx context.Context, b *app) error {
 			return b.destroy(ctx, d.path, destroyFlags{
 				target: r.Target, data: r.DestroyData, autoApprove: r.AutoApprove, json: r.JSON,
 				forget: r.Forget, powerOff: r.PowerOff, parallelism: r.Parallelism,

@@ -68,10 +68,14 @@ type runRequest struct {
 type busyError struct {
 	Command string
 	Run     uuid.UUID // Nil: it has not begun yet, and is still planning or asking
+	Over    bool      // it has ended, and the site is being read again
 }
 
 // Error implements error.
 func (e *busyError) Error() string {
+	if e.Over {
+		return fmt.Sprintf("%s has ended, and serve is reading the site again, which was put off until then; try again in a moment", e.Command)
+	}
 	if e.Run == uuid.Nil {
 		return fmt.Sprintf("serve is carrying out %s already, which has begun nothing yet; one run at a time", e.Command)
 	}
@@ -86,7 +90,9 @@ type daemonRun struct {
 	command string
 	own     bool // the daemon's, and not a client's: it works on the site as it is served
 	session *control.Session
-	done    chan struct{}
+	begun   chan struct{} // closed with the first run in the journal
+	over    chan struct{} // closed when the work has ended, before a client hears of it
+	done    chan struct{} // closed when the next run may begin
 
 	stopOnce sync.Once
 	stop     chan struct{} // closed: start nothing new
@@ -168,7 +174,47 @@ func (r *daemonRun) ask(ctx context.Context, question string) (answer string, ok
 func (r *daemonRun) began(id uuid.UUID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if len(r.ids) == 0 {
+		close(r.begun)
+	}
 	r.ids = append(r.ids, id)
+}
+
+// patience bounds how long a command waits for a run that is likely to make room
+// at once: reading a site takes moments, unless a bundle is to be read with it.
+const patience = 10 * time.Second
+
+// leaves waits for a run that makes room without anybody's doing: one that has
+// ended, after which the site may be read again, and one of the daemon's own that
+// may find nothing to do. It reports whether there is room now.
+func (r *daemonRun) leaves(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if r.own {
+		select {
+		case <-r.over:
+		case <-r.begun:
+		case <-ctx.Done():
+		}
+	}
+	if !r.isOver() {
+		return false
+	}
+	select {
+	case <-r.done:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (r *daemonRun) isOver() bool {
+	select {
+	case <-r.over:
+		return true
+	default:
+		return false
+	}
 }
 
 // finish keeps how the run ended; one that was stopped before its end was
@@ -227,7 +273,7 @@ func (d *daemon) Start(ctx context.Context, r runRequest) (*daemonRun, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	return d.begin("apply", nil, func(ctx context.Context, b *app) error {
+	return d.begin(ctx, "apply", nil, func(ctx context.Context, b *app) error {
 		fmt.Fprintf(b.stderr, "A run for %s.\n", r.Why)
 		return b.apply(ctx, d.path, applyFlags{
 			planFlags: planFlags{target: r.Target, replace: r.Replace}, autoApprove: true, parallelism: defaultParallelism, agent: d.agent,
@@ -238,20 +284,38 @@ func (d *daemon) Start(ctx context.Context, r runRequest) (*daemonRun, error) {
 
 // begin carries a command out in the daemon, with an app of its own. A command
 // without a request is the daemon's own, with its variables, and answers nothing
-// that is asked.
-func (d *daemon) begin(command string, r *request, do func(context.Context, *app) error) (*daemonRun, error) {
-	run := &daemonRun{command: command, own: r == nil, session: control.NewSession(), done: make(chan struct{}), stop: make(chan struct{})}
+// that is asked. It waits a little for a run that leaves by itself; otherwise the
+// error is *busyError while another is under way. ctx bounds the beginning alone.
+func (d *daemon) begin(ctx context.Context, command string, r *request, do func(context.Context, *app) error) (*daemonRun, error) {
+	run := &daemonRun{
+		command: command, own: r == nil, session: control.NewSession(),
+		begun: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{}), stop: make(chan struct{}),
+	}
+	for {
+		before, err := d.start(run, r, do)
+		if err != nil {
+			return nil, err
+		}
+		if before == nil {
+			return run, nil
+		}
+		if !before.leaves(ctx) {
+			return nil, &busyError{Command: before.command, Run: before.ID(), Over: before.isOver()}
+		}
+	}
+}
+
+// start carries a run out unless one is under way, which it returns.
+func (d *daemon) start(run *daemonRun, r *request, do func(context.Context, *app) error) (before *daemonRun, err error) {
 	d.turn.RLock() // no run begins while another version of the site takes its place
 	defer d.turn.RUnlock()
 	d.mu.Lock()
-	switch {
-	case d.stopping:
-		d.mu.Unlock()
-		return nil, errDaemonStops
-	case d.running != nil:
-		busy := &busyError{Command: d.running.command, Run: d.running.ID()}
-		d.mu.Unlock()
-		return nil, busy
+	if d.stopping || d.running != nil {
+		defer d.mu.Unlock()
+		if d.stopping {
+			err = errDaemonStops
+		}
+		return d.running, err
 	}
 	d.running = run
 	ctx, cancel := context.WithCancelCause(d.ctx)
@@ -266,11 +330,12 @@ func (d *daemon) begin(command string, r *request, do func(context.Context, *app
 		err := do(ctx, b)
 		code := b.exit(err)
 		run.finish(run.explain(err))
+		close(run.over)
 		run.session.End(code)
 		d.ended(run)
 		close(run.done)
 	}()
-	return run, nil
+	return nil, nil
 }
 
 // ended reads the site again if that was put off, and then makes room for the

@@ -9,6 +9,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/store"
@@ -22,7 +26,7 @@ func clientOf(t *testing.T, d *daemon) (run *daemonRun, w *world) {
 	t.Helper()
 	opened := make(chan *world)
 	end := make(chan struct{})
-	run, err := d.begin("apply", &request{}, func(ctx context.Context, b *app) error {
+	run, err := d.begin(t.Context(), "apply", &request{}, func(ctx context.Context, b *app) error {
 		w, err := b.openFree(ctx, d.path, func(steps.Progress) {})
 		if err != nil {
 			t.Error(err)
@@ -143,6 +147,61 @@ func TestMachinesAreClassifiedByWhatAClientApplies(t *testing.T) {
 	p.reclassed("grown")
 	d.signal(syscall.SIGTERM)
 	d.ends(exitOK)
+}
+
+// A command comes while a class has something looked at that needs nothing, and
+// while the site is read again after a run.
+func TestACommandWaitsForARunThatMakesRoomByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			what  string
+			own   bool
+			acts  func(r *daemonRun)
+			room  bool
+			after time.Duration
+		}{
+			{"a run of serve's own that finds nothing to do", true, func(r *daemonRun) { close(r.over); close(r.done) }, true, time.Second},
+			{"a run of serve's own that begins something", true, func(r *daemonRun) { r.began(uuid.New()) }, false, time.Second},
+			{"a run of serve's own that goes on looking", true, func(*daemonRun) {}, false, patience},
+			{"a client's run", false, func(*daemonRun) {}, false, 0},
+		} {
+			r := &daemonRun{command: "apply", own: c.own, begun: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{})}
+			since := time.Now()
+			time.AfterFunc(time.Second, func() { c.acts(r) })
+			if room := r.leaves(t.Context()); room != c.room || time.Since(since) != c.after {
+				t.Errorf("%s: leaves() = %v after %s; want %v after %s", c.what, room, time.Since(since), c.room, c.after)
+			}
+		}
+		r := &daemonRun{command: "apply", over: make(chan struct{}), done: make(chan struct{})}
+		close(r.over)
+		time.AfterFunc(time.Second, func() { close(r.done) })
+		if !r.leaves(t.Context()) {
+			t.Error("a client's run that has ended, with the site being read again: leaves() = false; want it awaited")
+		}
+	})
+}
+
+func TestACommandRightAfterARunIsNotRefused(t *testing.T) {
+	p := newPlant(t)
+	p.declare(quick)
+	d := daemonHere(t, filepath.Dir(p.dir), p.site())
+	looking, seen := make(chan struct{}), make(chan struct{})
+	own, err := d.begin(t.Context(), "apply", nil, func(context.Context, *app) error {
+		close(looking)
+		<-seen
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-looking
+	time.AfterFunc(10*time.Millisecond, func() { close(seen) })
+	next, err := d.begin(t.Context(), "apply", &request{}, func(context.Context, *app) error { return nil })
+	if err != nil {
+		t.Fatalf("a command while serve looks at what a class started: %v; want it carried out after that", err)
+	}
+	<-own.Done()
+	<-next.Done()
 }
 
 func TestAPlanOfAnEditedSiteLeavesTheCatalogAsItIs(t *testing.T) {
