@@ -30,8 +30,11 @@ type daemon struct {
 	service *steps.Service
 	agent   string        // the edge-agent program, where a flag names it
 	refresh time.Duration // how often hardware is looked at; zero: never
-	manager control.Supervisor
-	ctx     context.Context // ends when serving ends; runs are bounded by it
+	// installer is the one that serve has built for itself; nil: it serves from a
+	// bundle, or has no network.
+	installer *steps.Installer
+	manager   control.Supervisor
+	ctx       context.Context // ends when serving ends; runs are bounded by it
 
 	mu       sync.Mutex
 	world    *world     // the site as it is served now

@@ -93,9 +93,6 @@ func (d *daemon) replace(ctx context.Context, after *daemonRun) error {
 		return err
 	}
 	w.agent = d.agent
-	if err := d.bootBundle(ctx, w); err != nil {
-		return errors.Join(err, w.close())
-	}
 	if err := d.adopt(ctx, w, after); err != nil {
 		return err
 	}
@@ -103,17 +100,23 @@ func (d *daemon) replace(ctx context.Context, after *daemonRun) error {
 	return nil
 }
 
-// bootBundle has machines boot the installer of the bundle that a world was opened
-// with, which may be another file than before.
-func (d *daemon) bootBundle(ctx context.Context, w *world) error {
-	if w.bundle == nil || !w.netboots() {
-		return nil
+// errNoInstaller refuses a version that machines could not be installed by.
+var errNoInstaller = errors.New("serve takes the installer from a bundle and has built none of its own, which a site without a bundle needs: name a bundle, or start serve again without one")
+
+// installerFor is what machines are to boot while a world is served: the installer
+// of its bundle, which may be another file than before, or where it has no bundle,
+// the one that serve has built for itself. A bundle of a site that boots none may
+// have none.
+func (d *daemon) installerFor(ctx context.Context, w *world) (steps.Installer, error) {
+	switch {
+	case !w.netboots():
+		return steps.Installer{}, nil
+	case w.bundle != nil:
+		return w.bundledInstaller(ctx)
+	case d.installer == nil:
+		return steps.Installer{}, errNoInstaller
 	}
-	installer, err := w.bundledInstaller(ctx)
-	if err != nil {
-		return err
-	}
-	return d.service.Boot(installer)
+	return *d.installer, nil
 }
 
 // postpone has the site read again after the run under way; nil: there is none
@@ -134,7 +137,7 @@ var errRunBegan = errors.New("a run has begun meanwhile; the site is read again 
 // adopt serves the site of another world from now on, and records what machines
 // are by it, unless a run other than by has begun meanwhile.
 func (d *daemon) adopt(ctx context.Context, w *world, by *daemonRun) error {
-	unused, err := d.exchange(ctx, w, by)
+	unused, err := d.succeed(ctx, w, by)
 	if err != nil {
 		return errors.Join(err, w.close())
 	}
@@ -147,10 +150,25 @@ func (d *daemon) adopt(ctx context.Context, w *world, by *daemonRun) error {
 	return nil
 }
 
-// exchange puts a world in the place of the one that is served, and returns the
-// one that nobody uses any more, if there is one, for the caller to close.
-// Meanwhile nothing is recorded by the version before, and no run begins.
-func (d *daemon) exchange(ctx context.Context, w *world, by *daemonRun) (unused *world, err error) {
+// succeed gets ready what machines boot while a world is served, which may take
+// long, and exchanges it for the one that is served.
+func (d *daemon) succeed(ctx context.Context, w *world, by *daemonRun) (unused *world, err error) {
+	installer, err := d.installerFor(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	boot, err := d.service.Prepare(installer)
+	if err != nil {
+		return nil, fmt.Errorf("getting the installer of this version ready: %w; where its files are gone, start serve again to have them made", err)
+	}
+	return d.exchange(ctx, w, boot, by)
+}
+
+// exchange puts a world in the place of the one that is served, with its installer,
+// and returns the one that nobody uses any more, if there is one, for the caller to
+// close. Meanwhile nothing is recorded by the version before, and no run begins.
+// A world that is refused leaves everything as it was, the installer too.
+func (d *daemon) exchange(ctx context.Context, w *world, boot func(), by *daemonRun) (unused *world, err error) {
 	d.turn.Lock()
 	defer d.turn.Unlock()
 	if d.postpone(by) != nil {
@@ -171,6 +189,7 @@ func (d *daemon) exchange(ctx context.Context, w *world, by *daemonRun) (unused 
 	if err := d.service.Use(ctx, w.site); err != nil {
 		return nil, errors.Join(err, d.world.recordSite(ctx))
 	}
+	boot()
 	w.images.Service = d.service
 	unused = d.retired
 	d.retired, d.world, d.withheld = d.world, w, false
@@ -186,9 +205,6 @@ func (d *daemon) serveFor(ctx context.Context, run *world) error {
 		return err
 	}
 	w.agent = d.agent
-	if err := d.bootBundle(ctx, w); err != nil {
-		return errors.Join(err, w.close())
-	}
 	if err := d.adopt(ctx, w, run.app.run); err != nil {
 		return err
 	}

@@ -22,11 +22,11 @@ import (
 
 // clientOf is a client's apply as far as its site is opened, and what it approves
 // is served.
-func clientOf(t *testing.T, d *daemon) (run *daemonRun, w *world) {
+func clientOf(t *testing.T, d *daemon, r request) (run *daemonRun, w *world) {
 	t.Helper()
 	opened := make(chan *world)
 	end := make(chan struct{})
-	run, err := d.begin(t.Context(), "apply", &request{}, func(ctx context.Context, b *app) error {
+	run, err := d.begin(t.Context(), "apply", &r, func(ctx context.Context, b *app) error {
 		w, err := b.openFree(ctx, d.path, func(steps.Progress) {})
 		if err != nil {
 			t.Error(err)
@@ -57,7 +57,7 @@ func TestWhatAClientApprovesIsServedAtOnceAndStays(t *testing.T) {
 	var said strings.Builder
 	d.app.stderr = &said
 	p.sorted(quick)
-	_, w := clientOf(t, d)
+	_, w := clientOf(t, d, request{})
 	if err := w.foresee(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -119,6 +119,9 @@ func (a *app) serve(ctx context.Context, path string, f serveFlags) (err error) 
 		if err != nil {
 			return errors.Join(err, d.service.Close())
 		}
+		if w.bundle == nil {
+			d.installer = &installer
+		}
 	}
 	w.images.Service = d.service
 	commands, err := d.listen(ctx, inherited.Control)

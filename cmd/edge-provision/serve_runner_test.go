@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -27,6 +28,16 @@ import (
 // what runs in it needs no machine to boot.
 func daemonHere(t *testing.T, dir, path string) *daemon {
 	t.Helper()
+	// Of a network only the agents' port is bound, on a loopback address that nobody
+	// else has.
+	return daemonOn(t, dir, path, func(*site.Network) (*pxe.Sockets, netip.Addr) {
+		return &pxe.Sockets{}, netip.AddrFrom4([4]byte{127, 27, byte(os.Getpid()), byte(network.Add(1))})
+	})
+}
+
+// daemonOn is daemonHere on sockets of its own.
+func daemonOn(t *testing.T, dir, path string, sockets func(*site.Network) (*pxe.Sockets, netip.Addr)) *daemon {
+	t.Helper()
 	t.Setenv("XDG_DATA_HOME", filepath.Join(dir, "data"))
 	t.Setenv("XDG_CACHE_HOME", filepath.Join(dir, "cache"))
 	a := &app{stop: make(chan struct{}), stdin: strings.NewReader(""), stdout: io.Discard, stderr: t.Output()}
@@ -48,12 +59,7 @@ func daemonHere(t *testing.T, dir, path string) *daemon {
 		t.Fatal(err)
 	}
 	d.service, err = steps.Listen(t.Context(), steps.ServiceConfig{
-		Site: w.site, Catalog: w.catalog, Authority: w.ca, Wanted: w.wanted, Now: time.Now,
-		// Of a network only the agents' port is bound, on a loopback address that
-		// nobody else has.
-		Sockets: func(*site.Network) (*pxe.Sockets, netip.Addr) {
-			return &pxe.Sockets{}, netip.AddrFrom4([4]byte{127, 27, byte(os.Getpid()), byte(network.Add(1))})
-		},
+		Site: w.site, Catalog: w.catalog, Authority: w.ca, Wanted: w.wanted, Now: time.Now, Sockets: sockets,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +68,11 @@ func daemonHere(t *testing.T, dir, path string) *daemon {
 		d.close()
 		d.runs.Wait()
 		unlock()
-		if err := errors.Join(d.service.Close(), d.closeWorlds(), d.catalog.Close()); err != nil {
+		closed := d.service.Close()
+		if errors.Is(closed, net.ErrClosed) {
+			closed = nil // it was served, and that ended first
+		}
+		if err := errors.Join(closed, d.closeWorlds(), d.catalog.Close()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -293,11 +303,11 @@ func TestARunThatIsCutOffLeavesNoMachineToTheInstaller(t *testing.T) {
 	}
 	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(awaitBound)
 	for !d.wanted.Has(router.ID) {
 		select {
 		case <-deadline:
-			t.Fatal("the run did not want its machine within 10 s")
+			t.Fatalf("the run did not want its machine within %s", awaitBound)
 		case <-ticker.C:
 		case <-run.Done():
 			t.Fatalf("the run ended with %v before it wanted its machine", run.Err())

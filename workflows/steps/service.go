@@ -171,18 +171,40 @@ type Installer struct {
 // Boot registers the installer on every network; from now on machines that are
 // wanted there get it.
 func (s *Service) Boot(i Installer) error {
+	boot, err := s.Prepare(i)
+	if err == nil {
+		boot()
+	}
+	return err
+}
+
+// Prepare registers the files of an installer on every network, and leaves what
+// machines boot as it is until boot is called, which cannot fail. The zero
+// Installer is none: no machine is sent to one then.
+func (s *Service) Prepare(i Installer) (boot func(), err error) {
+	if i.none() {
+		return func() { s.bootstrap(i) }, nil
+	}
 	for _, seg := range s.segments {
 		for _, asset := range []pxe.Asset{i.Kernel, i.Initramfs} {
 			if _, err := seg.pxe.Register(asset); err != nil {
-				return fmt.Errorf("%s: serving %s: %w", seg.network.Address, asset.Name, err)
+				return nil, fmt.Errorf("%s: serving %s: %w", seg.network.Address, asset.Name, err)
 			}
 		}
+	}
+	return func() { s.bootstrap(i) }, nil
+}
+
+func (i Installer) none() bool { return i.Kernel.Name == "" && i.Initramfs.Name == "" }
+
+// bootstrap tells every network of an installer whose files are registered.
+func (s *Service) bootstrap(i Installer) {
+	for _, seg := range s.segments {
 		seg.booter.SetBootstrap(Bootstrap{
 			Kernel: i.Kernel.Name, Initramfs: i.Initramfs.Name,
 			Controller: seg.api, Pin: s.cfg.Authority.Pin(), Console: i.Console,
 		})
 	}
-	return nil
 }
 
 // Publish makes files fetchable on a network and returns their URLs.
