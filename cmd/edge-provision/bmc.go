@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/edge-provision/edge-provision/bmc"
 	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/resource"
 	"github.com/edge-provision/edge-provision/workflows/site"
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
@@ -74,7 +76,7 @@ may be half written.`,
 							return err
 						}
 					}
-					if err := c.SetPower(ctx, action); err != nil {
+					if err := w.setPower(ctx, m, c, resource.PowerRequest{Action: args[1], Force: force}); err != nil {
 						return err
 					}
 				}
@@ -88,6 +90,21 @@ may be half written.`,
 	}
 	c.Flags().BoolVar(&force, "force", false, "also while a run works on the machine")
 	return c
+}
+
+// setPower changes a machine's power, and keeps in the audit who did it. The machine
+// is named by its id, where the catalog knows it, as in requests of the API.
+func (w *world) setPower(ctx context.Context, m *site.Machine, c *bmc.Controller, want resource.PowerRequest) error {
+	name := m.Address
+	switch row, err := w.catalog.MachineByAddress(ctx, w.site.Name, m.Address); {
+	case err == nil:
+		name = row.ID.String()
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	return audited(ctx, w.catalog, "setPower", want.Subject(name), http.StatusAccepted, func() error {
+		return c.SetPower(ctx, bmc.PowerAction(want.Action))
+	})
 }
 
 func (a *app) bmcBoot(path *string) *cobra.Command {

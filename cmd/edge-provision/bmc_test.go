@@ -23,6 +23,7 @@ func TestBMCCommandsReachTheMachine(t *testing.T) {
 	}{
 		{"power M on", exitOK, "on\n"},
 		{"power M", exitOK, "on\n"},
+		{"power --force M cycle", exitOK, "on\n"},
 		{"boot M cdrom", exitOK, ""},
 		{"sensors M", exitOK, "KIND         NAME      READING  HEALTH\nfan          FAN 1     300 rpm  critical\ntemperature  CPU Temp  45 °C    ok\n"},
 		{"sensors M -ojson", exitOK, `"value": 45`},
@@ -53,6 +54,15 @@ func TestBMCCommandsReachTheMachine(t *testing.T) {
 	want := []sim.MediaEvent{{Image: disc, Inserted: true}, {}}
 	if got := service.Media(); !slices.Equal(got, want) {
 		t.Errorf("the BMC was told %v; want %v", got, want)
+	}
+	records, err := f.world.catalog.AuditPage(t.Context(), "command-line", 0, 10)
+	var audit []string
+	for _, r := range records {
+		audit = append(audit, fmt.Sprint(r.Action, " ", r.Target, " ", r.Status))
+	}
+	done := []string{"setPower " + f.machine.String() + " cycle, forced 202", "setPower " + f.machine.String() + " on 202"}
+	if err != nil || !slices.Equal(audit, done) {
+		t.Errorf("audit = %q, %v; want %q", audit, err, done)
 	}
 	if _, trace := f.run("trace", "machine.till"); !strings.Contains(trace, "virtual media inserted") {
 		t.Errorf("trace does not tell of the virtual media:\n%s", trace)

@@ -86,6 +86,7 @@ func (s *Server) setPower(x *exchange) error {
 	if err != nil {
 		return err
 	}
+	x.target = want.Subject(m.ID.String())
 	if s.cfg.Power == nil {
 		return problem("conflict", "This controller powers no machines.")
 	}

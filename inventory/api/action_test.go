@@ -216,6 +216,16 @@ func TestPowerIsNotTakenFromARunUnlessForced(t *testing.T) {
 		t.Errorf("the repeated request = %+v; want its operation %s, whatever runs by now", again, off.ID)
 	}
 	refused(t, s.power(m, "k-late", "off"), "machine-busy")
+	records := read[resource.Page[resource.AuditEntry]](t, s.do(call{path: "/v1/audit", role: resource.RoleAdmin}))
+	var forced []string
+	for _, r := range records.Items {
+		if strings.Contains(r.Target, "forced") {
+			forced = append(forced, r.Action+" "+r.Target)
+		}
+	}
+	if want := "setPower " + m.ID.String() + " cycle, forced"; len(forced) != 1 || forced[0] != want || records.Items[0].Target != m.ID.String()+" off" {
+		t.Errorf("the audit tells of %q among %+v; want %q, and the others with their action", forced, records.Items, want)
+	}
 	if got, want := strings.Join(board.made(), ", "), m.Address+" on, "+m.Address+" cycle, "+m.Address+" off"; got != want {
 		t.Errorf("the BMC was told %q; want %q", got, want)
 	}

@@ -51,6 +51,16 @@ type PowerRequest struct {
 	Force bool `json:"force,omitempty"`
 }
 
+// Subject names a machine and what is asked of it, for the audit: "ID cycle,
+// forced".
+func (r PowerRequest) Subject(machine string) string {
+	out := machine + " " + r.Action
+	if r.Force {
+		out += ", forced"
+	}
+	return out
+}
+
 // NewWebhook asks to be told of events.
 type NewWebhook struct {
 	// URL is where they are sent by POST; https, or http.
