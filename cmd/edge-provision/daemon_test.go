@@ -27,7 +27,7 @@ type serving struct {
 // serve starts the daemon of the site that was declared and waits until it serves.
 func (p *plant) serve(env []string, args ...string) *serving {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(p.t.Context(), 10*time.Minute) // several commands long
 	cmd, out := p.command(ctx, "", env, append([]string{"serve", "-listen=off", p.site()}, args...)...)
 	if err := cmd.Start(); err != nil {
 		p.t.Fatal(err)
@@ -72,7 +72,7 @@ func (s *serving) ends(want int) {
 // start runs a command in the background.
 func (p *plant) start(answers io.Reader, args ...string) (*exec.Cmd, *transcript) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(p.t.Context(), commandBound)
 	p.t.Cleanup(cancel)
 	cmd, out := p.command(ctx, "", nil, args...)
 	if answers != nil {
@@ -96,6 +96,10 @@ func (p *plant) awaitFile(name string) {
 	p.t.Helper()
 	p.await(name, func() bool { return p.file(name) != "(none)" })
 }
+
+// askedToStop is what a run says once it begins nothing new any more. What the
+// client and serve say when they ask for it may come before.
+const askedToStop = "The run was asked to stop"
 
 // quick is a step whose process tells in which it ran, by its parent's parent: the
 // SSH server of the test. It is enough that it was done.
@@ -245,7 +249,8 @@ func TestCtrlCInAPipeCancelsTheDaemonsRun(t *testing.T) {
 	if err := client.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	p.await("the answer", func() bool { return strings.Contains(out.String(), "Stopping.") })
+	p.await("the answer", func() bool { return strings.Contains(out.String(), askedToStop) })
+	p.wants(out.String(), "Stopping.")
 	p.let()
 	if err := client.Wait(); err == nil || client.ProcessState.ExitCode() != exitError {
 		t.Errorf("apply exits with %v; want 1\n%s", err, out)
@@ -311,6 +316,7 @@ func TestStoppingServeLetsFinishWhatRuns(t *testing.T) {
 	d.signal(syscall.SIGTERM)
 	d.says("Waiting for the apply")
 	p.wants(p.must(exitError, "", "apply", "-auto-approve", p.site()), "is stopping")
+	p.await("the answer", func() bool { return strings.Contains(out.String(), askedToStop) })
 	p.let()
 	if err := client.Wait(); err == nil || client.ProcessState.ExitCode() != exitError {
 		t.Errorf("apply exits with %v; want 1\n%s", err, out)
@@ -333,7 +339,7 @@ func TestStoppingServeCutsNothingOffThatAClientHasCancelled(t *testing.T) {
 	if err := client.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	p.await("the answer", func() bool { return strings.Contains(out.String(), "Stopping.") })
+	p.await("the answer", func() bool { return strings.Contains(out.String(), askedToStop) })
 	d.signal(syscall.SIGTERM)
 	d.says("Waiting for the apply")
 	p.let()
@@ -460,7 +466,7 @@ func TestAClientOnATerminalIsAskedWhatCtrlCMeans(t *testing.T) {
 	p := newPlant(t)
 	p.declare(slow)
 	p.serve(nil)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), commandBound)
 	defer cancel()
 	client := newTerminal(t, ctx, p.env, "apply", "-auto-approve", p.site())
 	p.awaitFile("begun")
@@ -484,7 +490,7 @@ func TestAClientOnATerminalIsAskedWhatCtrlCMeans(t *testing.T) {
 	again.types("\x03")
 	p.await("the question", func() bool { return strings.Contains(again.String(), "d to detach") })
 	again.types("c\n")
-	p.await("the cancellation", func() bool { return strings.Contains(again.String(), "Stopping.") })
+	p.await("the cancellation", func() bool { return strings.Contains(again.String(), askedToStop) })
 	p.let()
 	if code := again.wait(); code != exitError || !bytes.Contains([]byte(again.String()), []byte("Stopped before the end")) {
 		t.Errorf("a client that cancelled exits with %d; want 1 and why\n%s", code, again)

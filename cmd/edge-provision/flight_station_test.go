@@ -100,8 +100,8 @@ func (s *station) hear(typ dhcpv4.MessageType) *dhcpv4.DHCPv4 {
 			s.t.Fatalf("the controller answered %v, %v; want %s", d, err, typ)
 		}
 		return d
-	case <-time.After(10 * time.Second):
-		s.t.Fatalf("no %s within 10 s", typ)
+	case <-time.After(awaitBound):
+		s.t.Fatalf("no %s within %s", typ, awaitBound)
 		return nil
 	}
 }
@@ -132,7 +132,7 @@ func (s *station) fetch(name string, blocks int) {
 		s.t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(awaitBound)); err != nil {
 		s.t.Fatal(err)
 	}
 	ask := []byte("\x00\x01" + name + "\x00octet\x00blksize\x001428\x00")
@@ -168,8 +168,8 @@ func (s *station) fetch(name string, blocks int) {
 
 // http is a client that calls from the machine's address.
 func (s *station) http() *http.Client {
-	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: s.address.AsSlice()}, Timeout: 10 * time.Second}
-	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: s.address.AsSlice()}, Timeout: awaitBound}
+	return &http.Client{Timeout: awaitBound, Transport: &http.Transport{
 		DialContext: dialer.DialContext, DisableKeepAlives: true,
 		// The pin of the kernel command line is what an agent trusts; that it
 		// holds is tested with the real agent.

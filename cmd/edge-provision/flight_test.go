@@ -154,7 +154,7 @@ func (f *flight) await(kind inventory.EventKind, attr ...string) {
 	f.t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(15 * time.Second); ; <-tick.C {
+	for deadline := time.Now().Add(awaitBound); ; <-tick.C {
 		events, err := f.world.catalog.Events(f.t.Context(), store.EventFilter{Machine: f.machine})
 		if err != nil {
 			f.t.Fatal(err)
@@ -167,7 +167,7 @@ func (f *flight) await(kind inventory.EventKind, attr ...string) {
 			}
 		}
 		if time.Now().After(deadline) {
-			f.t.Fatalf("no event %s within 15 s; got %v", kind, kinds)
+			f.t.Fatalf("no event %s within %s; got %v", kind, awaitBound, kinds)
 		}
 	}
 }

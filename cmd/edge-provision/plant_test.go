@@ -19,6 +19,13 @@ import (
 	"github.com/edge-provision/edge-provision/workflows/remote/remotetest"
 )
 
+// Bounds of what a test waits for. They end what hangs, and are far from what a
+// busy machine needs under the race detector.
+const (
+	awaitBound   = time.Minute
+	commandBound = 3 * time.Minute
+)
+
 // plant is a site with one adopted machine, which is this one behind a real SSH
 // server, and a catalog of its own. The program runs in processes of its own.
 type plant struct {
@@ -148,7 +155,7 @@ func (o *transcript) String() string {
 // run runs the program to its end. A code of -1 is a death by signal.
 func (p *plant) run(answer string, env []string, args ...string) (code int, out string) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(p.t.Context(), commandBound)
 	defer cancel()
 	c, buf := p.command(ctx, answer, env, args...)
 	err := c.Run()

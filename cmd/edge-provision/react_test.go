@@ -237,7 +237,7 @@ func TestADiscoveredMachineWithAFullDiskIsNotErased(t *testing.T) {
 	if err := os.WriteFile(path, []byte(counterOfClasses), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), commandBound)
 	defer cancel()
 	a := &app{stdout: io.Discard, stderr: t.Output()}
 	w, err := a.open(ctx, path, func(steps.Progress) {})
@@ -249,7 +249,7 @@ func TestADiscoveredMachineWithAFullDiskIsNotErased(t *testing.T) {
 	service, err := steps.Listen(ctx, steps.ServiceConfig{
 		Site: w.site, Catalog: w.catalog, Authority: w.ca, Wanted: w.wanted, Now: time.Now,
 		Sockets: func(*site.Network) (*pxe.Sockets, netip.Addr) {
-			return &pxe.Sockets{}, netip.MustParseAddr("127.26.33.7")
+			return &pxe.Sockets{}, netip.AddrFrom4([4]byte{127, 26, byte(os.Getpid()), byte(network.Add(1))})
 		},
 	})
 	if err != nil {
@@ -404,14 +404,14 @@ func TestAPersonStopsWhatAClassStarted(t *testing.T) {
 	p.report(4 << 30)
 	d := p.serve(nil)
 	p.awaitFile("begun")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), commandBound)
 	defer cancel()
 	person := newTerminal(t, ctx, p.env, "runs", "attach", p.runs()[0].ID.String())
 	p.await("the beginning", func() bool { return strings.Contains(person.String(), "Run "+p.runs()[0].ID.String()) })
 	person.types("\x03")
 	p.await("the question", func() bool { return strings.Contains(person.String(), "d to detach") })
 	person.types("c\n")
-	p.await("the cancellation", func() bool { return strings.Contains(person.String(), "Stopping.") })
+	p.await("the cancellation", func() bool { return strings.Contains(person.String(), askedToStop) })
 	p.let()
 	if code := person.wait(); code != exitError {
 		t.Errorf("a client that cancelled exits with %d; want %d\n%s", code, exitError, person)

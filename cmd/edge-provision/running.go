@@ -285,13 +285,16 @@ func (r *running) listenForStop(ctx context.Context, run uuid.UUID) (stop <-chan
 			case <-r.app.stop:
 				r.stopped = true
 				close(stopping)
+				if r.app.run != nil { // who follows may be another than who asked
+					fmt.Fprintln(r.app.stderr, "The run was asked to stop: nothing new is started, and what runs may finish.")
+				}
 				return
 			case <-ticker.C:
 				// A catalog that cannot be asked now is asked again.
 				if asked, err := r.journal.CancelRequested(ctx, run); err == nil && asked {
-					fmt.Fprintln(r.app.stderr, "Cancelled by `edge-provision runs cancel`: nothing new is started, and what runs may finish.")
 					r.stopped = true
-					close(stopping)
+					close(stopping) // before it is said, so that it is true by then
+					fmt.Fprintln(r.app.stderr, "Cancelled by `edge-provision runs cancel`: nothing new is started, and what runs may finish.")
 					return
 				}
 			}

@@ -28,17 +28,17 @@ const slow = `
     depends_on = [step.ssh.slow]
   }`
 
-// await waits until cond holds, for ten seconds at most.
+// await waits until cond holds, for awaitBound at most.
 func (p *plant) await(what string, cond func() bool) {
 	p.t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(awaitBound)
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	for !cond() {
 		select {
 		case <-ticker.C:
 		case <-deadline:
-			p.t.Fatalf("%s did not come about in 10 s", what)
+			p.t.Fatalf("%s did not come about in %s", what, awaitBound)
 		}
 	}
 }
@@ -46,7 +46,7 @@ func (p *plant) await(what string, cond func() bool) {
 func TestCancelLetsFinishWhatRunsAndStartsNothingNew(t *testing.T) {
 	p := newPlant(t)
 	p.declare(slow)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), commandBound)
 	defer cancel()
 	c, out := p.command(ctx, "", nil, "apply", "-auto-approve", p.site())
 	if err := c.Start(); err != nil {

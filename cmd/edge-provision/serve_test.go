@@ -224,7 +224,7 @@ func TestPowerOfAMachineWithoutABMCIsAFailedOperation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), awaitBound)
 	defer cancel()
 	ended, err := robot.Await(ctx, o)
 	if err != nil || ended.State != resource.OperationFailed || !strings.Contains(ended.Error, "BMC") {
