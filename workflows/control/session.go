@@ -213,7 +213,12 @@ func (f *Follower) Next(ctx context.Context) (Message, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return Message{}, context.Cause(ctx)
+			// A session often ends together with what it is followed in: its exit is
+			// told all the same.
+			if m, _, err = f.take(); err == nil && m.Kind == "" {
+				err = context.Cause(ctx)
+			}
+			return m, err
 		case <-woken:
 		}
 	}
