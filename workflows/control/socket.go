@@ -241,12 +241,16 @@ func Serve(ctx context.Context, l *net.UnixListener, hello Hello, handle func(co
 			defer func() { <-slots }()
 			c := &Conn{c: conn}
 			defer c.Close()
+			// Who has not said yet what it wants holds up no end.
+			unwanted := context.AfterFunc(ctx, func() { c.Close() })
 			request, err := c.accept(hello)
-			if err != nil {
+			switch {
+			case !unwanted():
+			case err != nil:
 				refused(err)
-				return
+			default:
+				handle(ctx, c, request)
 			}
-			handle(ctx, c, request)
 		})
 	}
 }
