@@ -40,8 +40,8 @@ func (e *NotReadyError) Error() string {
 	return s
 }
 
-// WaitFor looks at an object until done says yes or that it failed. An object
-// that is not there yet is waited for as well.
+// WaitFor looks at an object until done says yes or that it failed, for as long as
+// bound, and once at least. An object that is not there yet is waited for as well.
 func (c *Cluster) WaitFor(ctx context.Context, apiVersion, kind, namespace, name string, bound time.Duration, done func(Object) (Status, error)) (Object, error) {
 	r, err := c.kind(ctx, apiVersion, kind)
 	if err != nil {
@@ -58,12 +58,14 @@ func (c *Cluster) waitFor(ctx context.Context, r resource, id ID, bound time.Dur
 	defer cancel()
 	last := Status{Reason: "it was never seen"}
 	var o Object
-	for {
-		there, err := c.get(bounded, r, id)
+	// The first look has the time that any request has: of objects that share one
+	// bound the last may work although the others have used it up.
+	for look := ctx; ; look = bounded {
+		there, err := c.get(look, r, id)
 		switch {
 		case errors.Is(err, ErrNotFound):
 			last = Status{Reason: "it is not there"}
-		case bounded.Err() != nil:
+		case err != nil && look.Err() != nil:
 		case err != nil:
 			return nil, err
 		default:
