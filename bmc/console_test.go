@@ -92,11 +92,11 @@ func (s *screen) shown() string {
 
 func (s *screen) await(t *testing.T, want string) {
 	t.Helper()
-	for limit := time.After(20 * time.Second); !strings.Contains(s.shown(), want); {
+	for limit := time.After(time.Minute); !strings.Contains(s.shown(), want); {
 		select {
 		case <-s.more:
 		case <-limit:
-			t.Fatalf("the console showed %q in 20 s; want %q", s.shown(), want)
+			t.Fatalf("the console showed %q in a minute; want %q", s.shown(), want)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"log"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -74,7 +75,7 @@ func newRig(t *testing.T, more ...func(*sim.RedfishConfig)) *rig {
 	t.Cleanup(r.server.Close)
 	r.config = bmc.Config{
 		Driver: bmc.DriverRedfish, Address: r.server.URL, Username: "admin", Password: password, Fingerprint: fingerprint,
-		Timeout: 5 * time.Second, Attempts: 2, RetryWait: time.Millisecond, PollInterval: time.Millisecond, OffTime: time.Millisecond,
+		Timeout: 30 * time.Second, Attempts: 2, RetryWait: time.Millisecond, PollInterval: time.Millisecond, OffTime: time.Millisecond,
 		Machine: `machine.node["a"]`,
 	}
 	return r
@@ -262,7 +263,7 @@ func TestBadAnswersAreErrorsWithinBounds(t *testing.T) {
 			r := newRig(t)
 			r.config.Timeout = 20 * time.Second
 			if tt.fault == sim.FaultHang || tt.fault == sim.FaultHangSystem {
-				r.config.Timeout = 200 * time.Millisecond
+				r.config.Timeout = 2 * time.Second // a login is a part of it
 			}
 			r.service.SetFault(tt.fault)
 			state, err := r.open(t, bmc.Deps{}).PowerState(t.Context())
@@ -324,10 +325,9 @@ func TestRefusedActionsSayWhy(t *testing.T) {
 	}
 	for _, tt := range tests {
 		r := newRig(t)
-		r.config.Timeout = 500 * time.Millisecond
 		action := bmc.Reset
 		if tt.fault == sim.FaultStuck {
-			action = bmc.Off
+			action, r.config.Timeout = bmc.Off, 2*time.Second // all of which it is looked at
 		}
 		if err := r.machine.Do(t.Context(), sim.On); err != nil {
 			t.Fatal(err)
@@ -405,11 +405,26 @@ func TestCancelledCallEndsSoonAndLogsOut(t *testing.T) {
 	r := newRig(t)
 	r.service.SetFault(sim.FaultHangSystem)
 	r.config.Timeout = time.Minute
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	done := make(chan error, 1)
+	c := r.open(t, bmc.Deps{})
+	go func() {
+		_, err := c.PowerState(ctx)
+		done <- err
+	}()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !slices.ContainsFunc(r.service.Requests(), func(request string) bool { return strings.Contains(request, "/Systems/") }) {
+		select {
+		case err := <-done:
+			t.Fatalf("PowerState() = %v before it was cancelled", err)
+		case <-tick.C:
+		}
+	}
 	start := time.Now()
-	_, err := r.open(t, bmc.Deps{}).PowerState(ctx)
-	if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 3*time.Second {
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) || time.Since(start) > 20*time.Second {
 		t.Errorf("PowerState() = %v after %s; want the context's error at once", err, time.Since(start))
 	}
 	r.service.SetFault(sim.FaultNone)
