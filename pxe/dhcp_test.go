@@ -306,7 +306,7 @@ func TestServeAnswersAndSurvivesGarbage(t *testing.T) {
 		if r, err := dhcpv4.FromBytes(d.b); err != nil || r.MessageType() != dhcpv4.MessageTypeOffer {
 			t.Errorf("answer %v, %v; want an offer", r, err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(eventBound):
 		t.Fatal("no offer after garbage")
 	}
 }

@@ -106,6 +106,9 @@ func (l *eventLog) find(match func(inventory.Event) bool) (inventory.Event, bool
 	return inventory.Event{}, false
 }
 
+// eventBound ends a wait for what was to come; a busy machine needs far less.
+const eventBound = 30 * time.Second
+
 // await waits until an event matches.
 func (l *eventLog) await(t *testing.T, limit time.Duration, what string, match func(inventory.Event) bool) inventory.Event {
 	t.Helper()

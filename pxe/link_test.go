@@ -42,7 +42,7 @@ func TestRouterAdvertisementIsEmptyAndUnicast(t *testing.T) {
 	var got frame
 	select {
 	case got = <-pipe.out:
-	case <-time.After(5 * time.Second):
+	case <-time.After(eventBound):
 		t.Fatal("no advertisement")
 	}
 	pipe.Close()
@@ -109,9 +109,9 @@ func TestProbeNamesForeignServers(t *testing.T) {
 		}
 		return frame{macB, udpPacket(netip.MustParseAddrPort(from), netip.MustParseAddrPort("255.255.255.255:68"), r.ToBytes())}, true
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	got, err := probe(ctx, pipe)
+	got, err := probe(ctx, &readTwice{framePipe: pipe, after: cancel})
 	if err != nil || len(got) != 2 {
 		t.Fatalf("probe() = %v, %v; want two servers", got, err)
 	}
@@ -121,6 +121,20 @@ func TestProbeNamesForeignServers(t *testing.T) {
 	if want := (ForeignServer{Address: netip.MustParseAddr("172.22.77.3"), Proxy: true, BootFile: "pxelinux.0"}); got[1] != want {
 		t.Errorf("second server %+v; want %+v", got[1], want)
 	}
+}
+
+// readTwice ends something when it is read for the third time.
+type readTwice struct {
+	*framePipe
+	reads int
+	after func()
+}
+
+func (p *readTwice) ReadFrame(b []byte) (int, inventory.MAC, error) {
+	if p.reads++; p.reads > 2 {
+		p.after()
+	}
+	return p.framePipe.ReadFrame(b)
 }
 
 func TestProbeIgnoresAnswersToOthers(t *testing.T) {

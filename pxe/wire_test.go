@@ -151,7 +151,7 @@ func (w *wire) serve() *wire {
 			if err != nil {
 				w.t.Errorf("Serve() = %v; want nil", err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(eventBound):
 			w.t.Error("Serve did not return after its context ended")
 		}
 	})
