@@ -263,7 +263,7 @@ func TestRefresherAsksBMCsBesideItsLooks(t *testing.T) {
 	cancel()
 	select {
 	case <-ended:
-	case <-time.After(10 * time.Second): // logging out of a BMC may take 5
+	case <-time.After(testBound): // logging out of a BMC may take 5 s
 		t.Error("Run() did not end with its context")
 	}
 	if open, _ := s.redfish.Sessions(); open != 0 {

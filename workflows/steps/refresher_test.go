@@ -227,17 +227,17 @@ func TestInstalledMachineIsFrozenWhenItHasAnswered(t *testing.T) {
 	}
 }
 
-// until asks again and again, for at most ten seconds, until a condition holds.
+// until asks again and again, for testBound at most, until a condition holds.
 func until(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(testBound)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !holds() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("not in 10 s: %s", what)
+			t.Fatalf("not in %s: %s", testBound, what)
 		}
 	}
 }

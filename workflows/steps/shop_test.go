@@ -321,7 +321,7 @@ func (s *shop) serveAgents() {
 		return agent.NewLoop(agent.Config{
 			Client: client, Token: token, Boot: boot, MAC: shopMAC, Version: "test", Executor: s.computer,
 			Facts: func(context.Context) (inventory.Facts, error) { return s.computer.facts, nil },
-			Hold:  100 * time.Millisecond, Backoff: 10 * time.Millisecond, LostAfter: 20 * time.Second,
+			Hold:  100 * time.Millisecond, Backoff: 10 * time.Millisecond, LostAfter: testBound,
 		})
 	}
 }
@@ -339,7 +339,7 @@ func (s *shop) openBMC() {
 	s.t.Cleanup(server.Close)
 	s.bmc, err = bmc.Open(bmc.Config{
 		Driver: bmc.DriverRedfish, Address: server.URL, Username: "admin", Password: "correct-horse", Fingerprint: fingerprint,
-		Timeout: 5 * time.Second, Attempts: 2, RetryWait: time.Millisecond, PollInterval: time.Millisecond, OffTime: time.Millisecond, Machine: "machine.a",
+		Timeout: testBound / 2, Attempts: 2, RetryWait: time.Millisecond, PollInterval: time.Millisecond, OffTime: time.Millisecond, Machine: "machine.a",
 	}, bmc.Deps{})
 	if err != nil {
 		s.t.Fatal(err)
@@ -347,9 +347,13 @@ func (s *shop) openBMC() {
 	s.t.Cleanup(func() { _ = s.bmc.Close() })
 }
 
+// testBound ends what hangs. It is far from what a busy machine needs under the race
+// detector.
+const testBound = time.Minute
+
 // ctx bounds a test.
 func (s *shop) ctx() context.Context {
-	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), testBound)
 	s.t.Cleanup(cancel)
 	return ctx
 }
