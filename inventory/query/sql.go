@@ -461,6 +461,8 @@ func (i *count) write(w *writer) {
 
 // write makes the result NULL where it does not fit 64 bits. SQLite turns such
 // a result into a REAL; PostgreSQL computes in numeric and is asked for the range.
+// Without OFFSET 0 PostgreSQL would put the operation in the place of each v, which
+// makes a sum of n parts 3 to the power of n of them.
 func (i *arithmetic) write(w *writer) {
 	if w.full() {
 		return
@@ -485,7 +487,7 @@ func (i *arithmetic) write(w *writer) {
 	if i.op == '%' {
 		w.put(", 0)")
 	}
-	w.put(" AS v) AS t)")
+	w.put(" AS v OFFSET 0) AS t)")
 }
 
 func (i *sign) write(w *writer) {

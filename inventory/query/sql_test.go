@@ -320,6 +320,7 @@ func TestTableExpressionsAgreeInSQL(t *testing.T) {
 				`missing(facts.cpu.cores / (facts.cpu.cores - 4))`,
 				`(facts.cpu.cores - 9223372036854775807) % (3 - facts.cpu.cores) == 0`,
 				`facts.cpu.cores / (2 - facts.cpu.cores) == -2`,
+				"facts.cpu.cores" + strings.Repeat(" + facts.cpu.cores", 30) + " > 31",
 				`machine.id == "0190f5fe-7c00-7a00-8abc-000000000002"`,
 				`machine.id != "0190f5fe-7c00-7a00-8abc-000000000002"`,
 				`machine.id > "0190f5fe-7c00-7a00-8abc-000000000002"`,
