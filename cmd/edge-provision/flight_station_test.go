@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -135,33 +136,71 @@ func (s *station) fetch(name string, blocks int) {
 	if err := conn.SetDeadline(time.Now().Add(awaitBound)); err != nil {
 		s.t.Fatal(err)
 	}
+	if err := s.blocks(conn, name, func(got int) bool { return got != blocks }); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// dawdle fetches a file so slowly that it does not end before the test.
+func (s *station) dawdle(name string) {
+	s.t.Helper()
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: s.address.AsSlice()})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	// One block in a third of the time after which it would be sent again.
+	pause := time.NewTicker(300 * time.Millisecond)
+	left, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- s.blocks(conn, name, func(int) bool {
+			select {
+			case <-pause.C:
+				return true
+			case <-left:
+				return false
+			}
+		})
+	}()
+	s.t.Cleanup(func() {
+		close(left)
+		if err := <-ended; err != nil {
+			s.t.Error(err)
+		}
+		pause.Stop()
+		conn.Close()
+	})
+}
+
+// blocks takes the blocks of a file, each of which it acknowledges when more says
+// so; otherwise it goes away without a word.
+func (s *station) blocks(conn net.PacketConn, name string, more func(got int) bool) error {
 	ask := []byte("\x00\x01" + name + "\x00octet\x00blksize\x001428\x00")
 	if _, err := conn.WriteTo(ask, s.tftp); err != nil {
-		s.t.Fatal(err)
+		return err
 	}
 	buf := make([]byte, 2000)
 	for got := 0; ; {
 		n, from, err := conn.ReadFrom(buf)
 		if err != nil {
-			s.t.Fatalf("fetching %s: %v", name, err)
+			return fmt.Errorf("fetching %s: %w", name, err)
 		}
 		block := uint16(0)
 		switch code := binary.BigEndian.Uint16(buf); code {
 		case 6: // options are acknowledged as block 0
 		case 3:
 			block = binary.BigEndian.Uint16(buf[2:])
-			if got++; got == blocks {
-				return
+			if got++; !more(got) {
+				return nil
 			}
 		default:
-			s.t.Fatalf("fetching %s: answer %d %q", name, code, buf[2:n])
+			return fmt.Errorf("fetching %s: answer %d %q", name, code, buf[2:n])
 		}
 		ack := binary.BigEndian.AppendUint16([]byte{0, 4}, block)
 		if _, err := conn.WriteTo(ack, from); err != nil {
-			s.t.Fatal(err)
+			return err
 		}
 		if block > 0 && n < tftpBlock+4 {
-			return
+			return nil
 		}
 	}
 }

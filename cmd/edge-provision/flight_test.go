@@ -286,7 +286,7 @@ func TestWhyNamesEachCause(t *testing.T) {
 			"TFTP started and never ended", nil,
 			func(f *flight) {
 				s := f.serve()
-				s.fetch(s.lease(byFirmware).BootFileName, 3)
+				s.dawdle(s.lease(byFirmware).BootFileName)
 				f.await(inventory.EventTFTPStart)
 			},
 			[]string{"boot file", "ipxe.efi began and never ended", "UDP 69"},
@@ -315,6 +315,7 @@ func TestWhyNamesEachCause(t *testing.T) {
 				s := f.serve()
 				s.fetch(s.lease(byFirmware).BootFileName, 0)
 				s.lease(byOurIPXE)
+				f.await(inventory.EventDHCPAck, "boot_file", s.script)
 			},
 			[]string{"ipxe", "never asked for its script", "HTTP port"},
 		},
