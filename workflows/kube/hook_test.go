@@ -9,7 +9,9 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/edge-provision/edge-provision/workflows/kube"
 	"github.com/edge-provision/edge-provision/workflows/kube/kubetest"
@@ -139,7 +141,7 @@ func TestWaitingNamesWhatDoesNotWork(t *testing.T) {
 	c := open(t)
 	pretend(t, "waits")
 	opts := options(t, "web")
-	opts.NoWait, opts.Wait = false, 20*time.Second
+	opts.NoWait, opts.Wait = false, testBound
 	s := set(t, namespace("waits")+deployment("waits", "web", "x:runs", 2)+job("waits", "once", "ok", ""))
 	apply(t, c, s, opts)
 	wantNothing(t, diff(t, c, s, opts))
@@ -147,16 +149,43 @@ func TestWaitingNamesWhatDoesNotWork(t *testing.T) {
 		t.Errorf("Wait for what works = %v", err)
 	}
 
-	opts.Wait = 2 * time.Second
 	broken := set(t, namespace("waits")+deployment("waits", "web", "x:hangs", 2)+job("waits", "once", "ok", ""))
+	opts.NoWait = true
+	apply(t, c, broken, opts)
+	until(t, "a pod of the new image that hangs", func() bool {
+		pods, err := other(t).Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace("waits").List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(pods.Items, func(pod unstructured.Unstructured) bool {
+			raw, err := pod.MarshalJSON()
+			return err == nil && strings.Contains(string(raw), "ImagePullBackOff")
+		})
+	})
+	opts.NoWait, opts.Wait = false, 2*time.Second
 	err := c.Apply(t.Context(), broken, opts)
 	var notReady *kube.NotReadyError
 	if !errors.As(err, &notReady) || notReady.ID.String() != "Deployment/waits/web" || !strings.Contains(err.Error(), "replicas are updated") && !strings.Contains(err.Error(), "old replicas") ||
 		!strings.Contains(err.Error(), "ImagePullBackOff: there is no such image") {
 		t.Errorf("Apply of an image that is not there = %v; want the deployment, its replicas and its pod's trouble", err)
 	}
-	opts.Wait = 20 * time.Second
+	opts.Wait = testBound
 	apply(t, c, s, opts)
+}
+
+// until asks again and again, for testBound at most, until a condition holds.
+func until(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.After(testBound)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("not in %s: %s", testBound, what)
+		}
+	}
 }
 
 // TestWebhookComesAfterTheWorkloadsThatAnswerIt: the API server would ask nobody,
@@ -192,7 +221,7 @@ webhooks:
 	if there() {
 		t.Error("the webhook was applied although what answers it does not run")
 	}
-	opts.Wait = 20 * time.Second
+	opts.Wait = testBound
 	apply(t, c, set(t, namespace("webhooks")+deployment("webhooks", "answers", "x:runs", 1)+webhook), opts)
 	if !there() {
 		t.Error("the webhook was not applied")

@@ -139,10 +139,14 @@ func upstream(t *testing.T, name string) kube.Set {
 	return set(t, string(content))
 }
 
+// testBound ends what hangs. It is far from what a busy machine needs under the race
+// detector.
+const testBound = time.Minute
+
 // options are of one step of the test's own catalog.
 func options(t *testing.T, step string) kube.Options {
 	return kube.Options{
-		Owner: kube.Owner{Catalog: t.Name(), Address: "step.manifest." + step}, NoWait: true, Wait: 20 * time.Second,
+		Owner: kube.Owner{Catalog: t.Name(), Address: "step.manifest." + step}, NoWait: true, Wait: testBound,
 		Say: t.Logf,
 	}
 }

@@ -199,18 +199,20 @@ func (c *Cluster) gone(ctx context.Context, r resource, id ID, uid types.UID, bo
 	began := c.config.Clock.Now()
 	bounded, cancel := context.WithTimeoutCause(ctx, min(bound, goneFor), errBound)
 	defer cancel()
-	reason := "it is still there"
-	for {
-		o, err := c.get(bounded, r, id)
+	reason := "it was never seen after that"
+	// As in waitFor the first look has the time that any request has.
+	for look := ctx; ; look = bounded {
+		o, err := c.get(look, r, id)
 		switch {
 		case errors.Is(err, ErrNotFound):
 			return nil
-		case bounded.Err() != nil:
+		case err != nil && look.Err() != nil:
 		case err != nil:
 			return err
 		case o.GetUID() != uid:
 			return nil
 		default:
+			reason = "it is still there"
 			if f := o.GetFinalizers(); len(f) > 0 {
 				reason = "its finalizers " + strings.Join(f, ", ") + " wait for their controllers"
 			}

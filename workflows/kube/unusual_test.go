@@ -257,7 +257,7 @@ func TestUnusualManifestsDoNotDifferOnceApplied(t *testing.T) {
 			ns := strings.ToLower(strings.ReplaceAll(name, " ", "-"))
 			opts := options(t, "unusual")
 			// Nothing answers for the service of an aggregated API.
-			opts.Wait = 5 * time.Second
+			opts.Wait = 10 * time.Second
 			s := set(t, namespace(ns)+"---\n"+strings.ReplaceAll(manifest, "namespace: default", "namespace: "+ns))
 			if d := diff(t, c, s, opts); len(d.Changes) != len(s.Objects) {
 				t.Errorf("Diff of %d new objects has %d changes", len(s.Objects), len(d.Changes))
