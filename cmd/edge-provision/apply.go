@@ -95,7 +95,7 @@ func (a *app) apply(ctx context.Context, path string, f applyFlags, resumed *wor
 		})
 	}
 	if err != nil {
-		return err
+		return &unopenedError{err}
 	}
 	defer w.close()
 	w.agent, w.stale = f.agent, f.stale

@@ -43,6 +43,7 @@ type daemon struct {
 	stopping bool       // no run begins any more
 	due      bool       // the site is to be read again when the run has ended
 	withheld bool       // somebody said no to a part of what is served: classes start nothing
+	hindered bool       // the site could not be opened for what classes start, and that was said
 	runs     sync.WaitGroup
 
 	// turn is held, for reading, while what machines are is recorded by the site

@@ -192,7 +192,7 @@ func (d *daemon) exchange(ctx context.Context, w *world, boot func(), by *daemon
 	boot()
 	w.images.Service = d.service
 	unused = d.retired
-	d.retired, d.world, d.withheld = d.world, w, false
+	d.retired, d.world, d.withheld, d.hindered = d.world, w, false, false
 	return unused, nil
 }
 

@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/edge-provision/edge-provision/inventory"
@@ -22,10 +24,8 @@ import (
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
 
-// sorted declares a class of machines with memory, for which a workflow runs.
-func (p *plant) sorted(steps string) {
-	p.t.Helper()
-	p.write("site \"plant\" {}\n" + plantMachine + `
+// grown is a class of machines with memory, for which a workflow of STEPS runs.
+const grown = `
 class "grown" {
   match = facts.memory.bytes >= GiB(2)
   react {
@@ -33,7 +33,14 @@ class "grown" {
   }
 }
 workflow "w" {
-` + steps + "\n}\n")
+STEPS
+}
+`
+
+// sorted declares that class.
+func (p *plant) sorted(steps string) {
+	p.t.Helper()
+	p.write("site \"plant\" {}\n" + plantMachine + strings.Replace(grown, "STEPS", steps, 1))
 }
 
 // report is what a machine tells of itself, as the agent would.
@@ -270,7 +277,7 @@ func TestADiscoveredMachineWithAFullDiskIsNotErased(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &steps.Reactor{
-		Site: func() *site.Site { return d.current().site }, Catalog: d.catalog, Carrier: carrier{d, d.ends, d.edited, nil},
+		Site: func() *site.Site { return d.current().site }, Catalog: d.catalog, Carrier: carrier{starter: d, stops: d.ends, edited: d.edited, served: d.current, hinders: d.hinders},
 		Tell: func(p steps.Progress) { t.Log(p.Address, p.Phase, p.Message) },
 	}
 	for range 2 {
@@ -312,19 +319,25 @@ func (b *busy) Start(context.Context, runRequest) (*daemonRun, error) {
 	return nil, b.err
 }
 
+// carrierOf begins runs by a starter, of a version of the site that stays.
+func carrierOf(s starter) carrier {
+	never := func() bool { return false }
+	return carrier{starter: s, stops: never, edited: never, served: func() *world { return nil }, hinders: func(error) {}}
+}
+
 func TestTheCarrierWaitsForItsTurn(t *testing.T) {
 	fails := errors.New("the site cannot be read")
 	b := &busy{left: 1, err: fails}
 	approve := func(workflows.Plan) error { return nil }
-	if _, err := (carrier{starter: b}).Carry(t.Context(), "class", nil, approve); !errors.Is(err, fails) || b.left != -1 {
+	if _, err := carrierOf(b).Carry(t.Context(), "class", nil, approve); !errors.Is(err, fails) || b.left != -1 {
 		t.Errorf("Carry() = %v after %d refusals; want it tried again once", err, 1-b.left)
 	}
-	if _, err := (carrier{starter: &busy{err: errDaemonStops}}).Carry(t.Context(), "class", nil, approve); !errors.Is(err, context.Canceled) {
+	if _, err := carrierOf(&busy{err: errDaemonStops}).Carry(t.Context(), "class", nil, approve); !errors.Is(err, context.Canceled) {
 		t.Errorf("Carry(while stopping) = %v; want context.Canceled", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := (carrier{starter: &busy{left: 10}}).Carry(ctx, "class", nil, approve); !errors.Is(err, context.Canceled) {
+	if _, err := carrierOf(&busy{left: 10}).Carry(ctx, "class", nil, approve); !errors.Is(err, context.Canceled) {
 		t.Errorf("Carry(ended) = %v; want context.Canceled", err)
 	}
 }
@@ -368,7 +381,9 @@ func TestARunOfAClassThatWasStoppedIsNotBegunAgain(t *testing.T) {
 			if c.ctx != nil {
 				ctx = c.ctx
 			}
-			_, err := carrier{e, func() bool { return c.stops }, func() bool { return false }, nil}.Carry(ctx, "class", nil, nil)
+			carry := carrierOf(e)
+			carry.stops = func() bool { return c.stops }
+			_, err := carry.Carry(ctx, "class", nil, nil)
 			if err == nil || errors.Is(err, context.Canceled) != c.canceled || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("Carry() = %v; want %q, and canceled: %t", err, c.want, c.canceled)
 			}
@@ -389,13 +404,114 @@ func TestARunOfAClassMakesRoomForAnEditedSite(t *testing.T) {
 		},
 		ask,
 	}}
-	_, err := carrier{e, func() bool { return false }, func() bool { return edited }, nil}.Carry(t.Context(), "class", nil, func(workflows.Plan) error {
+	carry := carrierOf(e)
+	carry.edited = func() bool { return edited }
+	_, err := carry.Carry(t.Context(), "class", nil, func(workflows.Plan) error {
 		approved++
 		return nil
 	})
 	if err != nil || e.begun != 2 || approved != 1 {
 		t.Errorf("Carry() = %v after %d runs, %d stages looked at; want two runs, and the stage of the second looked at", err, e.begun, approved)
 	}
+}
+
+// A site that cannot be opened is tried again, ever more rarely, and at once when
+// another version is served.
+func TestWhatAClassStartsOutlivesASiteThatCannotBeOpened(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		var at []time.Duration
+		unopened := func(runRequest, *daemonRun) error {
+			at = append(at, time.Since(began))
+			return &unopenedError{errors.New("the stick is gone")}
+		}
+		var version atomic.Pointer[world]
+		e := &shortRuns{runs: []func(runRequest, *daemonRun) error{
+			unopened, unopened, unopened, unopened, unopened, unopened, unopened, unopened,
+			func(runRequest, *daemonRun) error { at = append(at, time.Since(began)); return nil },
+		}}
+		var told []error
+		carry := carrierOf(e)
+		carry.served = version.Load
+		carry.hinders = func(why error) { told = append(told, why) }
+		time.AfterFunc(17*time.Minute, func() { version.Store(&world{}) })
+		if _, err := carry.Carry(t.Context(), "class", nil, nil); err != nil {
+			t.Errorf("Carry() = %v; want it carried out in the end", err)
+		}
+		want := []time.Duration{
+			0, 10 * time.Second, 30 * time.Second, 70 * time.Second, 150 * time.Second, 310 * time.Second, 610 * time.Second, 910 * time.Second, 17*time.Minute + busyInterval,
+		}
+		if !slices.EqualFunc(at, want, func(a, b time.Duration) bool { return (a - b).Abs() <= busyInterval }) {
+			t.Errorf("it was tried after %v; want %v", at, want)
+		}
+		if n := len(told); n != len(at) || told[0] == nil || told[n-1] != nil {
+			t.Errorf("told %v; want why each time, and nothing at the end", told)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		e := &shortRuns{runs: []func(runRequest, *daemonRun) error{func(runRequest, *daemonRun) error { return &unopenedError{errors.New("the stick is gone")} }}}
+		carry := carrierOf(e)
+		var ends atomic.Bool
+		carry.stops = ends.Load
+		time.AfterFunc(5*time.Second, func() { ends.Store(true) })
+		if _, err := carry.Carry(t.Context(), "class", nil, nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("Carry() = %v while serve stops; want context.Canceled, so that the reaction goes on next time", err)
+		}
+	})
+}
+
+// Neither a cache that cannot be used for a while, nor what lies in the place of the
+// bundle that is served, ends what a class starts.
+func TestWhatAClassStartsGoesByTheBundleThatIsServed(t *testing.T) {
+	b := newBundled(t)
+	b.build("pear")
+	b.report(1 << 30)
+	d := b.serve(nil, "-bundle", b.file)
+	text, err := os.ReadFile(b.site())
+	if err != nil {
+		t.Fatal(err)
+	}
+	take := func(class string) {
+		t.Helper()
+		said := strings.Count(d.out.String(), "as it is now in")
+		b.write(string(text) + class)
+		d.signal(syscall.SIGHUP)
+		b.await("the site taken up", func() bool { return strings.Count(d.out.String(), "as it is now in") > said })
+	}
+	class := strings.Replace(grown, "STEPS", quick, 1)
+	take(class)
+	cache := b.beside("cache/edge-provision")
+	if err := errors.Join(os.Rename(cache, cache+".away"), os.WriteFile(cache, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	b.report(4 << 30)
+	d.says("What classes start waits, because the site could not be opened for it")
+	if r := b.reacted(inventory.ReactionStarted); r.Attempts != 0 {
+		t.Errorf("reaction = %+v; want no attempt made", r)
+	}
+	if err := errors.Join(os.Remove(cache), os.Rename(cache+".away", cache)); err != nil {
+		t.Fatal(err)
+	}
+	take(class)
+	b.reacted(inventory.ReactionDone)
+	if got := b.plant.file("motd"); got != "welcome\n" {
+		t.Errorf("motd = %q; want it written", got)
+	}
+	if n := strings.Count(d.out.String(), "could not be opened"); n != 1 {
+		t.Errorf("serve says %d times that the site could not be opened; want once:\n%s", n, d.out)
+	}
+
+	b.report(1 << 30)
+	b.reclassed()
+	take(strings.NewReplacer("GiB(2)", "GiB(3)", "welcome", "changed").Replace(class))
+	if err := errors.Join(os.Remove(b.file), os.WriteFile(b.file, []byte("half of the next one"), 0o600), os.WriteFile(b.beside("site.lock.hcl"), []byte("{"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	b.report(4 << 30)
+	b.await("the changed file", func() bool { return b.plant.file("motd") == "changed\n" })
+	b.must(exitError, "", "plan", b.site()) // a client has the file there opened
+	d.signal(syscall.SIGTERM)
+	d.ends(exitOK)
 }
 
 func TestAPersonStopsWhatAClassStarted(t *testing.T) {
