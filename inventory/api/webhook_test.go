@@ -121,7 +121,7 @@ func (s *shop) hook(h *target, kinds ...inventory.EventKind) resource.CreatedWeb
 }
 
 func withHooks(c *api.Config) {
-	c.Sealer, c.WebhookRetry, c.WebhookTimeout = seal{}, 5*time.Millisecond, 300*time.Millisecond
+	c.Sealer, c.WebhookRetry = seal{}, 5*time.Millisecond
 }
 
 func TestWebhookGetsEveryEventSignedAndInOrder(t *testing.T) {
@@ -172,7 +172,7 @@ func TestWebhookIsToldOfItsKindsOnly(t *testing.T) {
 }
 
 func TestTargetThatHangsHoldsUpNobodyElse(t *testing.T) {
-	s := open(t, withHooks)
+	s := open(t, withHooks, func(c *api.Config) { c.WebhookTimeout = 300 * time.Millisecond })
 	stop := make(chan struct{})
 	hanging := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		select {

@@ -167,7 +167,7 @@ func TestWatchGoesOnOverBreaks(t *testing.T) {
 			next.ServeHTTP(&breaking{ResponseWriter: w, left: 3, breaks: &breaks, begun: begun}, r)
 		})
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	const events = 12
 	record := func(n int) {
@@ -221,7 +221,7 @@ func (b *breaking) Unwrap() http.ResponseWriter { return b.ResponseWriter }
 func TestWatchOfMachinesFollowsTheFilter(t *testing.T) {
 	s, c := serve(t, nil)
 	a := add(t, s, 4)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var got []string
 	for change, err := range c.WatchMachines(ctx, client.MachineQuery{Filter: "facts.memory.bytes >= GiB(4)"}) {

@@ -128,7 +128,7 @@ func TestRecordNeverBlocksAndCountsWhatItDropped(t *testing.T) {
 	for i := range n {
 		s.Record(inventory.Event{Time: noon, Kind: inventory.EventAgentLog, Step: fmt.Sprint(i)})
 	}
-	if took := time.Since(start); took > time.Second {
+	if took := time.Since(start); took > 10*time.Second { // it would wait for ever
 		t.Errorf("Record of %d events while the catalog was held took %s; want it not to wait", n, took)
 	}
 	dropped := s.EventsDropped()

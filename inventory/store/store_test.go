@@ -21,6 +21,10 @@ func TestMain(m *testing.M) {
 		crash()
 		return
 	}
+	if os.Getenv(upgradeEnv) != "" {
+		upgradeUntilKilled()
+		return
+	}
 	os.Exit(storetest.Run(m))
 }
 
@@ -202,7 +206,7 @@ func TestEventsForWhichThereIsNoRoomHoldNobodyUp(t *testing.T) {
 	for range 1000 {
 		s.Record(inventory.Event{Kind: inventory.EventAgentLog, Message: strings.Repeat("x", 4000)})
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // four batches that are tried five times each take longer
 	defer cancel()
 	if err := s.Flush(ctx); err != nil {
 		t.Errorf("Flush with a full catalog = %v; want it to return soon", err)
