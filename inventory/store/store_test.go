@@ -21,10 +21,6 @@ func TestMain(m *testing.M) {
 		crash()
 		return
 	}
-	if os.Getenv(upgradeEnv) != "" {
-		upgradeUntilKilled()
-		return
-	}
 	os.Exit(storetest.Run(m))
 }
 
