@@ -193,9 +193,16 @@ func TestAReactionThatServeIsStoppedInGoesOnNextTime(t *testing.T) {
 	p.report(4 << 30)
 	d := p.serve(nil)
 	p.awaitFile("begun")
+	run := p.runs()[0].ID.String()
+	follower, out := p.start(nil, "runs", "attach", run)
+	p.await("the beginning", func() bool { return strings.Contains(out.String(), "Run "+run) })
 	d.signal(syscall.SIGTERM)
 	d.says("Waiting for the apply that is under way")
+	p.await("the run's answer", func() bool { return strings.Contains(out.String(), askedToStop) })
 	p.let()
+	if err := follower.Wait(); err == nil {
+		t.Error("who follows a run that is stopped exits with 0; want 1")
+	}
 	d.ends(exitOK)
 	if r := p.reacted(inventory.ReactionStarted); r.Attempts != 1 {
 		t.Errorf("reaction = %+v; want it kept as started", r)
