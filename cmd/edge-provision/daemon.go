@@ -391,7 +391,10 @@ func (d *daemon) command(r *request, run *daemonRun) *app {
 		dataDir: d.app.dataDir, cacheDir: d.app.cacheDir, catalog: d.app.catalog,
 	}
 	if r == nil {
-		b.copySources(d.current().app)
+		// What is served stays so, with its bundle, until this run has ended.
+		served := d.current()
+		b.copySources(served.app)
+		b.verified = served.bundle
 		b.stdout, b.stderr = sessionWriter{session: run.session, stream: 1}, sessionWriter{session: run.session, stream: 2}
 		return b
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -160,13 +161,27 @@ func TestMachinesBootTheInstallerOfTheVersionThatIsServed(t *testing.T) {
 		d.running, d.due = run, false
 		d.mu.Unlock()
 		f.boots("own")
+		d.world.tell = func(p steps.Progress) {
+			if p.Phase == "verify" {
+				t.Errorf("the bundle is read whole again for serve: %+v; want that of the run taken over", p)
+			}
+		}
 		if err := d.serveFor(t.Context(), w); err != nil {
 			t.Fatal(err)
 		}
 		f.boots("bundled")
 	})
+	// The client's run has ended, and what it has opened is served on.
+	bundled := d.current()
+	if err := bundled.bundle.Verify(t.Context(), nil); err != nil {
+		t.Errorf("the bundle that is served cannot be read when the run has ended: %v", err)
+	}
 	d.reload(t.Context())
 	f.boots("own")
+	d.reload(t.Context())
+	if err := bundled.bundle.Verify(t.Context(), nil); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("reading a bundle that nobody uses any more = %v; want it closed", err)
+	}
 	if want := fmt.Sprintf("Serving site plant as it is now in %s.", d.path); !strings.Contains(f.said.String(), want) {
 		t.Errorf("serve says %q; want %q", f.said, want)
 	}

@@ -198,15 +198,23 @@ func (d *daemon) exchange(ctx context.Context, w *world, boot func(), by *daemon
 
 // serveFor serves the version of the site that a client's run works on, from the
 // moment on in which it was approved. It is opened for the daemon once more: what
-// the run has opened ends with it.
+// the run has opened ends with it, but for its bundle, which was verified when the
+// run began and is the daemon's from then on.
 func (d *daemon) serveFor(ctx context.Context, run *world) error {
-	w, err := d.server(run.app).openSite(ctx, run.site, d.path, d.current().tell)
+	b := d.server(run.app)
+	if !run.lent {
+		b.verified = run.bundle
+	}
+	w, err := b.openSite(ctx, run.site, d.path, d.current().tell)
 	if err != nil {
 		return err
 	}
 	w.agent = d.agent
 	if err := d.adopt(ctx, w, run.app.run); err != nil {
 		return err
+	}
+	if b.verified != nil {
+		w.lent, run.lent = false, true
 	}
 	run.goBy(nil) // it is recorded
 	if err := run.inside.Keep(ctx, run.site.Name); err != nil {

@@ -54,18 +54,6 @@ func (s *supply) orBundle(other supply) {
 	}
 }
 
-// servedBundle is the bundle of the version that is served, for a run of the
-// daemon's own, which works on that version; nil: it has none, or this is another
-// command. It was verified when the version was taken up, whatever lies in its
-// file's place by now, and is open for as long as the run goes on: meanwhile no
-// other version is taken up.
-func (a *app) servedBundle() *bundle.Reader {
-	if a.daemon == nil || a.run == nil || !a.run.own {
-		return nil
-	}
-	return a.daemon.current().bundle
-}
-
 // artifacts opens the store of files; a bundle that the flags name is verified
 // whole before anything else happens.
 func (w *world) artifacts(ctx context.Context, path string) error {
@@ -78,7 +66,7 @@ func (w *world) artifacts(ctx context.Context, path string) error {
 		Dir: filepath.Join(cache, "artifacts"), SiteDir: w.site.Dir, Mirror: flags.mirror, RegistryMirror: flags.registryMirror,
 		Keychain: authn.DefaultKeychain, Log: w.app.logger(), Progress: w.progress("fetch"), Digest: locked(site.LockPath(path)),
 	}
-	if w.bundle = w.app.servedBundle(); w.bundle != nil {
+	if w.bundle = w.app.verified; w.bundle != nil {
 		w.lent = true
 	} else if flags.bundle != "" {
 		if w.bundle, err = w.openBundle(ctx, flags); err != nil {

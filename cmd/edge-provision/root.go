@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/edge-provision/edge-provision/workflows/bundle"
 	"github.com/edge-provision/edge-provision/workflows/site"
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
@@ -42,6 +43,10 @@ type app struct {
 	// is carried out; nil in a process of its own.
 	daemon *daemon
 	run    *daemonRun
+	// verified is the bundle of another version of the site, which has been verified
+	// and is open for as long as the command works: it is taken in place of the file
+	// that the flags name. Nil: that file is opened.
+	verified *bundle.Reader
 
 	files map[string]*hcl.File // sources of the site, for diagnostics
 }

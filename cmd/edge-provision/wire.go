@@ -59,7 +59,7 @@ type world struct {
 	inside   *steps.BMCFacts
 	store    *artifact.Store
 	bundle   *bundle.Reader // nil: files are fetched
-	lent     bool           // the bundle is that of the version that is served, which closes it
+	lent     bool           // the bundle is another world's, which closes it
 	// foresight is what the site would make of the machines; nil: it is recorded,
 	// or nobody asks for machines of the catalog.
 	foresight *steps.Foresight

@@ -23,9 +23,8 @@ type Carrier interface {
 	// can consent to is left undone. approve sees each stage before it is carried
 	// out, and its error ends the run. Carry waits while another run is under way
 	// or the site cannot be opened, and returns when this one has ended, with the last
-	// plan that was made. The
-	// error is context.Canceled when ctx, or the program, ended before the run, and
-	// never else: a run that a person stopped has failed.
+	// plan that was made. The error is context.Canceled when ctx, or the program, ended
+	// before the run, and never else: a run that a person stopped has failed.
 	Carry(ctx context.Context, why string, targets []string, approve func(stage workflows.Plan) error) (workflows.Plan, error)
 }
 
