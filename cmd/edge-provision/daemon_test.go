@@ -410,6 +410,17 @@ func TestReloadTakesUpASiteAndRefusesABrokenOne(t *testing.T) {
 	}
 }
 
+// A service manager may ask for it as soon as serve is there.
+func TestReloadCanComeAtOnce(t *testing.T) {
+	p := newPlant(t)
+	p.declare(quick)
+	d := p.serve(nil)
+	d.signal(syscall.SIGHUP)
+	d.says("as it is now in")
+	d.signal(syscall.SIGTERM)
+	d.ends(exitOK)
+}
+
 func TestReloadWaitsForTheRunThatIsUnderWay(t *testing.T) {
 	p := newPlant(t)
 	p.declare(slow)

@@ -71,6 +71,10 @@ func (a *app) serve(ctx context.Context, path string, f serveFlags) (err error) 
 		return err
 	}
 	defer inherited.Close() // what was served is closed already
+	// From here on: a signal that nobody takes would end the program.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	screen := a.display(false)
 	defer screen.Close()
 	w, err := a.open(ctx, path, screen.Tell)
@@ -132,7 +136,7 @@ func (a *app) serve(ctx context.Context, path string, f serveFlags) (err error) 
 		fmt.Fprintf(a.stderr, "Dashboard and API: %s\n", served.url())
 	}
 	fmt.Fprintf(a.stderr, "Serving site %s. Press Ctrl-C to stop.\n", w.site.Name)
-	return d.serve(ctx, commands, served)
+	return d.serve(ctx, commands, served, hangups)
 }
 
 // listen binds the socket for commands, unless a service manager has, and writes
@@ -184,7 +188,7 @@ func (d *daemon) socketPath() (string, error) {
 
 // serve answers machines, clients and commands until Ctrl-C, or until one of its
 // services fails, which ends the others too.
-func (d *daemon) serve(ctx context.Context, commands *net.UnixListener, served *apiService) error {
+func (d *daemon) serve(ctx context.Context, commands *net.UnixListener, served *apiService, hangups <-chan os.Signal) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	d.ctx = ctx
@@ -202,7 +206,8 @@ func (d *daemon) serve(ctx context.Context, commands *net.UnixListener, served *
 		services = append(services, func(ctx context.Context) error { return served.Serve(ctx, served.listener) })
 	}
 	parts := []func(context.Context){
-		d.discover, d.react, d.look, d.reloadOnSignal, d.watchdog,
+		d.discover, d.react, d.look, d.watchdog,
+		func(ctx context.Context) { d.reloadOnSignal(ctx, hangups) },
 		func(ctx context.Context) { d.awaitStop(ctx, cancel) },
 	}
 	var (
@@ -244,8 +249,8 @@ func (d *daemon) awaitStop(ctx context.Context, cancel context.CancelCauseFunc) 
 	}
 	d.report(d.manager.Stopping("Waiting for what runs to finish"))
 	if run := d.close(); run != nil {
+		run.Stop() // before it is said, so that it is true by then
 		fmt.Fprintf(d.app.stderr, "Waiting for the %s that is under way: it starts nothing new, and what runs may finish.\n", run.command)
-		run.Stop()
 		select {
 		case <-run.Done():
 		case <-ctx.Done():
@@ -255,10 +260,7 @@ func (d *daemon) awaitStop(ctx context.Context, cancel context.CancelCauseFunc) 
 }
 
 // reloadOnSignal reads the site again at each SIGHUP.
-func (d *daemon) reloadOnSignal(ctx context.Context) {
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(hangups)
+func (d *daemon) reloadOnSignal(ctx context.Context, hangups <-chan os.Signal) {
 	for {
 		select {
 		case <-ctx.Done():
