@@ -4,6 +4,7 @@ import (
 	"context"
 	"io/fs"
 	"runtime"
+	"strconv"
 	"testing"
 
 	"entgo.io/ent/dialect"
@@ -158,4 +159,22 @@ func (s *Store) HoldChange(ctx context.Context, id uuid.UUID, fn func()) error {
 		fn()
 		return err
 	})
+}
+
+// UpgradeProjection makes the projection anew in batches of another size, and tells of
+// each of them.
+func (s *Store) UpgradeProjection(ctx context.Context, machines, bytes int, told func(done, total int)) error {
+	return upgrade{s: s, machines: machines, bytes: bytes, told: told}.run(ctx)
+}
+
+// ProjectionVersion is what a catalog says whose projection is this program's.
+var ProjectionVersion = strconv.Itoa(projectionVersion)
+
+// ProjectedColumns are the columns of the tables of the projection.
+func ProjectedColumns() map[string][]string {
+	out := map[string][]string{changeTable.name: changeTable.columns}
+	for _, t := range tables {
+		out[t.name] = t.columns
+	}
+	return out
 }

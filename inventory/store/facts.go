@@ -65,6 +65,12 @@ func (s *Store) putFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, source i
 		}
 		return documentOf(last, f), false, nil
 	}
+	// What is projected are the reports of all sources: none may come in between. This
+	// goes before the row that refers to the machine, because that keeps it from others
+	// who would then wait for each other.
+	if err := s.lockMachines(ctx, tx, id); err != nil {
+		return none, false, err
+	}
 	if last != nil && !at.After(last.FirstSeen) {
 		// A clock went back, or a report was late. History is ordered by
 		// time, so the newest content must also be the latest.
@@ -95,11 +101,11 @@ func (s *Store) putFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, source i
 			return none, false, err
 		}
 		before = &content
-		if err := insertChanges(ctx, tx, id, inventory.ChangedPaths(content, f), at); err != nil {
+		if err := s.insertChanges(ctx, tx, id, inventory.ChangedPaths(content, f), at); err != nil {
 			return none, false, fmt.Errorf("recording what changed: %w", err)
 		}
 	}
-	docs, err := s.project(ctx, tx, id)
+	docs, err := s.projectOne(ctx, tx, id)
 	if err == nil {
 		err = s.recordDisagreements(ctx, tx, id, source, before, docs)
 	}
@@ -191,7 +197,15 @@ func (s *Store) MergedFacts(ctx context.Context, machine uuid.UUID) (inventory.F
 	return merge(docs), nil
 }
 
+// merge is inventory.Merge over documents of the catalog. A single one is in the form
+// that Merge would give it already, because it was kept in it.
 func merge(docs map[inventory.Source]inventory.Document) inventory.Facts {
+	if len(docs) == 1 {
+		for _, d := range docs {
+			d.Facts.SchemaVersion = inventory.SchemaVersion
+			return d.Facts
+		}
+	}
 	return inventory.Merge(contents(docs))
 }
 

@@ -256,16 +256,27 @@ func (s *Store) ForgetIf(ctx context.Context, id uuid.UUID, check func(inventory
 // locked reads a machine that no other transaction can change before this one
 // ends.
 func (s *Store) locked(ctx context.Context, tx *ent.Tx, id uuid.UUID) (inventory.Machine, error) {
-	if s.dialect == dialect.Postgres {
-		if _, err := tx.ExecContext(ctx, "SELECT 1 FROM machines WHERE id = $1 FOR UPDATE", id); err != nil {
-			return inventory.Machine{}, err
-		}
+	if err := s.lockMachines(ctx, tx, id); err != nil {
+		return inventory.Machine{}, err
 	}
 	row, err := tx.Machine.Query().Where(machine.ID(id)).WithMacs().WithTags().WithMemberships().Only(ctx)
 	if err != nil {
 		return inventory.Machine{}, err
 	}
 	return machineOf(row)
+}
+
+// lockMachines keeps other transactions from changing machines before this one ends.
+func (s *Store) lockMachines(ctx context.Context, tx *ent.Tx, ids ...uuid.UUID) error {
+	if s.dialect != dialect.Postgres {
+		return nil // its transactions exclude each other
+	}
+	args := make([]any, len(ids))
+	for i, id := range ids {
+		args[i] = id
+	}
+	_, err := tx.ExecContext(ctx, "SELECT 1 FROM machines WHERE id IN ("+s.placeholders(1, len(ids))+") ORDER BY id FOR UPDATE", args...)
+	return err
 }
 
 // Dialect is the SQL of the catalog: "sqlite3" or "postgres", as ent names them.

@@ -5,12 +5,12 @@ import (
 	"slices"
 	"time"
 
+	"entgo.io/ent/dialect/sql"
 	"github.com/google/uuid"
 
 	"github.com/edge-provision/edge-provision/ent"
 	"github.com/edge-provision/edge-provision/ent/event"
 	"github.com/edge-provision/edge-provision/ent/lease"
-	"github.com/edge-provision/edge-provision/ent/machine"
 	"github.com/edge-provision/edge-provision/ent/observation"
 	"github.com/edge-provision/edge-provision/ent/run"
 	"github.com/edge-provision/edge-provision/inventory"
@@ -51,7 +51,7 @@ func (s *Store) Prune(ctx context.Context) (Pruned, error) {
 			return p, err
 		}
 	}
-	ids, err := s.main.client.Machine.Query().Where(machine.HasObservations()).IDs(ctx)
+	ids, err := s.surplusFacts(ctx)
 	if err != nil {
 		return p, s.explain("removing old facts", err)
 	}
@@ -120,6 +120,17 @@ func (s *Store) pruneLeases(ctx context.Context, tx *ent.Tx) (int, error) {
 	)).Exec(ctx)
 }
 
+// surplusFacts finds the machines of which a source has more observations than are
+// kept: nearly always none, and to look at each of many takes minutes.
+func (s *Store) surplusFacts(ctx context.Context) ([]uuid.UUID, error) {
+	var ids []uuid.UUID
+	err := s.main.client.Observation.Query().Where(func(q *sql.Selector) {
+		q.GroupBy(observation.FieldMachineID, observation.FieldSource).Having(sql.GT(sql.Count("*"), s.cfg.FactsLimit))
+	}).Select(observation.FieldMachineID).Scan(ctx, &ids)
+	slices.SortFunc(ids, compareIDs)
+	return slices.Compact(ids), err
+}
+
 func (s *Store) pruneFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID) (int, error) {
 	names, err := tx.Observation.Query().Where(observation.MachineID(id)).Unique(true).Select(observation.FieldSource).Strings(ctx)
 	if err != nil {
@@ -143,7 +154,7 @@ func (s *Store) pruneFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID) (int, 
 	if total == 0 {
 		return 0, nil
 	}
-	if err := rebuildChanges(ctx, tx, id); err != nil {
+	if err := s.rebuildChanges(ctx, tx, id); err != nil {
 		return total, err
 	}
 	return total, dropOrphans(ctx, tx)

@@ -42,6 +42,11 @@ type Config struct {
 	// regexp(pattern, text) does in a condition of Query on SQLite. Give
 	// query.Match, which keeps compiled patterns; regexp.MatchString when nil.
 	Match func(pattern, text string) (bool, error)
+	// Progress hears, every few seconds, how many of all machines Open has projected
+	// anew: a program that projects facts in another way does this with a catalog the
+	// first time that it opens it, and all of a large one takes minutes. nil: nobody
+	// waits.
+	Progress func(done, total int)
 	// BusyTimeout bounds the wait for another program that is writing to the
 	// same catalog; 10 s when zero.
 	BusyTimeout time.Duration

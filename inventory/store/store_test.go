@@ -21,6 +21,10 @@ func TestMain(m *testing.M) {
 		crash()
 		return
 	}
+	if os.Getenv(upgradeEnv) != "" {
+		upgradeUntilKilled()
+		return
+	}
 	os.Exit(storetest.Run(m))
 }
 

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"time"
 
 	"entgo.io/ent/dialect/sql"
 	"github.com/google/uuid"
@@ -55,9 +54,9 @@ func (s *Store) Subject(ctx context.Context, id uuid.UUID) (inventory.Subject, e
 // FactsOf returns the merged current facts of machines, in few statements for
 // many. A machine that was never inspected has no entry.
 func (s *Store) FactsOf(ctx context.Context, machines ...uuid.UUID) (map[uuid.UUID]inventory.Facts, error) {
-	documents, err := s.documentsOf(ctx, machines)
+	documents, err := documentsOf(ctx, s.main.client, machines)
 	if err != nil {
-		return nil, err
+		return nil, s.explain("reading the facts of machines", err)
 	}
 	out := make(map[uuid.UUID]inventory.Facts, len(documents))
 	for id, docs := range documents {
@@ -68,9 +67,9 @@ func (s *Store) FactsOf(ctx context.Context, machines ...uuid.UUID) (map[uuid.UU
 
 // OwnFactsOf is FactsOf without what BMCs say; see inventory.OwnFacts.
 func (s *Store) OwnFactsOf(ctx context.Context, machines ...uuid.UUID) (map[uuid.UUID]inventory.Facts, error) {
-	documents, err := s.documentsOf(ctx, machines)
+	documents, err := documentsOf(ctx, s.main.client, machines)
 	if err != nil {
-		return nil, err
+		return nil, s.explain("reading the facts of machines", err)
 	}
 	out := make(map[uuid.UUID]inventory.Facts, len(documents))
 	for id, docs := range documents {
@@ -82,10 +81,10 @@ func (s *Store) OwnFactsOf(ctx context.Context, machines ...uuid.UUID) (map[uuid
 }
 
 // documentsOf reads what each source said of machines last.
-func (s *Store) documentsOf(ctx context.Context, machines []uuid.UUID) (map[uuid.UUID]map[inventory.Source]inventory.Document, error) {
-	documents := map[uuid.UUID]map[inventory.Source]inventory.Document{}
+func documentsOf(ctx context.Context, c *ent.Client, machines []uuid.UUID) (documents, error) {
+	out := documents{}
 	err := inBatches(machines, func(part []uuid.UUID) error {
-		rows, err := s.main.client.Observation.Query().Where(observation.MachineIDIn(part...), latestOnly).WithDocument().All(ctx)
+		rows, err := c.Observation.Query().Where(observation.MachineIDIn(part...), latestOnly).WithDocument().All(ctx)
 		if err != nil {
 			return err
 		}
@@ -94,14 +93,11 @@ func (s *Store) documentsOf(ctx context.Context, machines []uuid.UUID) (map[uuid
 			if err != nil {
 				return err
 			}
-			if documents[r.MachineID] == nil {
-				documents[r.MachineID] = map[inventory.Source]inventory.Document{}
-			}
-			documents[r.MachineID][inventory.Source(r.Source)] = documentOf(r, f)
+			out.add(r.MachineID, documentOf(r, f))
 		}
 		return nil
 	})
-	return documents, s.explain("reading the facts of machines", err)
+	return out, err
 }
 
 // latestOnly selects the newest observation of each machine and source.
@@ -112,39 +108,4 @@ func latestOnly(s *sql.Selector) {
 		sql.ColumnsEQ(newer.C(observation.FieldSource), s.C(observation.FieldSource)),
 		sql.ColumnsGT(newer.C(observation.FieldFirstSeen), s.C(observation.FieldFirstSeen)),
 	))))
-}
-
-// insertChanges keeps which facts a source reports differently from a time on.
-func insertChanges(ctx context.Context, tx *ent.Tx, id uuid.UUID, paths []string, at time.Time) error {
-	return inBatches(paths, func(part []string) error {
-		return tx.FactChange.MapCreateBulk(part, func(row *ent.FactChangeCreate, i int) {
-			row.SetMachineID(id).SetPath(part[i]).SetAt(at)
-		}).Exec(ctx)
-	})
-}
-
-// rebuildChanges makes the changes of a machine anew from its documents.
-func rebuildChanges(ctx context.Context, tx *ent.Tx, id uuid.UUID) error {
-	if _, err := tx.FactChange.Delete().Where(factchange.MachineID(id)).Exec(ctx); err != nil {
-		return err
-	}
-	rows, err := tx.Observation.Query().Where(observation.MachineID(id)).WithDocument().
-		Order(ent.Asc(observation.FieldFirstSeen, observation.FieldID)).All(ctx)
-	if err != nil {
-		return err
-	}
-	last := map[string]inventory.Facts{}
-	for _, r := range rows {
-		f, err := stored(r.Edges.Document)
-		if err != nil {
-			return err
-		}
-		if before, ok := last[r.Source]; ok {
-			if err := insertChanges(ctx, tx, id, inventory.ChangedPaths(before, f), r.FirstSeen); err != nil {
-				return err
-			}
-		}
-		last[r.Source] = f
-	}
-	return nil
 }
