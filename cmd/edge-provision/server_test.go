@@ -130,9 +130,7 @@ func TestReadsAreTheSameOverTheAPI(t *testing.T) {
 		{"show", shopMACb, "--site", "shop"},
 	} {
 		args = append([]string{"inventory"}, args...)
-		local, _ := cli(t, exitOK, args...)
-		remote, _ := cli(t, exitOK, append(slices.Clone(args), "--server", c.url)...)
-		if local != remote || local == "" {
+		if local, remote := c.both(args...); local != remote || local == "" {
 			t.Errorf("%q over the API =\n%s\nwant, as from the catalog,\n%s", args, remote, local)
 		}
 	}
@@ -159,9 +157,7 @@ func TestReadsAreTheSameOverTheAPI(t *testing.T) {
 		{"trace", shopMACa, "--json"},
 		{"trace", shopMACa, "--all", "--site", "shop"},
 	} {
-		local, _ := cli(t, exitOK, args...)
-		remote, _ := cli(t, exitOK, append(slices.Clone(args), "--server", c.url)...)
-		if local != remote || local == "" {
+		if local, remote := c.both(args...); local != remote || local == "" {
 			t.Errorf("%q over the API =\n%s\nwant, as from the catalog,\n%s", args, remote, local)
 		}
 	}
