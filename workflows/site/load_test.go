@@ -380,6 +380,10 @@ func TestFilesAndEnvironmentOnlyWhereAllowed(t *testing.T) {
 	}
 }
 
+// quickly is far more than the 3 s that the slowest takes on a busy machine under the
+// race detector, and far less than what is not bounded.
+const quickly = time.Minute
+
 // TestHostileSourcesAreRefusedQuickly feeds what would overflow the stack of
 // the parser or the memory of the evaluator.
 func TestHostileSourcesAreRefusedQuickly(t *testing.T) {
@@ -431,8 +435,8 @@ func TestHostileSourcesAreRefusedQuickly(t *testing.T) {
 			}
 			start := time.Now()
 			_, diags := Load(path, Options{})
-			if took := time.Since(start); took > 10*time.Second {
-				t.Errorf("Load() took %s; want less than 10s", took)
+			if took := time.Since(start); took > quickly {
+				t.Errorf("Load() took %s; want less than %s", took, quickly)
 			}
 			found := test.want == "" && !diags.HasErrors()
 			for _, d := range diags {
