@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/edge-provision/edge-provision/workflows/bundle"
 	"github.com/edge-provision/edge-provision/workflows/control"
 )
 
@@ -63,6 +65,28 @@ func (b *bundled) build(images ...string) {
 	}
 }
 
+// damaged is a bundle with one bit of a content changed; what is between contents
+// belongs to none.
+func (b *bundled) damaged(whole []byte) []byte {
+	b.t.Helper()
+	r, err := bundle.Read(bytes.NewReader(whole), int64(len(whole)), b.file)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	in, err := r.Blob(r.Contents().Blobs[0].SHA256)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	content, err := io.ReadAll(in)
+	at := bytes.Index(whole, content)
+	if err != nil || len(content) == 0 || at < 0 {
+		b.t.Fatalf("the first content of the bundle is at %d with %d bytes, %v; want it found", at, len(content), err)
+	}
+	out := bytes.Clone(whole)
+	out[at+len(content)/2] ^= 1
+	return out
+}
+
 // TestServeTakesEverythingFromABundle has nothing but the bundle: a client that
 // names none goes by it too, and a reload takes up the file that lies there then.
 func TestServeTakesEverythingFromABundle(t *testing.T) {
@@ -102,13 +126,7 @@ func TestServeRefusesABundleBeforeItServes(t *testing.T) {
 			t.Errorf("after a refusal there is a socket (%v); want that nothing was served", err)
 		}
 	}
-	damaged := bytes.Clone(whole)
-	at := bytes.LastIndex(damaged, []byte("pearpear"))
-	if at < 0 {
-		at = len(damaged) / 2
-	}
-	damaged[at] ^= 1
-	if err := os.WriteFile(b.file, damaged, 0o600); err != nil {
+	if err := os.WriteFile(b.file, b.damaged(whole), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	refused("damaged")
