@@ -54,7 +54,7 @@ func (c *PageCutter) Page(ctx context.Context, r PageRequest, query, row int) (P
 	if err != nil {
 		return Page{}, false, err
 	}
-	p.chunk = 4
+	p.chunk, p.size = 4, 4
 	within, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c.query, c.row, c.queries, c.deadline, c.cut = query, row, 0, cancel, false

@@ -42,6 +42,7 @@ type pager struct {
 	budget   int
 	deadline time.Duration
 	chunk    int // firstChunk but in tests
+	size     int // of the next chunk
 
 	last     position // looked at last; meaningless until started
 	started  bool
@@ -58,7 +59,7 @@ func (s *Store) newPager(r PageRequest) (*pager, error) {
 	if r.Limit < 0 || r.Limit > MaxPageLimit {
 		return nil, &RequestError{Field: "limit", Reason: fmt.Sprintf("a page has 1 to %d machines, not %d", MaxPageLimit, r.Limit)}
 	}
-	p := &pager{store: s, site: r.Site, filter: r.Filter, order: o, limit: r.Limit, budget: r.RowBudget, deadline: r.Deadline, chunk: firstChunk}
+	p := &pager{store: s, site: r.Site, filter: r.Filter, order: o, limit: r.Limit, budget: r.RowBudget, deadline: r.Deadline, chunk: firstChunk, size: firstChunk}
 	defaultTo(&p.limit, DefaultPageLimit)
 	defaultTo(&p.budget, DefaultRowBudget)
 	defaultTo(&p.deadline, DefaultPageDeadline)
@@ -89,15 +90,29 @@ func (p *pager) run(ctx context.Context) error {
 			Table: "machines", ID: "id", Where: inventory.Condition{SQL: "machines.site = " + p.store.placeholder(1), Args: []any{p.site}},
 		}}, narrow...)
 	}
-	for _, n := range narrow {
-		if n.Ordered && p.order.kind == keyID && !p.order.desc {
-			// Only those of the page need to be read.
+	walked := -1
+	if p.order.kind == keyID && !p.order.desc {
+		walked = slices.IndexFunc(narrow, func(n inventory.Narrowing) bool { return n.Ordered })
+	}
+	if walked >= 0 {
+		// The first of them are often enough for the page: sooner looked at than
+		// the other narrowings are compared with this one.
+		more, err := p.step(ctx, p.along(narrow[walked]))
+		if err != nil || !more {
+			return err
+		}
+	}
+	for i, n := range narrow {
+		if i == walked {
+			if i == len(narrow)-1 {
+				break // and nothing else is left to be compared with
+			}
 			few, err := p.isAtMost(ctx, n, p.store.few)
 			if err != nil {
 				return err
 			}
 			if few {
-				return p.walk(ctx, n)
+				break
 			}
 			continue
 		}
@@ -109,18 +124,18 @@ func (p *pager) run(ctx context.Context) error {
 			return p.few(ctx, ids)
 		}
 	}
+	if walked >= 0 {
+		return p.chunks(ctx, p.along(narrow[walked]))
+	}
 	if p.order.kind != keyID || p.order.desc || len(narrow) == 0 {
 		return p.scan(ctx)
-	}
-	if i := slices.IndexFunc(narrow, func(n inventory.Narrowing) bool { return n.Ordered }); i >= 0 {
-		return p.walk(ctx, narrow[i])
 	}
 	some, err := p.isAtMost(ctx, narrow[0], someMachines)
 	if err != nil {
 		return err
 	}
 	if some {
-		return p.walk(ctx, narrow[0])
+		return p.chunks(ctx, p.along(narrow[0]))
 	}
 	return p.scan(ctx)
 }
@@ -179,7 +194,17 @@ func (p *pager) probe(ctx context.Context, n inventory.Narrowing) (ids []string,
 // narrowing is true, in the order of their ids, with the filter's answer beside
 // each: one query, because asking for the ids first costs as much again.
 func (p *pager) behindIn(n inventory.Narrowing, limit int) *sqlText {
+	const withFacts = "machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id WHERE "
 	q := &sqlText{store: p.store}
+	if n.Ordered && n.Table == "machines" {
+		p.verdictsWithin(q)
+		q.WriteString(withFacts)
+		q.condition(n.Where)
+		q.WriteString(" AND machines.id > ")
+		q.arg(p.last.id)
+		fmt.Fprintf(q, " ORDER BY machines.id LIMIT %d", limit)
+		return q
+	}
 	id := n.ID
 	if n.Ordered {
 		fmt.Fprintf(q, "WITH next AS (SELECT DISTINCT %s AS id FROM %s WHERE ", id, n.Table)
@@ -194,12 +219,20 @@ func (p *pager) behindIn(n inventory.Narrowing, limit int) *sqlText {
 	}
 	fmt.Fprintf(q, " AND %s > ", id)
 	q.arg(p.last.id)
-	fmt.Fprintf(q, " ORDER BY 1 LIMIT %d) SELECT machines.id, CASE WHEN ", limit)
+	fmt.Fprintf(q, " ORDER BY 1 LIMIT %d) ", limit)
+	p.verdictsWithin(q)
+	// CROSS JOIN makes SQLite begin with the ids.
+	q.WriteString("next CROSS JOIN " + withFacts + "machines.id = next.id ORDER BY machines.id")
+	return q
+}
+
+// verdictsWithin is verdicts for a page in the order of ids, where a machine of
+// another site is one that does not fit.
+func (p *pager) verdictsWithin(q *sqlText) {
+	q.WriteString("SELECT machines.id, CASE WHEN ")
 	q.condition(p.filter.Where)
 	p.within(q, "machines.site")
-	// CROSS JOIN makes SQLite begin with the ids.
-	q.WriteString(" THEN TRUE ELSE FALSE END FROM next CROSS JOIN machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id WHERE machines.id = next.id ORDER BY machines.id")
-	return q
+	q.WriteString(" THEN TRUE ELSE FALSE END FROM ")
 }
 
 // ids runs a query of ids.
@@ -392,25 +425,27 @@ func (p *pager) read(ctx context.Context, q *sqlText, row func(at position, fits
 }
 
 // chunks calls look with growing numbers of machines to look at, until the page
-// is full, there is nothing more, or the budget is used up. What look says to have
-// looked at counts also when it fails: p.last is behind it.
+// is full, there is nothing more, or the budget is used up.
 func (p *pager) chunks(ctx context.Context, look func(ctx context.Context, most int) (looked int, err error)) error {
-	for size := p.chunk; !p.full(); size = min(2*size, lastChunk) {
-		most := min(size, p.probablyEnough(), p.budget-p.examined)
-		if most <= 0 {
-			p.partial = true
-			return nil
-		}
-		looked, err := look(ctx, most)
-		p.examined += looked
-		if err != nil {
+	for {
+		if more, err := p.step(ctx, look); err != nil || !more {
 			return err
 		}
-		if looked < most {
-			return nil
-		}
 	}
-	return nil
+}
+
+// step is one of chunks; more says that it was not the last. What look says to have
+// looked at counts also when it fails: p.last is behind it.
+func (p *pager) step(ctx context.Context, look func(ctx context.Context, most int) (looked int, err error)) (more bool, err error) {
+	most := min(p.size, p.probablyEnough(), p.budget-p.examined)
+	if most <= 0 {
+		p.partial = true
+		return false, nil
+	}
+	p.size = min(2*p.size, lastChunk)
+	looked, err := look(ctx, most)
+	p.examined += looked
+	return err == nil && looked == most && !p.full(), err
 }
 
 // probablyEnough is how many machines to look at next to fill the page, if as many
@@ -423,11 +458,11 @@ func (p *pager) probablyEnough() int {
 	return min(lastChunk, p.chunk/4+wanted*p.examined/len(p.hits))
 }
 
-// walk looks at the machines of a narrowing in the order of their ids.
-func (p *pager) walk(ctx context.Context, n inventory.Narrowing) error {
-	return p.chunks(ctx, func(ctx context.Context, most int) (int, error) {
+// along looks at the machines of a narrowing in the order of their ids.
+func (p *pager) along(n inventory.Narrowing) func(context.Context, int) (int, error) {
+	return func(ctx context.Context, most int) (int, error) {
 		return p.look(ctx, p.behindIn(n, most))
-	})
+	}
 }
 
 // scan looks at all machines in the order of the page: first those that have
