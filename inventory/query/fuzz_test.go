@@ -5,6 +5,10 @@ import (
 	"time"
 )
 
+// endless is longer than a busy machine stalls, and shorter than what grows with the
+// power of its input takes.
+const endless = 15 * time.Second
+
 // FuzzParseAndEval: whatever a stranger sends as filter= is refused or answered,
 // in bounded time, and says the same after being printed and read again.
 func FuzzParseAndEval(f *testing.F) {
@@ -45,7 +49,7 @@ func FuzzParseAndEval(f *testing.F) {
 				}
 			}
 		}
-		if took := time.Since(began); took > 2*time.Second {
+		if took := time.Since(began); took > endless {
 			t.Errorf("%q took %v", src, took)
 		}
 	})
