@@ -67,7 +67,7 @@ differential: ## Ask 10,000 random expressions in memory, SQLite and PostgreSQL,
 .PHONY: bench
 bench: setup build ## Measure the main job by phases, and the packages against their floors (root)
 	rm -f bin/bench.txt
-	EDGE_BENCH=$(CURDIR)/bin/bench.txt $(GO) test -tags e2e -count 1 -p 1 -timeout 45m -run TestMeasure ./rack/scenario ./imagebuilder ./inventory/query
+	EDGE_BENCH=$(CURDIR)/bin/bench.txt $(GO) test -tags e2e -count 1 -p 1 -timeout 45m -run TestMeasure ./rack/scenario ./imagebuilder ./inventory/query ./inventory/store
 	cat bin/bench.txt
 	$(GO) test -run '^$$' -bench . ./imagebuilder/... ./pxe/... ./inventory/...
 

@@ -3,6 +3,7 @@ package inventory
 import (
 	"encoding/json"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -52,8 +53,50 @@ func junkUUIDText(text string) bool {
 
 // Merge is the one view of a machine over what each source saw last. Each field
 // comes from the source that Precedences puts first among those that observed it;
-// a list comes whole from one source, also when it is empty.
+// a list comes whole from one source, also when it is empty. What it returns shares
+// memory with what it was given: neither may be written to.
 func Merge(bySource map[Source]Facts) Facts {
+	sorted := make(map[Source]Facts, len(bySource))
+	for source, f := range bySource {
+		f = f.canonical()
+		f.SchemaVersion = 0
+		sorted[source] = f
+	}
+	// Most parts are told by one source, and need no look at what is in them.
+	var merged Facts
+	all := reflect.ValueOf(&merged).Elem()
+	several := map[Source]Facts{}
+	for part := range all.NumField() {
+		var tell []Source
+		for source, f := range sorted {
+			if !reflect.ValueOf(f).Field(part).IsZero() {
+				tell = append(tell, source)
+			}
+		}
+		if len(tell) == 1 {
+			all.Field(part).Set(reflect.ValueOf(sorted[tell[0]]).Field(part))
+			continue
+		}
+		for _, source := range tell {
+			f := several[source]
+			reflect.ValueOf(&f).Elem().Field(part).Set(reflect.ValueOf(sorted[source]).Field(part))
+			several[source] = f
+		}
+	}
+	if len(several) > 0 {
+		chosen := reflect.ValueOf(mergeFields(several))
+		for part := range all.NumField() {
+			if v := chosen.Field(part); !v.IsZero() {
+				all.Field(part).Set(v)
+			}
+		}
+	}
+	merged.SchemaVersion = SchemaVersion
+	return merged
+}
+
+// mergeFields is Merge by single fields.
+func mergeFields(bySource map[Source]Facts) Facts {
 	trees := make(map[Source]map[string]any, len(bySource))
 	for source, f := range bySource {
 		if t, ok := tree(f).(map[string]any); ok {
@@ -68,7 +111,6 @@ func Merge(bySource map[Source]Facts) Facts {
 	if err != nil { // the trees came from Facts, so they fit them
 		merged = Facts{}
 	}
-	merged.SchemaVersion = SchemaVersion
 	return merged
 }
 

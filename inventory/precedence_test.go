@@ -2,12 +2,15 @@ package inventory_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/uuid"
 
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/manual"
@@ -115,3 +118,39 @@ func TestMergeBelievesTheRightSource(t *testing.T) {
 		})
 	}
 }
+
+// TestMergeIsThatOfAllFields holds the short way for the parts that one source alone
+// tells to the long one, over random parts of random sources.
+func TestMergeIsThatOfAllFields(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	yes := true
+	systems := []*inventory.System{nil, nil, {}, {Serial: "To Be Filled By O.E.M.", Product: "A"}, {Serial: "7XK2Q93", Manufacturer: "Dell Inc."}, {UUID: uuid.Nil.String()}}
+	chassis := []*inventory.Chassis{nil, nil, {AssetTag: "Default string"}, {AssetTag: "0421-7", Serial: "C1"}}
+	bios := []*inventory.BIOS{nil, nil, {Version: "1.9.2"}, {Version: "1.9", Vendor: "AMI"}}
+	cpus := []*inventory.CPU{nil, nil, {Flags: []string{"vmx", "aes"}, Cores: 8}, {Flags: []string{}, Model: "N100"}}
+	memories := []*inventory.Memory{nil, nil, {Bytes: 8 << 30}, {Modules: []inventory.MemoryModule{}}, {Modules: []inventory.MemoryModule{{Locator: "B"}, {Locator: "A", ECC: &yes}}}}
+	disks := [][]inventory.Disk{nil, nil, {}, {{Name: "sdb"}, {Name: "sda", Rotational: &yes, Signatures: []string{"gpt"}}}}
+	nics := [][]inventory.NIC{nil, nil, {}, {{Name: "b", MAC: inventory.MAC{2, 1}}, {Name: "a", MAC: inventory.MAC{2}}}}
+	neighbors := [][]inventory.Neighbor{nil, nil, {}, {{MAC: inventory.MAC{2, 1}, Port: "7"}, {MAC: inventory.MAC{2}, VLAN: 20}}}
+	bmcs := []*inventory.BMCFacts{nil, nil, {Address: "172.22.1.11"}, {Address: "172.22.1.12", Firmware: "2.1"}}
+	sources := []inventory.Source{inventory.SourceAgent, inventory.SourceRedfish, inventory.SourceIPMI, inventory.SourceLLDP, inventory.SourceManual}
+	for range 2000 {
+		from := map[inventory.Source]inventory.Facts{}
+		for _, source := range sources {
+			if rng.IntN(2) == 0 {
+				continue
+			}
+			from[source] = inventory.Facts{
+				System: one(rng, systems), Chassis: one(rng, chassis), BIOS: one(rng, bios), CPU: one(rng, cpus), Memory: one(rng, memories),
+				Disks: one(rng, disks), NICs: one(rng, nics), Neighbors: one(rng, neighbors), BMC: one(rng, bmcs),
+			}
+		}
+		want := inventory.MergeFields(from)
+		want.SchemaVersion = inventory.SchemaVersion // also of nothing
+		if got := inventory.Merge(from); !reflect.DeepEqual(got, want) {
+			t.Fatalf("Merge(%+v) = %+v; want %+v", from, got, want)
+		}
+	}
+}
+
+func one[T any](rng *rand.Rand, of []T) T { return of[rng.IntN(len(of))] }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/edge-provision/edge-provision/bmc"
@@ -32,7 +33,31 @@ func (a *app) openCatalog(ctx context.Context) (*store.Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
-	return store.Open(ctx, store.Config{Path: filepath.Join(dir, "catalog.db"), DSN: a.catalog, Log: a.logger(), Match: query.Match})
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	return store.Open(ctx, store.Config{Path: filepath.Join(dir, "catalog.db"), DSN: a.catalog, Log: a.logger(), Match: query.Match, Progress: a.projecting(cancel)})
+}
+
+// projecting tells how far a catalog of another program is projected anew, and ends
+// that when somebody asks the command to stop: the next one goes on.
+func (a *app) projecting(cancel context.CancelCauseFunc) func(done, total int) {
+	return func(done, total int) {
+		fmt.Fprintf(a.stderr, "Projecting facts: %s of %s machines.\n", grouped(done), grouped(total))
+		select {
+		case <-a.stop:
+			cancel(errInterrupted)
+		default:
+		}
+	}
+}
+
+// grouped is a number with a comma before each three digits: 100,000.
+func grouped(n int) string {
+	text := strconv.Itoa(n)
+	for at := len(text) - 3; at > 0; at -= 3 {
+		text = text[:at] + "," + text[at:]
+	}
+	return text
 }
 
 // world is everything that the commands on one site work with.

@@ -197,15 +197,7 @@ func (s *Store) MergedFacts(ctx context.Context, machine uuid.UUID) (inventory.F
 	return merge(docs), nil
 }
 
-// merge is inventory.Merge over documents of the catalog. A single one is in the form
-// that Merge would give it already, because it was kept in it.
 func merge(docs map[inventory.Source]inventory.Document) inventory.Facts {
-	if len(docs) == 1 {
-		for _, d := range docs {
-			d.Facts.SchemaVersion = inventory.SchemaVersion
-			return d.Facts
-		}
-	}
 	return inventory.Merge(contents(docs))
 }
 

@@ -378,25 +378,6 @@ func TestOpenTellsProgressEveryFewSeconds(t *testing.T) {
 	}
 }
 
-// TestMergeOfOneSourceIsItsDocument holds the short way to the long one.
-func TestMergeOfOneSourceIsItsDocument(t *testing.T) {
-	s := storetest.Open(t, storetest.SQLite(t))
-	junk := full
-	junk.System = &inventory.System{Serial: "To Be Filled By O.E.M.", UUID: uuid.Nil.String()}
-	empty := inventory.Facts{Disks: []inventory.Disk{}, NICs: []inventory.NIC{}, PCI: []inventory.PCI{}, Memory: &inventory.Memory{Modules: []inventory.MemoryModule{}}, CPU: &inventory.CPU{Flags: []string{}}}
-	for i, f := range []inventory.Facts{full, junk, empty, {}, {Neighbors: []inventory.Neighbor{cable(2, "b", "2"), cable(1, "a", "1")}}} {
-		id := observe(t, s, seen("", uuid.Nil, 1+i)).ID
-		_, _, err := s.PutFacts(t.Context(), id, inventory.SourceManual, f, noon)
-		ok(t, err)
-		got := must[inventory.Facts](t)(s.MergedFacts(t.Context(), id))
-		for source, d := range must[map[inventory.Source]inventory.Document](t)(s.Facts(t.Context(), id)) {
-			if want := inventory.Merge(map[inventory.Source]inventory.Facts{source: d.Facts}); !reflect.DeepEqual(got, want) {
-				t.Errorf("document %d: merged facts = %+v; want as inventory.Merge: %+v", i, got, want)
-			}
-		}
-	}
-}
-
 // TestSourcesThatReportAtOnceAreProjectedTogether has two transactions of which each
 // would not see the report of the other.
 func TestSourcesThatReportAtOnceAreProjectedTogether(t *testing.T) {
