@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,7 +15,6 @@ import (
 	"github.com/edge-provision/edge-provision/pxe"
 	"github.com/edge-provision/edge-provision/workflows/artifact"
 	"github.com/edge-provision/edge-provision/workflows/bundle"
-	"github.com/edge-provision/edge-provision/workflows/site"
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
 
@@ -63,19 +61,7 @@ func newFloor(t *testing.T, own string) *floor {
 		t.Fatal(err)
 	}
 	f.station = &station{t: t, mac: inventory.MAC{0x52, 0x54, 0, 4, 0x21, 7}, cable: newCable()}
-	f.daemon = daemonOn(t, dir, f.path, func(n *site.Network) (*pxe.Sockets, netip.Addr) {
-		host := n.CIDR.Addr().Next()
-		tftp, err := net.ListenUDP("udp4", &net.UDPAddr{IP: host.AsSlice()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		web, err := net.Listen("tcp4", netip.AddrPortFrom(host, 0).String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.station.tftp = tftp.LocalAddr().(*net.UDPAddr)
-		return &pxe.Sockets{DHCP: f.station.cable, TFTP: tftp, HTTP: web}, host
-	})
+	f.daemon = daemonOn(t, dir, f.path, f.station.sockets)
 	d := f.daemon
 	d.app.stderr = f.said
 	if own != "" {

@@ -20,7 +20,9 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/pxe"
 	"github.com/edge-provision/edge-provision/workflows/agent"
+	"github.com/edge-provision/edge-provision/workflows/site"
 )
 
 // cable is UDP port 67 of a served network with one machine on it: a machine
@@ -67,6 +69,22 @@ type station struct {
 	cable   *cable
 	tftp    *net.UDPAddr
 	script  string // URL, once iPXE was told
+}
+
+// sockets are those of the network that the machine is on: its cable, and TFTP and
+// HTTP on the network's own loopback addresses.
+func (s *station) sockets(n *site.Network) (*pxe.Sockets, netip.Addr) {
+	host := n.CIDR.Addr().Next()
+	tftp, err := net.ListenUDP("udp4", &net.UDPAddr{IP: host.AsSlice()})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	web, err := net.Listen("tcp4", netip.AddrPortFrom(host, 0).String())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.tftp = tftp.LocalAddr().(*net.UDPAddr)
+	return &pxe.Sockets{DHCP: s.cable, TFTP: tftp, HTTP: web}, host
 }
 
 // Programs that ask for an address, by what they send.

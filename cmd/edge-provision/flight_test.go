@@ -23,7 +23,6 @@ import (
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/pxe"
 	"github.com/edge-provision/edge-provision/workflows/agent"
-	"github.com/edge-provision/edge-provision/workflows/site"
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
 
@@ -111,19 +110,7 @@ func (f *flight) serve() *station {
 	w := f.world
 	service, err := steps.Listen(t.Context(), steps.ServiceConfig{
 		Site: w.site, Catalog: w.catalog, Authority: w.ca, Wanted: w.wanted, Now: f.now,
-		Sockets: func(n *site.Network) (*pxe.Sockets, netip.Addr) {
-			host := n.CIDR.Addr().Next()
-			tftp, err := net.ListenUDP("udp4", &net.UDPAddr{IP: host.AsSlice()})
-			if err != nil {
-				t.Fatal(err)
-			}
-			web, err := net.Listen("tcp4", netip.AddrPortFrom(host, 0).String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			f.station.tftp = tftp.LocalAddr().(*net.UDPAddr)
-			return &pxe.Sockets{DHCP: f.station.cable, TFTP: tftp, HTTP: web}, host
-		},
+		Sockets: f.station.sockets,
 	})
 	if err != nil {
 		t.Fatal(err)
