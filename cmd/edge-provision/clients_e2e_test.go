@@ -120,7 +120,7 @@ func TestCurlAsksTheAPI(t *testing.T) {
 		t.Errorf("curl with the ETag = %s; want 304", got)
 	}
 	// curl leaves the stream when its time is over; what came before is printed.
-	stream := exec.CommandContext(t.Context(), "curl", "-sS", "-N", "--max-time", "3", "--cacert", s.ca, "-H", "Authorization: Bearer "+string(bearer), s.url+"/v1/watch/machines?fields=address")
+	stream := exec.CommandContext(t.Context(), "curl", "-sS", "-N", "--max-time", "8", "--cacert", s.ca, "-H", "Authorization: Bearer "+string(bearer), s.url+"/v1/watch/machines?fields=address")
 	raw, err := stream.Output()
 	if code := stream.ProcessState.ExitCode(); code != 28 { // CURLE_OPERATION_TIMEDOUT
 		t.Errorf("curl -N ended with %d, %v; want 28, its time over", code, err)

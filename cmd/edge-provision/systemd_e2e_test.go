@@ -151,8 +151,9 @@ func TestSystemdRunsTheUnits(t *testing.T) {
 	s.wants("systemctl is-active "+service+" || true", "inactive")
 	// The first client has it started, and waits until it answers.
 	s.must(beside + "inventory list --server http://127.0.0.1:8482")
-	s.wants("systemctl show -p ActiveState -p StatusText "+service, "StatusText=Serving site depot")
-	s.wants("systemctl show -p ActiveState -p StatusText "+service, "ActiveState=active")
+	// systemd hears of it a moment later, or before.
+	s.until("what it serves", "systemctl show -p ActiveState -p StatusText "+service, "StatusText=Serving site depot")
+	s.until("that it is ready", "systemctl show -p ActiveState -p StatusText "+service, "ActiveState=active")
 	// It holds the site, so that this can only have gone through it.
 	s.wants(beside+"apply -auto-approve"+siteArg+" 2>&1", "Site depot is as declared")
 	s.wants(beside+"runs list", "apply")
@@ -182,17 +183,17 @@ func TestSystemdRunsTheUnits(t *testing.T) {
 	s.wants("test -e /run/edge-provision/serve.sock && echo there || echo gone", "gone")
 }
 
-// until asks the host again and again, for half a minute at most.
+// until asks the host again and again, for a minute at most.
 func (s *supervised) until(what, line, want string) {
 	s.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(time.Minute)
 	ticker := time.NewTicker(200 * time.Millisecond)
 	defer ticker.Stop()
 	for !strings.Contains(s.must(line), want) {
 		select {
 		case <-ticker.C:
 		case <-deadline:
-			s.Fatalf("%s: %s did not print %q in 30 s", what, line, want)
+			s.Fatalf("%s: %s did not print %q in a minute", what, line, want)
 		}
 	}
 }
