@@ -61,7 +61,8 @@ func (s *Store) replay(ctx context.Context, tx *ent.Tx, ids []uuid.UUID, limit i
 		}
 		if r.MachineID != current && read > limit {
 			at, _ := slices.BinarySearchFunc(ids, r.MachineID, compareIDs)
-			return ids[:at], last, changes, nil
+			ids = ids[:at]
+			break
 		}
 		current = r.MachineID
 		read += len(content)

@@ -77,16 +77,19 @@ func fill(t *testing.T, s *store.Store, count int) []uuid.UUID {
 			_, _, err := s.PutFacts(t.Context(), m.ID, source, g, noon.Add(time.Duration(minutes)*time.Minute))
 			ok(t, err)
 		}
-		if i%5 == 4 {
-			for minute, version := range []string{"2", "3", "2"} {
+		version := func(version string, minutes int) {
+			if i%5 == 4 {
 				f.BIOS = &inventory.BIOS{Vendor: "Dell Inc.", Version: version}
-				put(inventory.SourceAgent, f, 1+minute)
+				put(inventory.SourceAgent, f, minutes)
 			}
 		}
+		version("2", 1)
 		if i%5 == 1 || i%5 == 4 {
-			put(inventory.SourceRedfish, inventory.Facts{BMC: &inventory.BMCFacts{Address: "172.22.1.12"}, System: &inventory.System{SKU: "XR12"}}, 5)
-			put(inventory.SourceRedfish, inventory.Facts{BMC: &inventory.BMCFacts{Address: "172.22.1.13"}}, 6)
+			put(inventory.SourceRedfish, inventory.Facts{BMC: &inventory.BMCFacts{Address: "172.22.1.12"}, System: &inventory.System{SKU: "XR12"}}, 2)
+			put(inventory.SourceRedfish, inventory.Facts{BMC: &inventory.BMCFacts{Address: "172.22.1.13"}}, 3)
 		}
+		version("3", 4)
+		version("2", 5)
 		ids = append(ids, m.ID)
 	}
 	if !slices.IsSortedFunc(ids, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) }) {
