@@ -17,6 +17,7 @@ import (
 	"github.com/edge-provision/edge-provision/inventory/store/storetest"
 	"github.com/edge-provision/edge-provision/workflows"
 	"github.com/edge-provision/edge-provision/workflows/agent"
+	"github.com/edge-provision/edge-provision/workflows/remote"
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
 
@@ -40,6 +41,36 @@ func TestInstallTakesAMachineFromOffToAnswering(t *testing.T) {
 	}
 	if write := s.computer.tasks[0]; write.Fence != 7 || write.Attempt != 1 || write.Write.Resume || write.Write.Disk.Serial != "D1" {
 		t.Errorf("write task = %+v; want the first attempt on disk D1, under the lock's token", write)
+	}
+}
+
+// deadlines are those of what is done over SSH.
+type deadlines struct {
+	steps.Hosts
+	seen []time.Time
+}
+
+// Host implements steps.Hosts.
+func (d *deadlines) Host(ctx context.Context, address string) (*remote.Host, error) {
+	at, _ := ctx.Deadline()
+	d.seen = append(d.seen, at)
+	return d.Hosts.Host(ctx, address)
+}
+
+// A machine may answer at the end of its boot_timeout. Its snapshot is frozen after
+// that.
+func TestWhatFollowsTheFirstAnswerIsNotBoundByIt(t *testing.T) {
+	s := newShop(t, true)
+	s.machine.BootTimeout = 20 * time.Second
+	hosts := &deadlines{Hosts: s.computer}
+	s.prov.Hosts = hosts
+	s.prov.Adopter = &steps.Adopter{Site: s.site.Name, Catalog: s.catalog, Agent: func() (string, error) { return "", errors.New("no agent here") }}
+	if err := s.install(); err != nil {
+		t.Fatal(err)
+	}
+	answered, looked := hosts.seen[len(hosts.seen)-2], hosts.seen[len(hosts.seen)-1]
+	if looked.Sub(answered) < 20*time.Second {
+		t.Errorf("it has to answer by %s and is looked at until %s; want more time for that", answered, looked)
 	}
 }
 

@@ -219,10 +219,27 @@ func (w *work) restart(ctx context.Context) error {
 // it is.
 func (w *work) greet(ctx context.Context) error {
 	w.p.say(w.m.Address, "boot", "%swaiting for SSH", w.asked)
+	began := w.p.Clock.Now()
+	if err := w.answers(ctx); err != nil {
+		return err
+	}
+	w.p.Catalog.Record(inventory.Event{
+		Time: w.p.Clock.Now(), Site: w.p.Site.Name, MAC: w.mac(), Machine: w.row.ID, Run: w.run.String(), Step: w.m.Address,
+		Kind: inventory.EventSSHUp, Message: "the installed system answered over SSH with its own host key",
+		Attrs: map[string]string{"duration": w.p.Clock.Now().Sub(began).Round(time.Millisecond).String()},
+	})
+	if err := w.save(ctx, phaseAnswered); err != nil {
+		return err
+	}
+	return w.commission(ctx)
+}
+
+// answers waits for the answer, which alone its boot_timeout bounds: what comes after
+// it has bounds of its own.
+func (w *work) answers(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.m.BootTimeout,
 		fmt.Errorf("%s was installed, but did not answer over SSH in %s, its boot_timeout", w.m.Address, w.m.BootTimeout))
 	defer cancel()
-	began := w.p.Clock.Now()
 	err := until(ctx, w.p.Clock, time.Second, func(ctx context.Context) error {
 		h, err := w.p.Hosts.Host(ctx, w.m.Address)
 		if err != nil {
@@ -242,15 +259,7 @@ func (w *work) greet(ctx context.Context) error {
 	if err != nil {
 		return w.p.explain(ctx, w.m, err)
 	}
-	w.p.Catalog.Record(inventory.Event{
-		Time: w.p.Clock.Now(), Site: w.p.Site.Name, MAC: w.mac(), Machine: w.row.ID, Run: w.run.String(), Step: w.m.Address,
-		Kind: inventory.EventSSHUp, Message: "the installed system answered over SSH with its own host key",
-		Attrs: map[string]string{"duration": w.p.Clock.Now().Sub(began).Round(time.Millisecond).String()},
-	})
-	if err := w.save(ctx, phaseAnswered); err != nil {
-		return err
-	}
-	return w.commission(ctx)
+	return nil
 }
 
 // commission looks at the machine once more, as every later look will, and freezes
