@@ -36,6 +36,7 @@ type projectionMark struct {
 	version int
 	partial bool
 	after   uuid.UUID
+	done    int // machines up to after
 }
 
 // Marks of this program's version: nothing has it yet, everything has it.
@@ -46,23 +47,28 @@ var (
 
 func (m projectionMark) String() string {
 	if m.partial {
-		return fmt.Sprintf("%d after %s", m.version, m.after)
+		return fmt.Sprintf("%d after %d machines to %s", m.version, m.done, m.after)
 	}
 	return strconv.Itoa(m.version)
 }
 
 // parseProjectionMark reads a mark; what is none is version 0.
 func parseProjectionMark(text string) projectionMark {
-	number, after, partial := strings.Cut(text, " after ")
-	version, err := strconv.Atoi(number)
-	if err != nil {
+	version, rest, partial := strings.Cut(text, " after ")
+	m := projectionMark{partial: partial}
+	var err error
+	if m.version, err = strconv.Atoi(version); err != nil {
 		return projectionMark{}
 	}
-	m := projectionMark{version: version, partial: partial}
-	if partial {
-		if m.after, err = uuid.Parse(after); err != nil {
-			return projectionMark{}
-		}
+	if !partial {
+		return m
+	}
+	count, id, _ := strings.Cut(rest, " machines to ")
+	if m.done, err = strconv.Atoi(count); err != nil {
+		return projectionMark{}
+	}
+	if m.after, err = uuid.Parse(id); err != nil {
+		return projectionMark{}
 	}
 	return m
 }
@@ -154,23 +160,16 @@ func (u upgrade) run(ctx context.Context) error {
 	if err != nil {
 		return u.s.explain(op, err)
 	}
-	done, err := u.s.main.client.Machine.Query().Where(machine.IDLTE(mark.after)).Count(ctx)
-	if err != nil {
-		return u.s.explain(op, err)
-	}
 	for limit := u.machines; ; {
 		b, err := u.next(ctx, op, limit)
 		if err == nil && !b.ended {
-			if b.first {
-				done = 0
-			}
-			done += b.machines
-			u.told(done, max(done, total))
+			mark = b.mark
+			u.told(mark.done, max(mark.done, total))
 			err = u.pause(ctx)
 		}
 		switch {
 		case err != nil && ctx.Err() != nil:
-			return fmt.Errorf("%w; %d of %d machines are done, and the next program that opens the catalog goes on there", err, done, total)
+			return fmt.Errorf("%w; %d of %d machines are done, and the next program that opens the catalog goes on there", err, mark.done, total)
 		case err != nil || b.ended:
 			return err
 		}
@@ -215,9 +214,7 @@ func (u upgrade) begin(ctx context.Context, op string) (mark projectionMark, err
 // batch is what one transaction did.
 type batch struct {
 	machines int
-	// first says that these are the first of all. It begins anew when a program of an
-	// earlier version has begun the same in between, and leaves it to this one.
-	first bool
+	mark     projectionMark // behind them
 	// ended says that there was nothing to do: no machine is left, or a program of a
 	// later version has begun the same, and it is left to that.
 	ended bool
@@ -240,9 +237,10 @@ func (u upgrade) next(ctx context.Context, op string, limit int) (b batch, err e
 			return nil
 		}
 		if mark.version < projectionVersion {
+			// A program of an earlier version has begun the same in between, and
+			// leaves it to this one.
 			mark = unprojected
 		}
-		b.first = mark == unprojected
 		ids, err := tx.Machine.Query().Where(machine.IDGT(mark.after)).Order(ent.Asc(machine.FieldID)).Limit(limit).IDs(ctx)
 		if err != nil {
 			return err
@@ -266,7 +264,8 @@ func (u upgrade) next(ctx context.Context, op string, limit int) (b batch, err e
 		if err != nil {
 			return err
 		}
-		b.machines, mark.after = len(ids), ids[len(ids)-1]
+		mark.done, mark.after = mark.done+len(ids), ids[len(ids)-1]
+		b.machines, b.mark = len(ids), mark
 		return s.mark(ctx, tx, mark)
 	})
 	return b, err

@@ -176,7 +176,7 @@ func TestOlderProjectionIsMadeAnewInBatches(t *testing.T) {
 					t.Errorf("machine %d, behind %d that are done:\n%swant as before\n%s", i, stop.behind, now[id], want)
 				}
 			}
-			if got, want := projectionVersion(t, s), store.ProjectionVersion+" after "+ids[stop.behind-1].String(); got != want {
+			if got, want := projectionVersion(t, s), fmt.Sprintf("%s after %d machines to %s", store.ProjectionVersion, stop.behind, ids[stop.behind-1]); got != want {
 				t.Errorf("projection.version = %q; want %q, which no other program takes for its own", got, want)
 			}
 		}
@@ -285,7 +285,7 @@ func TestUpgradeThatIsKilledGoesOn(t *testing.T) {
 		now, mark := projectionOf(t, bare), projectionVersion(t, bare)
 		ok(t, bare.Disconnect())
 		// One more may be done than it could say.
-		done := slices.IndexFunc(ids, func(id uuid.UUID) bool { return mark == store.ProjectionVersion+" after "+id.String() }) + 1
+		done := slices.IndexFunc(ids, func(id uuid.UUID) bool { return strings.HasSuffix(mark, " machines to "+id.String()) }) + 1
 		if done < told || done > told+1 {
 			t.Errorf("round %d: projection.version = %q, which is %d machines; want the %d that were told", round, mark, done, told)
 		}
@@ -311,12 +311,12 @@ func TestProgramsThatUpgradeAtOnceShareTheMachines(t *testing.T) {
 		fresh := projectionOf(t, s)
 		age(t, s)
 		var wg sync.WaitGroup
-		var batches [3]int
+		var batches, last [3]int
 		for i := range batches {
 			wg.Go(func() {
 				bare, err := store.OpenBare(context.WithoutCancel(t.Context()), cfg)
 				if err == nil {
-					err = bare.UpgradeProjection(context.WithoutCancel(t.Context()), 1, 1<<20, func(int, int) { batches[i]++ })
+					err = bare.UpgradeProjection(context.WithoutCancel(t.Context()), 1, 1<<20, func(done, _ int) { batches[i], last[i] = batches[i]+1, done })
 				}
 				if err := errors.Join(err, bare.Disconnect()); err != nil {
 					t.Error(err)
@@ -327,6 +327,9 @@ func TestProgramsThatUpgradeAtOnceShareTheMachines(t *testing.T) {
 		if got := batches[0] + batches[1] + batches[2]; got != len(ids) {
 			t.Errorf("%v machines were projected; want each of the %d once", batches, len(ids))
 		}
+		if slices.Max(last[:]) != len(ids) {
+			t.Errorf("the last of them told of machines %v; want one to tell of all %d, whoever did them", last, len(ids))
+		}
 		if now := projectionOf(t, s); !reflect.DeepEqual(now, fresh) {
 			t.Errorf("projection = %v; want that of the ingest: %v", now, fresh)
 		}
@@ -336,12 +339,12 @@ func TestProgramsThatUpgradeAtOnceShareTheMachines(t *testing.T) {
 // TestTheLatestVersionProjects has a program of another version begin in the middle.
 func TestTheLatestVersionProjects(t *testing.T) {
 	for mark, want := range map[string]struct{ batches, after string }{
-		"999 after 00000000-0000-0000-0000-000000000000": {"[2 4]", "999 after 00000000-0000-0000-0000-000000000000"},
+		"999 after 0 machines to 00000000-0000-0000-0000-000000000000": {"[2 4]", "999 after 0 machines to 00000000-0000-0000-0000-000000000000"},
 		"999":                   {"[2 4]", "999"},
 		store.ProjectionVersion: {"[2 4]", store.ProjectionVersion},
 		"3":                     {"[2 4 2 4 5]", store.ProjectionVersion},
-		"3 after 00000000-0000-0000-0000-000000000000": {"[2 4 2 4 5]", store.ProjectionVersion},
-		store.ProjectionVersion + " after nobody":      {"[2 4 2 4 5]", store.ProjectionVersion},
+		"3 after 0 machines to 00000000-0000-0000-0000-000000000000": {"[2 4 2 4 5]", store.ProjectionVersion},
+		store.ProjectionVersion + " after nobody":                    {"[2 4 2 4 5]", store.ProjectionVersion},
 	} {
 		t.Run(mark, func(t *testing.T) {
 			s := storetest.Open(t, storetest.SQLite(t))
