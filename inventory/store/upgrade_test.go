@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"reflect"
@@ -240,13 +241,22 @@ func TestLongHistoriesMakeSmallBatches(t *testing.T) {
 }
 
 // upgradeEnv makes the test binary a program that projects the machines of a catalog
-// one by one until it is killed.
-const upgradeEnv = "EDGE_TEST_UPGRADE_CATALOG"
+// one by one until it is killed, and upgradeLimit says how many: who kills it may be
+// slower than it.
+const (
+	upgradeEnv   = "EDGE_TEST_UPGRADE_CATALOG"
+	upgradeLimit = "EDGE_TEST_UPGRADE_LIMIT"
+)
 
 func upgradeUntilKilled() {
 	s, err := store.OpenBare(context.Background(), store.Config{Path: os.Getenv(upgradeEnv)})
 	if err == nil {
-		err = s.UpgradeProjection(context.Background(), 1, 1<<20, func(done, _ int) { fmt.Println(done) })
+		err = s.UpgradeProjection(context.Background(), 1, 1<<20, func(done, _ int) {
+			fmt.Println(done)
+			if fmt.Sprint(done) == os.Getenv(upgradeLimit) {
+				_, _ = io.Copy(io.Discard, os.Stdin) // which stays open until then
+			}
+		})
 	}
 	fmt.Println("end:", err)
 }
@@ -261,7 +271,8 @@ func TestUpgradeThatIsKilledGoesOn(t *testing.T) {
 	ok(t, s.Close())
 	for round, kill := range []int{3, 12, 20} {
 		cmd := exec.CommandContext(t.Context(), os.Args[0])
-		cmd.Env = append(os.Environ(), upgradeEnv+"="+cfg.Path)
+		cmd.Env = append(os.Environ(), upgradeEnv+"="+cfg.Path, fmt.Sprintf("%s=%d", upgradeLimit, kill+8))
+		in := must[io.Closer](t)(cmd.StdinPipe())
 		out := must[interface{ Read([]byte) (int, error) }](t)(cmd.StdoutPipe())
 		ok(t, cmd.Start())
 		var first, last string
@@ -274,6 +285,7 @@ func TestUpgradeThatIsKilledGoesOn(t *testing.T) {
 			}
 		}
 		_ = cmd.Wait() // killed
+		_ = in.Close()
 		var told int
 		if _, err := fmt.Sscan(last, &told); err != nil || told < kill || told >= len(ids) {
 			t.Fatalf("round %d: the last word is %q; want a number of at least %d machines and fewer than %d", round, last, kill, len(ids))
