@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -377,8 +378,8 @@ func TestTheLatestVersionProjects(t *testing.T) {
 
 func TestOpenTellsProgressEveryFewSeconds(t *testing.T) {
 	cfg := storetest.SQLite(t)
-	var seconds int
-	cfg.Now = func() time.Time { return noon.Add(time.Duration(seconds) * time.Second) }
+	var seconds, step atomic.Int64 // the clock, and by how much a look at it moves it
+	cfg.Now = func() time.Time { return noon.Add(time.Duration(seconds.Add(step.Load())) * time.Second) }
 	var told []string
 	cfg.Progress = func(done, total int) { told = append(told, fmt.Sprintf("%d/%d", done, total)) }
 	s := must[*store.Store](t)(store.Open(t.Context(), cfg))
@@ -388,7 +389,7 @@ func TestOpenTellsProgressEveryFewSeconds(t *testing.T) {
 		t.Errorf("progress in no time = %q; want nothing said", told)
 	}
 	ok(t, s.Close())
-	cfg.Now = func() time.Time { seconds++; return noon.Add(time.Duration(seconds) * time.Second) }
+	step.Store(1)
 	s = storetest.Open(t, cfg)
 	ok(t, s.RebuildProjection(t.Context()))
 	if len(told) != 1 || told[0] != "6/6" {
