@@ -322,7 +322,7 @@ func (c *cluster) whole() {
 // what kubectl keeps of this test's own questions, the number of a link's other
 // end) is left out.
 const inventoryScript = `
-for p in /proc/[0-9]*; do c=$(tr '\0' ' ' <$p/cmdline 2>/dev/null); [ -n "$c" ] && echo "process ${c%% *}"; done | grep -v -e ' sh$' -e sshd -e '(sd-pam)' -e ' tr$' -e sftp-server -e journalctl -e agetty -e systemd -e udev-worker -e grep -e sort | sort -u
+for p in /proc/[0-9]*; do c=$(tr '\0' ' ' 2>/dev/null <$p/cmdline); [ -n "$c" ] && echo "process ${c%% *}"; done | grep -v -e ' sh$' -e sshd -e '(sd-pam)' -e ' tr$' -e sftp-server -e journalctl -e agetty -e systemd -e udev-worker -e grep -e sort | sort -u
 awk '{print "mount " $2}' /proc/mounts | grep -v -e /run/user -e /run/credentials | sort
 ip -o link show | awk -F'[:@] *' '{print "link " $2}' | sort
 for t in iptables ip6tables; do $t-save 2>/dev/null | grep '^-A' | sed "s/^/rule $t /"; done | sort
