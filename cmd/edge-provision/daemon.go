@@ -184,16 +184,14 @@ func (r *daemonRun) began(id uuid.UUID) {
 	r.ids = append(r.ids, id)
 }
 
-// patience bounds how long a command waits for a run that is likely to make room
+// patience bounds how long a command waits for runs that are likely to make room
 // at once: reading a site takes moments, unless a bundle is to be read with it.
 const patience = 10 * time.Second
 
-// leaves waits for a run that makes room without anybody's doing: one that has
-// ended, after which the site may be read again, and one of the daemon's own that
-// may find nothing to do. It reports whether there is room now.
+// leaves waits for a run that makes room without anybody's doing, while ctx lasts:
+// one that has ended, after which the site may be read again, and one of the daemon's
+// own that may find nothing to do. It reports whether there is room now.
 func (r *daemonRun) leaves(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	if r.own {
 		select {
 		case <-r.over:
@@ -295,6 +293,8 @@ func (d *daemon) begin(ctx context.Context, command string, r *request, do func(
 		command: command, own: r == nil, session: control.NewSession(),
 		begun: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{}), stop: make(chan struct{}),
 	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	for {
 		before, err := d.start(run, r, do)
 		if err != nil {

@@ -169,7 +169,9 @@ func TestACommandWaitsForARunThatMakesRoomByItself(t *testing.T) {
 			r := &daemonRun{command: "apply", own: c.own, begun: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{})}
 			since := time.Now()
 			time.AfterFunc(time.Second, func() { c.acts(r) })
-			if room := r.leaves(t.Context()); room != c.room || time.Since(since) != c.after {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			if room := r.leaves(ctx); room != c.room || time.Since(since) != c.after {
 				t.Errorf("%s: leaves() = %v after %s; want %v after %s", c.what, room, time.Since(since), c.room, c.after)
 			}
 		}

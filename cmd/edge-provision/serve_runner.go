@@ -63,7 +63,7 @@ func (r runner) Reprovision(ctx context.Context, m inventory.Machine, serial, wh
 	}
 	run, err := r.Start(ctx, runRequest{
 		Why: who, Target: []string{m.Address}, Replace: []string{m.Address}, Consent: map[string]string{m.Address: serial},
-		Approve: onlyMachine(m.Address),
+		Approve: r.only(m),
 	})
 	if err != nil {
 		return "", err
@@ -82,17 +82,26 @@ func (r runner) Reprovision(ctx context.Context, m inventory.Machine, serial, wh
 	return fmt.Sprintf("Run %s installed it anew.", run.ID()), nil
 }
 
-// onlyMachine approves what a stage does to the machine at an address, and to no
-// other. That the machine's disk needs consent is no objection: it is asked for
-// after the approval.
-func onlyMachine(address string) func(workflows.Plan) error {
+// only approves what a stage does to one machine, and to no other: neither to one
+// beside it, nor to the one that its address has come to mean in a version of the site
+// that was taken up since the request. That the machine's disk needs consent is no
+// objection: it is asked for after the approval.
+func (r runner) only(m inventory.Machine) func(workflows.Plan) error {
 	return func(stage workflows.Plan) error {
+		// The run goes on when the request is given up, and so does this question.
+		row, err := r.catalog.MachineByAddress(r.ctx, m.Site, m.Address)
+		if err != nil {
+			return err
+		}
+		if row.ID != m.ID {
+			return fmt.Errorf("%s: %w", m.Address, steps.ErrOtherMachine)
+		}
 		for _, a := range stage.Actions {
 			switch {
-			case !a.Kind.Changes() || a.Kind == workflows.KindBuild || a.Address == address:
+			case !a.Kind.Changes() || a.Kind == workflows.KindBuild || a.Address == m.Address:
 			default:
 				return fmt.Errorf("%s comes before %s (%s: %s), and a request about one machine approves nothing else: "+
-					"carry that out with `edge-provision apply -target='%s'` and ask again", a.Address, address, a.Kind, a.Reason, a.Address)
+					"carry that out with `edge-provision apply -target='%s'` and ask again", a.Address, m.Address, a.Kind, a.Reason, a.Address)
 			}
 		}
 		return nil

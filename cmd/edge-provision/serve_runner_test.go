@@ -271,7 +271,7 @@ func TestReprovisioningOneMachineTouchesNoOther(t *testing.T) {
 	if journaled, err := d.current().journal.List(t.Context(), "shop", 0); err != nil || len(journaled) != 0 {
 		t.Errorf("runs = %+v, %v; want that none began", journaled, err)
 	}
-	approve := onlyMachine("machine.till")
+	approve := runner{d}.only(till)
 	own := workflows.Action{Address: "machine.till", Kind: workflows.KindInstall, Erase: &workflows.Erase{Consent: workflows.ConsentNeeded}}
 	for _, c := range []struct {
 		beside workflows.Action
@@ -288,6 +288,23 @@ func TestReprovisioningOneMachineTouchesNoOther(t *testing.T) {
 		if err := approve(workflows.Plan{Actions: []workflows.Action{own, c.beside}}); (err == nil) != c.want {
 			t.Errorf("approve(install of the till, %s of %s) = %v; want approved: %v", c.beside.Kind, c.beside.Address, err, c.want)
 		}
+	}
+}
+
+// A version of the site in which an address means another machine may be taken up
+// between a request and its run.
+func TestReprovisioningErasesNoMachineThatCameToTheAddress(t *testing.T) {
+	d, till := openShop(t)
+	approve := runner{d}.only(till)
+	stage := workflows.Plan{Actions: []workflows.Action{{Address: "machine.till", Kind: workflows.KindInstall, Erase: &workflows.Erase{Consent: workflows.ConsentDeclared}}}}
+	if err := approve(stage); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.catalog.Declare(t.Context(), "shop", "machine.till", inventory.MAC{0x52, 0x54, 0, 0x27, 0, 3}); err != nil {
+		t.Fatal(err)
+	}
+	if err := approve(stage); !errors.Is(err, steps.ErrOtherMachine) {
+		t.Errorf("approve() of the machine that is at the address now = %v; want it refused", err)
 	}
 }
 

@@ -47,6 +47,12 @@ func (s *Store) putFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, source i
 	if err != nil {
 		return none, false, err
 	}
+	// What is compared with, and what is projected, are the reports of all sources: none
+	// may come in between. This goes before the row that refers to the machine, because
+	// that keeps it from others who would then wait for each other.
+	if err := s.lockMachines(ctx, tx, id); err != nil {
+		return none, false, err
+	}
 	if err := looked(ctx, tx, id, source, at); err != nil {
 		return none, false, err
 	}
@@ -64,12 +70,6 @@ func (s *Store) putFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, source i
 			return none, false, fmt.Errorf("projecting the facts: %w", err)
 		}
 		return documentOf(last, f), false, nil
-	}
-	// What is projected are the reports of all sources: none may come in between. This
-	// goes before the row that refers to the machine, because that keeps it from others
-	// who would then wait for each other.
-	if err := s.lockMachines(ctx, tx, id); err != nil {
-		return none, false, err
 	}
 	if last != nil && !at.After(last.FirstSeen) {
 		// A clock went back, or a report was late. History is ordered by

@@ -22,6 +22,9 @@ import (
 // start in search of damage; a greater one would make every start slow.
 const checkLimitBytes = 256 << 20
 
+// pagers is how many pages of a SQLite catalog are found at once.
+const pagers = 4
+
 // connect opens the pools and proves that the catalog answers.
 func (s *Store) connect(ctx context.Context) error {
 	if s.dialect == dialect.Postgres {
@@ -100,7 +103,8 @@ func (s *Store) connectSQLite(ctx context.Context) error {
 	// SQLite's 2 MiB, or 16, it reads them anew each time: at 100,000 machines 64 MiB
 	// for them take up to half of the processor's time off a page. They are used as
 	// the file grows.
-	s.page = open(4, "cache_size(-65536)")
+	s.page = open(pagers, "cache_size(-65536)")
+	s.page.db.SetMaxIdleConns(pagers) // or what they have read goes with them
 	if err := s.check(ctx, info.Size()); err != nil {
 		return errors.Join(s.explain("opening the catalog", err), s.disconnect())
 	}

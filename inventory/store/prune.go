@@ -132,6 +132,9 @@ func (s *Store) surplusFacts(ctx context.Context) ([]uuid.UUID, error) {
 }
 
 func (s *Store) pruneFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID) (int, error) {
+	if err := s.lockMachines(ctx, tx, id); err != nil { // its changes are made anew
+		return 0, err
+	}
 	names, err := tx.Observation.Query().Where(observation.MachineID(id)).Unique(true).Select(observation.FieldSource).Strings(ctx)
 	if err != nil {
 		return 0, err

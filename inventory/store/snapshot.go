@@ -286,6 +286,9 @@ func (s *Store) ReviewDrift(ctx context.Context, site string) error {
 	}
 	for _, id := range ids { // one transaction each: leases must not wait for all
 		err := s.write(ctx, op, func(tx *ent.Tx) error {
+			if err := s.lockMachines(ctx, tx, id); err != nil { // before what is judged is read
+				return err
+			}
 			docs, err := factsAt(ctx, tx.Client(), id, time.Time{})
 			if err != nil {
 				return err

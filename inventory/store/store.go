@@ -74,8 +74,8 @@ type Store struct {
 	// main serves everything but leases and events, which have connections
 	// of their own so that neither waits for the other's transaction.
 	main, lease, event *pool
-	// page finds the machines of a page: main's connections on SQLite, and on
-	// PostgreSQL others, whose planner goes by the indexes.
+	// page finds the machines of a page: with more of the file in memory on SQLite,
+	// and on PostgreSQL with a planner that goes by the indexes.
 	page *pool
 	// gate orders writers of this process; nil under PostgreSQL, whose
 	// writers do not exclude each other.

@@ -90,6 +90,9 @@ type upgrade struct {
 const (
 	upgradeMachines = 500
 	upgradeBytes    = 16 << 20
+	// upgradeBegins is how many machines the first transaction reads, of which nobody
+	// knows how long their histories are.
+	upgradeBegins = 32
 )
 
 // upgradeProjection makes the projection what this program expects of it.
@@ -160,7 +163,7 @@ func (u upgrade) run(ctx context.Context) error {
 	if err != nil {
 		return u.s.explain(op, err)
 	}
-	for limit := u.machines; ; {
+	for limit := min(u.machines, upgradeBegins); ; {
 		b, err := u.next(ctx, op, limit)
 		if err == nil && !b.ended {
 			mark = b.mark
@@ -181,8 +184,9 @@ func (u upgrade) run(ctx context.Context) error {
 
 // upgradePause is the time between two transactions for other programs, which look
 // whether SQLite's one write lock is free once in 100 ms and give up after BusyTimeout:
-// in some hundred looks they find it free. PostgreSQL keeps a queue.
-const upgradePause = 5 * time.Millisecond
+// where a transaction takes 300 ms, one in 3,000 finds it taken at each of a hundred
+// looks. PostgreSQL keeps a queue.
+const upgradePause = 25 * time.Millisecond
 
 func (u upgrade) pause(ctx context.Context) error {
 	if u.s.dialect == dialect.Postgres {
