@@ -39,7 +39,7 @@ var agentProgram = sync.OnceValues(func() (path string, err error) {
 })
 
 func TestMain(m *testing.M) {
-	code := m.Run()
+	code := storetest.Run(m)
 	if agentDir != "" {
 		os.RemoveAll(agentDir)
 	}
