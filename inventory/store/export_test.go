@@ -161,6 +161,14 @@ func (s *Store) HoldChange(ctx context.Context, id uuid.UUID, fn func()) error {
 	})
 }
 
+// RebuildProjection makes the projection of every machine anew from its documents.
+func (s *Store) RebuildProjection(ctx context.Context) error {
+	if err := s.Settings().Delete(ctx, projectionKey); err != nil {
+		return err
+	}
+	return s.newUpgrade().run(ctx)
+}
+
 // UpgradeProjection makes the projection anew in batches of another size, and tells of
 // each of them.
 func (s *Store) UpgradeProjection(ctx context.Context, machines, bytes int, told func(done, total int)) error {

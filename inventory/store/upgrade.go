@@ -107,14 +107,6 @@ func (s *Store) upgradeProjection(ctx context.Context) error {
 	return s.newUpgrade().run(ctx)
 }
 
-// RebuildProjection makes the projection of every machine anew from its documents.
-func (s *Store) RebuildProjection(ctx context.Context) error {
-	if err := s.Settings().Delete(ctx, projectionKey); err != nil {
-		return err
-	}
-	return s.newUpgrade().run(ctx)
-}
-
 func (s *Store) projectionMark(ctx context.Context) (mark projectionMark, err error) {
 	have, err := s.Settings().Get(ctx, projectionKey)
 	if errors.Is(err, ErrNotFound) {
