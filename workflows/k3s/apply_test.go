@@ -438,14 +438,21 @@ func TestWhatCannotWorkIsSaidBeforeAnythingIsDone(t *testing.T) {
 	}
 }
 
+// TestFullDiskDuringTheImportIsSaid has the first start meet a full disk, and the
+// second one begin on one with room while the first still stops.
 func TestFullDiskDuringTheImportIsSaid(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "a")
 	c := w.config(oldVersion, []string{"a"}, nil)
-	w.set("machine.a", "journal", "level=error msg=\"Failed to import /var/lib/rancher/k3s/agent/images/x.tar: write /var/lib/x: no space left on device\"\n")
+	w.set("machine.a", "journal.1", "level=error msg=\"Failed to import /var/lib/rancher/k3s/agent/images/x.tar: write /var/lib/x: no space left on device\"\n")
 	_, err := apply(t, c)
 	if err == nil || !strings.Contains(err.Error(), "machine.a: its disk is full, K3s says:") {
-		t.Errorf("Apply() = %v; want the full disk", err)
+		t.Fatalf("Apply() = %v; want the full disk", err)
+	}
+	w.set("machine.a", "lingers", "")
+	mustApply(t, c)
+	if want := "machine.a: waiting: k3s.service is to start again, and is deactivating"; !slices.Contains(w.says, want) {
+		t.Errorf("Apply() says %q; want %s", w.says, want)
 	}
 }
 

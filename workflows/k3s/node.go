@@ -223,11 +223,13 @@ func (w *work) write(ctx context.Context, h *host, t *target) error {
 // launch starts the unit, waits until the node is ready, and marks that it was.
 func (w *work) launch(ctx context.Context, h *host, t *target) error {
 	u := t.role.unit() + ".service"
-	line := fmt.Sprintf("systemctl unmask --quiet %s; systemctl daemon-reload && systemctl enable --quiet %s && systemctl restart --no-block %s", u, u, u)
-	if err := h.run(ctx, line); err != nil {
+	line := fmt.Sprintf("systemctl unmask --quiet %[1]s; systemctl daemon-reload && systemctl enable --quiet %[1]s && "+
+		"systemctl show %[1]s -p InvocationID --value && systemctl restart --no-block %[1]s", u)
+	r, err := h.Run(ctx, remote.Command{Line: line})
+	if err != nil {
 		return err
 	}
-	if err := w.waitReady(ctx, t); err != nil {
+	if err := w.waitReady(ctx, t, lastLine(r.Stdout)); err != nil {
 		return err
 	}
 	// The connection of before may be one to a machine that has been restarted
@@ -297,8 +299,8 @@ const roundLimit = time.Minute
 // supervisor answer, the node is in the cluster with the declared version, and
 // it is Ready where it can be. It asks over a new connection each time, so that
 // a machine that loses its power meanwhile is waited for, too: K3s starts with
-// it.
-func (w *work) waitReady(ctx context.Context, t *target) error {
+// it. The invocation of before is the one that was restarted.
+func (w *work) waitReady(ctx context.Context, t *target, before string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.StartTimeout, fmt.Errorf("K3s was started and was not ready in %s", w.StartTimeout))
 	defer cancel()
 	wasReady := t.member != nil && t.member.Ready && !t.replaces
@@ -322,7 +324,7 @@ func (w *work) waitReady(ctx context.Context, t *target) error {
 			return err
 		}
 		defer h.Close()
-		if err := w.alive(ctx, h, t); err != nil {
+		if err := w.alive(ctx, h, t, before); err != nil {
 			return err
 		}
 		cl, err := w.self(ctx, h, t)
@@ -378,37 +380,33 @@ func (w *work) self(ctx context.Context, h *host, t *target) (*client, error) {
 }
 
 // alive asks whether the unit lives, and ends the wait when it does not get
-// anywhere.
-func (w *work) alive(ctx context.Context, h *host, t *target) error {
-	u := t.role.unit() + ".service"
-	// What an earlier start said of a full disk may be true no longer.
+// anywhere. Nothing is concluded from what the invocation of before says, which
+// may take a minute to stop: it may have had a full disk, and this start is to
+// go on with one on which room was made.
+func (w *work) alive(ctx context.Context, h *host, t *target, before string) error {
+	name := t.role.unit() + ".service"
 	r, err := h.Run(ctx, remote.Command{Line: fmt.Sprintf(
-		`systemctl show %[1]s -p ActiveState -p SubState -p NRestarts; i=$(systemctl show %[1]s -p InvocationID --value); `+
-			`journalctl _SYSTEMD_INVOCATION_ID="$i" -n 1000 -o cat --no-pager 2>/dev/null | grep -F 'no space left on device' | tail -n 1`, u)})
+		`p=$(systemctl show %s -p ActiveState -p SubState -p NRestarts -p InvocationID -p Job); printf '%%s\n\n' "$p"; `+
+			`journalctl _SYSTEMD_INVOCATION_ID="$(echo "$p" | sed -n 's/^InvocationID=//p')" -n 1000 -o cat --no-pager 2>/dev/null | grep -F 'no space left on device' | tail -n 1`, name)})
 	if err != nil {
 		return err
 	}
-	var state unit
-	for line := range strings.Lines(r.Stdout) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-		switch key {
-		case "ActiveState":
-			state.Active = value
-		case "SubState":
-			state.Sub = value
-		case "NRestarts":
-			state.Restarts, _ = strconv.Atoi(value)
-		}
+	properties, said, _ := strings.Cut(r.Stdout, "\n\n")
+	u, err := parseUnit(strings.Fields(properties))
+	if err != nil {
+		return err
 	}
 	switch {
-	case strings.Contains(r.Stdout, "no space left on device"):
-		return refuse("its disk is full, K3s says: %s; make room and apply again", lastLine(r.Stdout))
-	case state.Restarts >= maxRestarts:
-		return refuse("K3s has ended %d times since it was started:\n%s", state.Restarts, w.journal(ctx, h, t))
-	case state.Active == "failed":
-		return refuse("%s has failed:\n%s", u, w.journal(ctx, h, t))
-	case !state.running():
-		return fmt.Errorf("%s is %s", u, state.Active)
+	case u.Invocation == before && (u.Job || u.running()), u.Job && !u.running():
+		return fmt.Errorf("%s is to start again, and is %s", name, u.Active)
+	case said != "" && u.Invocation != before:
+		return refuse("its disk is full, K3s says: %s; make room and apply again", lastLine(said))
+	case u.Restarts >= maxRestarts:
+		return refuse("K3s has ended %d times since it was started:\n%s", u.Restarts, w.journal(ctx, h, t))
+	case u.Active == "failed":
+		return refuse("%s has failed:\n%s", name, w.journal(ctx, h, t))
+	case !u.running():
+		return fmt.Errorf("%s is %s", name, u.Active)
 	}
 	return nil
 }

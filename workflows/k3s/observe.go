@@ -71,7 +71,11 @@ type found struct {
 // unit is a systemd unit as `systemctl show` tells it.
 type unit struct {
 	Load, Active, Sub, Enabled string
-	Restarts                   int
+	// Invocation is the id of its last start.
+	Invocation string
+	Restarts   int
+	// Job says that systemd has something to do with it: a start, a stop.
+	Job bool
 }
 
 // running reports whether the unit is up or on its way.
@@ -298,7 +302,8 @@ func (o *observation) parse(text string, now time.Time) error {
 			// A mark that cannot be read is none: K3s is restarted once more.
 			_ = json.Unmarshal([]byte(value), &o.started)
 		case "unit":
-			err = o.parseUnit(value)
+			name, properties, _ := strings.Cut(value, " ")
+			o.units[name], err = parseUnit(strings.Fields(properties))
 		case "version":
 			o.version, _ = ParseVersion(value)
 		case "snapshot":
@@ -365,10 +370,9 @@ func (o *observation) parseFile(root, value string) error {
 	return nil
 }
 
-func (o *observation) parseUnit(value string) error {
-	name, rest, _ := strings.Cut(value, " ")
-	var u unit
-	for _, pair := range strings.Fields(rest) {
+// parseUnit reads properties as `systemctl show` writes them.
+func parseUnit(properties []string) (u unit, err error) {
+	for _, pair := range properties {
 		key, value, _ := strings.Cut(pair, "=")
 		switch key {
 		case "LoadState":
@@ -379,15 +383,17 @@ func (o *observation) parseUnit(value string) error {
 			u.Sub = value
 		case "UnitFileState":
 			u.Enabled = value
+		case "InvocationID":
+			u.Invocation = value
+		case "Job":
+			u.Job = value != ""
 		case "NRestarts":
-			var err error
 			if u.Restarts, err = strconv.Atoi(value); err != nil {
-				return err
+				return unit{}, fmt.Errorf("systemctl show said %q", pair)
 			}
 		}
 	}
-	o.units[name] = u
-	return nil
+	return u, nil
 }
 
 // parseJoin reads how a node came into its cluster from its config.yaml; nil

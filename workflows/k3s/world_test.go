@@ -69,8 +69,15 @@ var programs = map[string]string{
 	"systemctl": `verb=$1; shift
 unit=; for a in "$@"; do case "$a" in *.service) unit=$a ;; esac; done
 f=$ROOT/fake/$unit
+next() { echo $(($(cat "$f.invocation" 2>/dev/null || echo 0) + 1)) >"$f.invocation"; }
 case $verb in
 show)
+  case "$*" in *--value*) cat "$f.invocation" 2>/dev/null; exit 0 ;; esac
+  echo "InvocationID=$(cat "$f.invocation" 2>/dev/null)"
+  if [ -e "$f.stops" ]; then
+    rm "$f.stops"; next
+    echo ActiveState=deactivating; echo NRestarts=99; echo Job=7; exit 0
+  fi
   if [ -e "$ROOT/etc/systemd/system/$unit" ]; then echo LoadState=loaded; else echo LoadState=not-found; fi
   echo "ActiveState=$(cat "$f.active" 2>/dev/null || echo inactive)"
   echo "UnitFileState=$(cat "$f.enabled" 2>/dev/null)"
@@ -80,6 +87,7 @@ disable) rm -f "$f.enabled" ;;
 stop) rm -f "$f.active"; echo "$NAME: stop $unit" >>"$WORLD/log" ;;
 restart)
   echo "$NAME: start $unit" >>"$WORLD/log"
+  if [ -e "$ROOT/fake/lingers" ]; then mv "$ROOT/fake/lingers" "$f.stops"; else next; fi
   [ -e "$ROOT/fake/broken" ] && { echo failed >"$f.active"; exit 0; }
   echo active >"$f.active"
   d=$ROOT/var/lib/rancher/k3s
@@ -97,12 +105,13 @@ restart)
   echo password >"$ROOT/etc/rancher/node/password" ;;
 esac
 exit 0`,
-	"journalctl": `cat "$ROOT/fake/journal" 2>/dev/null; exit 0`,
-	"ip":         `case "$*" in *"addr show"*) cat "$ROOT/fake/addresses" 2>/dev/null ;; esac; exit 0`,
-	"sysctl":     `exit 0`,
-	"df":         `echo head; echo "x x x $(cat "$ROOT/fake/free" 2>/dev/null || echo 9999999) x"`,
-	"date":       `expr $(/bin/date +%s) + $(cat "$ROOT/fake/skew" 2>/dev/null || echo 0)`,
-	"iptables":   `exit 0`, "iptables-save": `exit 0`, "ip6tables-save": `exit 0`, "nft": `exit 1`, "ipset": `exit 0`, "umount": `exit 0`,
+	"journalctl": `i=; for a in "$@"; do case "$a" in _SYSTEMD_INVOCATION_ID=*) i=.${a#*=} ;; esac; done
+cat "$ROOT/fake/journal$i" 2>/dev/null; exit 0`,
+	"ip":       `case "$*" in *"addr show"*) cat "$ROOT/fake/addresses" 2>/dev/null ;; esac; exit 0`,
+	"sysctl":   `exit 0`,
+	"df":       `echo head; echo "x x x $(cat "$ROOT/fake/free" 2>/dev/null || echo 9999999) x"`,
+	"date":     `expr $(/bin/date +%s) + $(cat "$ROOT/fake/skew" 2>/dev/null || echo 0)`,
+	"iptables": `exit 0`, "iptables-save": `exit 0`, "ip6tables-save": `exit 0`, "nft": `exit 1`, "ipset": `exit 0`, "umount": `exit 0`,
 }
 
 const fakeKubeconfig = `apiVersion: v1
