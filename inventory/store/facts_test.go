@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/inventory/store/storetest"
@@ -107,6 +109,29 @@ func TestFactsOfAClockThatWentBackAreTheLatest(t *testing.T) {
 	if got := must[inventory.Facts](t)(s.MergedFacts(ctx, id)); got.BIOS.Version != "2" {
 		t.Errorf("BIOS after the clock went back = %s; want 2, the content reported last", got.BIOS.Version)
 	}
+}
+
+// Two programs that recorded reports at once could give them one time, until writers
+// under PostgreSQL waited for each other.
+func TestOfTwoReportsOfOneTimeTheLastRecordedOneHolds(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		ctx, s := t.Context(), storetest.Open(t, cfg)
+		id := observe(t, s, seen("", uuidA, 1)).ID
+		for i, version := range []string{"1", "2", "3"} {
+			_, _, err := s.PutFacts(ctx, id, inventory.SourceAgent, withBIOS(version), noon.Add(time.Duration(i)*time.Minute))
+			ok(t, err)
+		}
+		// The newest is written first, so that no order of rows shows it last.
+		for _, row := range []string{"max(id)", "max(id) - 1", "max(id) - 2"} {
+			ok(t, s.Exec(ctx, "UPDATE observations SET first_seen = (SELECT max(first_seen) FROM observations) WHERE id = (SELECT "+row+" FROM observations)"))
+		}
+		if got := must[map[inventory.Source]inventory.Document](t)(s.Facts(ctx, id))[inventory.SourceAgent].Facts.BIOS.Version; got != "3" {
+			t.Errorf("Facts shows BIOS %s; want 3, which was recorded last", got)
+		}
+		if got := must[map[uuid.UUID]inventory.Facts](t)(s.FactsOf(ctx, id))[id].BIOS.Version; got != "3" {
+			t.Errorf("FactsOf shows BIOS %s; want 3, which was recorded last", got)
+		}
+	})
 }
 
 func TestPutFactsRefusesBadDocuments(t *testing.T) {

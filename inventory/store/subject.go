@@ -100,12 +100,17 @@ func documentsOf(ctx context.Context, c *ent.Client, machines []uuid.UUID) (docu
 	return out, err
 }
 
-// latestOnly selects the newest observation of each machine and source.
+// latestOnly selects the newest observation of each machine and source, in the order
+// of latest: of two of one time the one that was recorded last.
 func latestOnly(s *sql.Selector) {
 	newer := sql.Table(observation.Table).As("newer")
 	s.Where(sql.NotExists(sql.Select().From(newer).Where(sql.And(
 		sql.ColumnsEQ(newer.C(observation.FieldMachineID), s.C(observation.FieldMachineID)),
 		sql.ColumnsEQ(newer.C(observation.FieldSource), s.C(observation.FieldSource)),
-		sql.ColumnsGT(newer.C(observation.FieldFirstSeen), s.C(observation.FieldFirstSeen)),
+		sql.ColumnsGTE(newer.C(observation.FieldFirstSeen), s.C(observation.FieldFirstSeen)), // which an index answers
+		sql.Or(
+			sql.ColumnsGT(newer.C(observation.FieldFirstSeen), s.C(observation.FieldFirstSeen)),
+			sql.ColumnsGT(newer.C(observation.FieldID), s.C(observation.FieldID)),
+		),
 	))))
 }
