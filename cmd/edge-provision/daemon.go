@@ -33,7 +33,6 @@ type daemon struct {
 	// installer is the one that serve has built for itself; nil: it serves from a
 	// bundle, or has no network.
 	installer *steps.Installer
-	manager   control.Supervisor
 	ctx       context.Context // ends when serving ends; runs are bounded by it
 
 	mu       sync.Mutex
@@ -377,9 +376,7 @@ func (d *daemon) tellManager() {
 	if run := d.underway(); run != nil {
 		status += ", carrying out " + run.command
 	}
-	if err := d.manager.Status(status); err != nil {
-		d.app.logger().Warn("telling the service manager", "error", err)
-	}
+	d.app.told(d.app.manager.Status(status))
 }
 
 // command is the program as it carries out one command of a client, or one of the

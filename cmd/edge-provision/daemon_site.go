@@ -45,19 +45,12 @@ func (d *daemon) reload(ctx context.Context) { d.reloadAfter(ctx, nil) }
 
 // reloadAfter is reload at the end of a run, which stands in its way no longer.
 func (d *daemon) reloadAfter(ctx context.Context, run *daemonRun) {
-	d.report(d.manager.Reloading())
+	d.app.told(d.app.manager.Reloading())
 	if err := d.replace(ctx, run); err != nil {
 		d.app.fail(err)
 		d.app.fail(errReloadFailed)
 	}
-	d.report(d.manager.Ready("Serving site " + d.current().site.Name))
-}
-
-// report logs what the service manager could not be told.
-func (d *daemon) report(err error) {
-	if err != nil {
-		d.app.logger().Warn("telling the service manager", "error", err)
-	}
+	d.app.told(d.app.manager.Ready("Serving site " + d.current().site.Name))
 }
 
 // server is the program as it opens a version of the site to serve it, with the

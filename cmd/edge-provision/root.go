@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/edge-provision/edge-provision/workflows/bundle"
+	"github.com/edge-provision/edge-provision/workflows/control"
 	"github.com/edge-provision/edge-provision/workflows/site"
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
@@ -33,6 +34,9 @@ type app struct {
 	verbose                    bool
 	supply                     supply
 	stackSet                   string
+
+	// manager is told of serve, and how its catalog is opened; none for what is no service.
+	manager control.Supervisor
 
 	environ []string // that variables are read from; nil: this process's
 	// signals gives Ctrl-C to a command that has its own answer to it; nil where

@@ -62,8 +62,7 @@ address it speaks TLS, and everybody needs a token (edge-provision token create)
 // serve holds a site until it is stopped.
 func (a *app) serve(ctx context.Context, path string, f serveFlags) (err error) {
 	a.graceful.Store(true)
-	manager, err := control.NewSupervisor(os.LookupEnv)
-	if err != nil {
+	if a.manager, err = control.NewSupervisor(os.LookupEnv); err != nil {
 		return err
 	}
 	inherited, err := control.Inherited(os.LookupEnv)
@@ -81,7 +80,7 @@ func (a *app) serve(ctx context.Context, path string, f serveFlags) (err error) 
 	if err != nil {
 		return err
 	}
-	d := &daemon{app: a, catalog: w.catalog, wanted: w.wanted, agent: f.agent, refresh: f.refresh, manager: manager, world: w}
+	d := &daemon{app: a, catalog: w.catalog, wanted: w.wanted, agent: f.agent, refresh: f.refresh, world: w}
 	w.borrowed = true // it lives as long as the daemon, and not as this version of the site
 	defer func() { err = errors.Join(err, d.closeWorlds(), d.catalog.Close()) }()
 	w.agent = f.agent
@@ -230,9 +229,9 @@ func (d *daemon) serve(ctx context.Context, commands *net.UnixListener, served *
 	for _, part := range parts {
 		all.Go(func() { part(ctx) })
 	}
-	d.report(d.manager.Ready("Serving site " + site))
+	d.app.told(d.app.manager.Ready("Serving site " + site))
 	<-ctx.Done()
-	d.report(d.manager.Stopping("Stopping"))
+	d.app.told(d.app.manager.Stopping("Stopping"))
 	d.close()
 	d.runs.Wait()
 	all.Wait()
@@ -247,7 +246,7 @@ func (d *daemon) awaitStop(ctx context.Context, cancel context.CancelCauseFunc) 
 	case <-ctx.Done():
 		return
 	}
-	d.report(d.manager.Stopping("Waiting for what runs to finish"))
+	d.app.told(d.app.manager.Stopping("Waiting for what runs to finish"))
 	if run := d.close(); run != nil {
 		run.Stop() // before it is said, so that it is true by then
 		fmt.Fprintf(d.app.stderr, "Waiting for the %s that is under way: it starts nothing new, and what runs may finish.\n", run.command)
@@ -277,7 +276,7 @@ func (d *daemon) watchdog(ctx context.Context) {
 		_, err := d.catalog.Locks(ctx, d.current().site.Name)
 		return err
 	}
-	d.manager.Watch(ctx, alive, func(err error) { d.app.logger().Error("no sign of life for the service manager", "error", err) })
+	d.app.manager.Watch(ctx, alive, func(err error) { d.app.logger().Error("no sign of life for the service manager", "error", err) })
 }
 
 // prune bounds the catalog's growth. A failure, or a prune that is not done in

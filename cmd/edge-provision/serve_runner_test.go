@@ -19,7 +19,6 @@ import (
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/pxe"
 	"github.com/edge-provision/edge-provision/workflows"
-	"github.com/edge-provision/edge-provision/workflows/control"
 	"github.com/edge-provision/edge-provision/workflows/site"
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
@@ -46,7 +45,7 @@ func daemonOn(t *testing.T, dir, path string, sockets func(*site.Network) (*pxe.
 		t.Fatal(err)
 	}
 	w.borrowed = true
-	d := &daemon{app: a, catalog: w.catalog, wanted: w.wanted, manager: control.Supervisor{}, world: w, ctx: t.Context()}
+	d := &daemon{app: a, catalog: w.catalog, wanted: w.wanted, world: w, ctx: t.Context()}
 	if d.path, err = samePath(path); err != nil {
 		t.Fatal(err)
 	}

@@ -35,19 +35,56 @@ func (a *app) openCatalog(ctx context.Context) (*store.Store, error) {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	return store.Open(ctx, store.Config{Path: filepath.Join(dir, "catalog.db"), DSN: a.catalog, Log: a.logger(), Match: query.Match, Progress: a.projecting(cancel)})
+	p := &projecting{app: a, cancel: cancel}
+	s, err := store.Open(ctx, store.Config{Path: filepath.Join(dir, "catalog.db"), DSN: a.catalog, Log: a.logger(), Match: query.Match, Progress: p.tell})
+	if err == nil {
+		p.ends()
+	}
+	return s, err
 }
 
-// projecting tells how far a catalog of another program is projected anew, and ends
-// that when somebody asks the command to stop: the next one goes on.
-func (a *app) projecting(cancel context.CancelCauseFunc) func(done, total int) {
-	return func(done, total int) {
-		fmt.Fprintf(a.stderr, "Projecting facts: %s of %s machines.\n", grouped(done), grouped(total))
-		select {
-		case <-a.stop:
-			cancel(errInterrupted)
-		default:
-		}
+// A service manager waits for a program to start as long as it is configured to. Of a
+// large catalog that is projected anew nobody knows how long that takes.
+const (
+	// projectingTimeout is how long it waits for the next word about that. One comes
+	// every two seconds, unless other programs write, or a machine's history is long.
+	projectingTimeout = time.Minute
+	// startTimeout is how long it waits for what comes then: TimeoutStartSec of the unit.
+	startTimeout = 15 * time.Minute
+)
+
+// projecting is the opening of a catalog that another program has projected.
+type projecting struct {
+	app    *app
+	cancel context.CancelCauseFunc // of the opening
+	told   bool
+}
+
+// tell tells how far it is projected anew, and ends that when somebody asks the
+// command to stop: the next one goes on.
+func (p *projecting) tell(done, total int) {
+	p.told = true
+	how := fmt.Sprintf("Projecting facts: %s of %s machines", grouped(done), grouped(total))
+	fmt.Fprintln(p.app.stderr, how+".")
+	p.app.told(p.app.manager.Extend(projectingTimeout, how))
+	select {
+	case <-p.app.stop:
+		p.cancel(errInterrupted)
+	default:
+	}
+}
+
+// ends gives what comes behind the catalog its own time.
+func (p *projecting) ends() {
+	if p.told {
+		p.app.told(p.app.manager.Extend(startTimeout, "Starting"))
+	}
+}
+
+// told logs what the service manager could not be told.
+func (a *app) told(err error) {
+	if err != nil {
+		a.logger().Warn("telling the service manager", "error", err)
 	}
 }
 

@@ -4,7 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
+	"net"
+	"path/filepath"
+	"syscall"
 	"testing"
+	"time"
+
+	"github.com/edge-provision/edge-provision/workflows/control"
 )
 
 func TestProjectingIsToldAndEndsWhenItIsAskedTo(t *testing.T) {
@@ -12,19 +19,80 @@ func TestProjectingIsToldAndEndsWhenItIsAskedTo(t *testing.T) {
 	stop := make(chan struct{})
 	a := &app{stop: stop, stderr: &said}
 	ctx, cancel := context.WithCancelCause(t.Context())
-	tell := a.projecting(cancel)
-	tell(500, 999)
-	tell(12_000, 100_000)
+	p := &projecting{app: a, cancel: cancel}
+	p.tell(500, 999)
+	p.tell(12_000, 100_000)
 	if ctx.Err() != nil {
 		t.Errorf("before anybody asks for it: %v; want that it goes on", ctx.Err())
 	}
 	close(stop)
-	tell(1_012_500, 2_000_000)
+	p.tell(1_012_500, 2_000_000)
 	if err := context.Cause(ctx); !errors.Is(err, errInterrupted) {
 		t.Errorf("cause after the command was asked to stop = %v; want %v", err, errInterrupted)
 	}
 	want := "Projecting facts: 500 of 999 machines.\nProjecting facts: 12,000 of 100,000 machines.\nProjecting facts: 1,012,500 of 2,000,000 machines.\n"
 	if said.String() != want {
 		t.Errorf("said %q; want %q", said.String(), want)
+	}
+}
+
+// What waits for serve to start waits longer while a catalog is projected anew, for as
+// long as that goes on, and then for the rest.
+func TestTheServiceManagerWaitsForACatalogThatIsProjectedAnew(t *testing.T) {
+	manager, lookup := serviceManager(t)
+	supervisor, err := control.NewSupervisor(lookup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &projecting{app: &app{manager: supervisor, stderr: io.Discard}}
+	p.ends() // of a catalog that is as it should be, or small: nothing is told
+	p.tell(500, 999)
+	manager.hears("EXTEND_TIMEOUT_USEC=60000000\nSTATUS=Projecting facts: 500 of 999 machines")
+	p.tell(12_000, 100_000)
+	manager.hears("EXTEND_TIMEOUT_USEC=60000000\nSTATUS=Projecting facts: 12,000 of 100,000 machines")
+	p.ends()
+	manager.hears("EXTEND_TIMEOUT_USEC=900000000\nSTATUS=Starting")
+}
+
+func TestTheServiceManagerHearsOfServe(t *testing.T) {
+	p := newPlant(t)
+	p.declare(quick)
+	manager, lookup := serviceManager(t)
+	path, _ := lookup("NOTIFY_SOCKET")
+	s := p.serve([]string{"NOTIFY_SOCKET=" + path})
+	manager.hears("READY=1\nSTATUS=Serving site plant")
+	s.signal(syscall.SIGTERM)
+	manager.hears("STOPPING=1\nSTATUS=Waiting for what runs to finish")
+	s.ends(exitOK)
+}
+
+// notified is a socket such as that of systemd.
+type notified struct {
+	*testing.T
+	conn *net.UnixConn
+}
+
+// serviceManager is a socket and the environment that names it.
+func serviceManager(t *testing.T) (notified, func(string) (string, bool)) {
+	t.Helper()
+	path := filepath.Join(shortDir(t), "notify")
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return notified{t, l}, func(name string) (string, bool) { return path, name == "NOTIFY_SOCKET" }
+}
+
+// hears wants the next message.
+func (n notified) hears(want string) {
+	n.Helper()
+	if err := n.conn.SetReadDeadline(time.Now().Add(awaitBound)); err != nil {
+		n.Fatal(err)
+	}
+	b := make([]byte, 4096)
+	got, err := n.conn.Read(b)
+	if err != nil || string(b[:got]) != want {
+		n.Errorf("the service manager was told %q, %v; want %q", b[:got], err, want)
 	}
 }

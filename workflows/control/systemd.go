@@ -87,6 +87,13 @@ func (s Supervisor) Stopping(status string) error {
 // Status says in a line what the process is doing.
 func (s Supervisor) Status(status string) error { return s.Tell("STATUS=" + oneLine(status)) }
 
+// Extend says in a line how far the process has come, and that the manager is to
+// wait for it that much longer from now on, however long it is to wait by its
+// configuration. systemd takes this since version 236.
+func (s Supervisor) Extend(d time.Duration, status string) error {
+	return s.Tell(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", d.Microseconds()), "STATUS="+oneLine(status))
+}
+
 // oneLine keeps a status from being read as further assignments.
 func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 

@@ -59,6 +59,7 @@ func TestTheServiceManagerIsTold(t *testing.T) {
 	}{
 		{func() error { return s.Ready("Serving\nREADY=0") }, "READY=1\nSTATUS=Serving READY=0"},
 		{func() error { return s.Status("one run") }, "STATUS=one run"},
+		{func() error { return s.Extend(time.Minute, "9 of 10") }, "EXTEND_TIMEOUT_USEC=60000000\nSTATUS=9 of 10"},
 		{func() error { return s.Stopping("bye") }, "STOPPING=1\nSTATUS=bye"},
 	} {
 		if err := c.tell(); err != nil {
