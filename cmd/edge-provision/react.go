@@ -50,14 +50,22 @@ func (e *unopenedError) Unwrap() error { return e.error }
 
 // Carry implements steps.Carrier. A site that cannot be opened is no end: that is
 // waited for, too.
-func (c carrier) Carry(ctx context.Context, why string, targets []string, approve func(workflows.Plan) error) (workflows.Plan, error) {
+func (c carrier) Carry(ctx context.Context, w steps.Work) (workflows.Plan, error) {
+	waits := false
+	opened := func() {
+		if waits {
+			w.Waits("")
+		}
+		waits = false
+	}
 	for pause := firstPause; ; {
 		stale, version := false, c.served()
-		run, err := c.await(ctx, runRequest{Why: why, Target: targets, Approve: func(stage workflows.Plan) error {
+		run, err := c.await(ctx, runRequest{Why: w.Why, Target: w.Targets, Approve: func(stage workflows.Plan) error {
+			opened()
 			if stale = c.edited(); stale {
 				return errors.New("the site was edited; it is read again first")
 			}
-			return approve(stage)
+			return w.Approve(stage)
 		}})
 		if err != nil {
 			return workflows.Plan{}, err
@@ -67,6 +75,7 @@ func (c carrier) Carry(ctx context.Context, why string, targets []string, approv
 		err = run.Err()
 		var unopened *unopenedError
 		if !errors.As(err, &unopened) {
+			opened()
 			c.hinders(nil)
 		}
 		switch {
@@ -80,6 +89,8 @@ func (c carrier) Carry(ctx context.Context, why string, targets []string, approv
 			continue // the end of the run has read it
 		case unopened != nil:
 			c.hinders(unopened)
+			waits = true
+			w.Waits("the site could not be opened, which is tried again: " + unopened.Error())
 			if err := c.outwait(ctx, version, pause); err != nil {
 				return run.Plan(), err
 			}

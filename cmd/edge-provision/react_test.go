@@ -336,15 +336,15 @@ func TestTheCarrierWaitsForItsTurn(t *testing.T) {
 	fails := errors.New("the site cannot be read")
 	b := &busy{left: 1, err: fails}
 	approve := func(workflows.Plan) error { return nil }
-	if _, err := carrierOf(b).Carry(t.Context(), "class", nil, approve); !errors.Is(err, fails) || b.left != -1 {
+	if _, err := carrierOf(b).Carry(t.Context(), steps.Work{Approve: approve}); !errors.Is(err, fails) || b.left != -1 {
 		t.Errorf("Carry() = %v after %d refusals; want it tried again once", err, 1-b.left)
 	}
-	if _, err := carrierOf(&busy{err: errDaemonStops}).Carry(t.Context(), "class", nil, approve); !errors.Is(err, context.Canceled) {
+	if _, err := carrierOf(&busy{err: errDaemonStops}).Carry(t.Context(), steps.Work{Approve: approve}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Carry(while stopping) = %v; want context.Canceled", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := carrierOf(&busy{left: 10}).Carry(ctx, "class", nil, approve); !errors.Is(err, context.Canceled) {
+	if _, err := carrierOf(&busy{left: 10}).Carry(ctx, steps.Work{Approve: approve}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Carry(ended) = %v; want context.Canceled", err)
 	}
 }
@@ -390,7 +390,7 @@ func TestARunOfAClassThatWasStoppedIsNotBegunAgain(t *testing.T) {
 			}
 			carry := carrierOf(e)
 			carry.stops = func() bool { return c.stops }
-			_, err := carry.Carry(ctx, "class", nil, nil)
+			_, err := carry.Carry(ctx, steps.Work{})
 			if err == nil || errors.Is(err, context.Canceled) != c.canceled || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("Carry() = %v; want %q, and canceled: %t", err, c.want, c.canceled)
 			}
@@ -413,10 +413,10 @@ func TestARunOfAClassMakesRoomForAnEditedSite(t *testing.T) {
 	}}
 	carry := carrierOf(e)
 	carry.edited = func() bool { return edited }
-	_, err := carry.Carry(t.Context(), "class", nil, func(workflows.Plan) error {
+	_, err := carry.Carry(t.Context(), steps.Work{Approve: func(workflows.Plan) error {
 		approved++
 		return nil
-	})
+	}})
 	if err != nil || e.begun != 2 || approved != 1 {
 		t.Errorf("Carry() = %v after %d runs, %d stages looked at; want two runs, and the stage of the second looked at", err, e.begun, approved)
 	}
@@ -435,14 +435,24 @@ func TestWhatAClassStartsOutlivesASiteThatCannotBeOpened(t *testing.T) {
 		var version atomic.Pointer[world]
 		e := &shortRuns{runs: []func(runRequest, *daemonRun) error{
 			unopened, unopened, unopened, unopened, unopened, unopened, unopened, unopened,
-			func(runRequest, *daemonRun) error { at = append(at, time.Since(began)); return nil },
+			func(r runRequest, _ *daemonRun) error {
+				at = append(at, time.Since(began))
+				return r.Approve(workflows.Plan{})
+			},
 		}}
 		var told []error
+		var waited []string
 		carry := carrierOf(e)
 		carry.served = version.Load
 		carry.hinders = func(why error) { told = append(told, why) }
 		time.AfterFunc(17*time.Minute, func() { version.Store(&world{}) })
-		if _, err := carry.Carry(t.Context(), "class", nil, nil); err != nil {
+		approve := func(workflows.Plan) error {
+			if n := len(waited); n != len(at) || waited[n-1] != "" {
+				t.Errorf("waited for %q when it goes on; want nothing any more", waited)
+			}
+			return nil
+		}
+		if _, err := carry.Carry(t.Context(), steps.Work{Approve: approve, Waits: func(reason string) { waited = append(waited, reason) }}); err != nil {
 			t.Errorf("Carry() = %v; want it carried out in the end", err)
 		}
 		want := []time.Duration{
@@ -454,6 +464,9 @@ func TestWhatAClassStartsOutlivesASiteThatCannotBeOpened(t *testing.T) {
 		if n := len(told); n != len(at) || told[0] == nil || told[n-1] != nil {
 			t.Errorf("told %v; want why each time, and nothing at the end", told)
 		}
+		if n := len(waited); n != len(at) || !strings.HasSuffix(waited[0], "tried again: the stick is gone") {
+			t.Errorf("waited for %q; want why each time, and nothing at the end", waited)
+		}
 	})
 	synctest.Test(t, func(t *testing.T) {
 		e := &shortRuns{runs: []func(runRequest, *daemonRun) error{func(runRequest, *daemonRun) error { return &unopenedError{errors.New("the stick is gone")} }}}
@@ -461,7 +474,7 @@ func TestWhatAClassStartsOutlivesASiteThatCannotBeOpened(t *testing.T) {
 		var ends atomic.Bool
 		carry.stops = ends.Load
 		time.AfterFunc(5*time.Second, func() { ends.Store(true) })
-		if _, err := carry.Carry(t.Context(), "class", nil, nil); !errors.Is(err, context.Canceled) {
+		if _, err := carry.Carry(t.Context(), steps.Work{Waits: func(string) {}}); !errors.Is(err, context.Canceled) {
 			t.Errorf("Carry() = %v while serve stops; want context.Canceled, so that the reaction goes on next time", err)
 		}
 	})
@@ -496,6 +509,9 @@ func TestWhatAClassStartsGoesByTheBundleThatIsServed(t *testing.T) {
 	if r := b.reacted(inventory.ReactionStarted); r.Attempts != 0 {
 		t.Errorf("reaction = %+v; want no attempt made", r)
 	}
+	b.await("what it waits for", func() bool {
+		return strings.Contains(b.must(exitOK, "", "inventory", "reactions", "--site", "plant"), "the site could not be opened, which is tried again")
+	})
 	if err := errors.Join(os.Remove(cache), os.Rename(cache+".away", cache)); err != nil {
 		t.Fatal(err)
 	}

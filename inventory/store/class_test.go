@@ -109,6 +109,13 @@ func TestAReactionIsQueuedOnceAndMovesOneWay(t *testing.T) {
 		if got := do(s.StartReaction(ctx, id, nodeA)); got.Attempts != 0 || got.Reason != "" || got.StartedAt.IsZero() {
 			t.Errorf("started again = %+v; want it started, and no attempt yet", got)
 		}
+		if _, err := s.DelayReaction(ctx, id, "no stick"); err != nil {
+			t.Fatal(err)
+		}
+		if got := do(s.DelayReaction(ctx, id, "no stick")); got.State != inventory.ReactionStarted || got.Reason != "no stick" {
+			t.Errorf("delayed = %+v; want it started, and what it waits for", got)
+		}
+		do(s.DelayReaction(ctx, id, ""))
 		do(s.CountReaction(ctx, id))
 		if got := do(s.CountReaction(ctx, id)); got.Attempts != 2 || got.State != inventory.ReactionStarted {
 			t.Errorf("counted twice = %+v; want two attempts", got)
@@ -122,6 +129,7 @@ func TestAReactionIsQueuedOnceAndMovesOneWay(t *testing.T) {
 		for name, err := range map[string]error{
 			"start":  second(s.StartReaction(ctx, id, nodeA)),
 			"count":  second(s.CountReaction(ctx, id)),
+			"delay":  second(s.DelayReaction(ctx, id, "late")),
 			"finish": second(s.FinishReaction(ctx, id, inventory.ReactionDone, "")),
 		} {
 			if !errors.Is(err, store.ErrReactionMoved) {
@@ -132,7 +140,7 @@ func TestAReactionIsQueuedOnceAndMovesOneWay(t *testing.T) {
 		if !must[bool](t)(s.QueueReaction(ctx, due)) {
 			t.Error("QueueReaction(another definition) = false; want it kept")
 		}
-		want := fmt.Sprintf("queued, queued no place, started %[1]s, started %[1]s, failed %[1]s its disk\uFFFD broke, done it is installed already", nodeA)
+		want := fmt.Sprintf("queued, queued no place, started %[1]s, started %[1]s, started %[1]s no stick, started %[1]s, failed %[1]s its disk\uFFFD broke, done it is installed already", nodeA)
 		if got := told(t, s, m.ID, inventory.EventMachineReaction, "state", "address", "reason"); got != want {
 			t.Errorf("events = %s; want %s", got, want)
 		}

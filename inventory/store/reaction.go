@@ -140,6 +140,15 @@ func (s *Store) HoldReaction(ctx context.Context, id int64, reason string) (inve
 	})
 }
 
+// DelayReaction keeps what a started reaction waits for, other than for its turn;
+// empty: for nothing any more. ErrReactionMoved when it is not started. The same
+// reason again changes nothing.
+func (s *Store) DelayReaction(ctx context.Context, id int64, reason string) (inventory.Reaction, error) {
+	return s.moveReaction(ctx, id, []inventory.ReactionState{inventory.ReactionStarted}, func(up *ent.ReactionUpdateOne) {
+		up.SetReason(clean(reason))
+	})
+}
+
 // FinishReaction keeps how a reaction ended; ErrReactionMoved when it had ended
 // before.
 func (s *Store) FinishReaction(ctx context.Context, id int64, state inventory.ReactionState, reason string) (inventory.Reaction, error) {

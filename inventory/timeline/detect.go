@@ -40,6 +40,13 @@ func (v *view) reaction() *Finding {
 		return problem(HopDecision, v.events[i:i+1],
 			fmt.Sprintf("Class %s was to start work for it, and that needs a person: %s.", plain(e.Attrs["class"]), plain(e.Attrs["reason"])),
 			"do what the reason says, then run edge-provision apply; it is not tried again by itself")
+	case inventory.ReactionStarted:
+		if e.Attrs["reason"] == "" {
+			return nil
+		}
+		return problem(HopDecision, v.events[i:i+1],
+			fmt.Sprintf("What class %s started for it waits: %s.", plain(e.Attrs["class"]), plain(e.Attrs["reason"])),
+			"put back what is missing, or have another version of the site served, by SIGHUP or apply; it is tried again by itself")
 	case inventory.ReactionFailed:
 		if v.has(failedSteps) {
 			return nil

@@ -206,6 +206,7 @@ var expectations = map[string]struct {
 	"no-disk-matches":          {Problem, HopDisk, "matches none"},
 	"several-disks-match":      {Problem, HopDisk, "exactly one must match"},
 	"not-declared":             {Problem, HopSite, "not declared"},
+	"reaction-waits":           {Problem, HopDecision, "which is tried again: open /media/site.bundle"},
 	"restarted":                {Well, HopReboot, "sent on to its disk"},
 	"restarted-discovered":     {Well, HopReboot, "sent on to its disk"},
 	"script-refused":           {Problem, HopIPXE, "did not get it whole"},

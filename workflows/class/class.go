@@ -346,6 +346,7 @@ func Previews(now time.Time, siteName string, rules []Rule, members []Member, ke
 		}
 		if !r.State.Final() {
 			switch m := moves[r.ID]; {
+			case r.State == inventory.ReactionStarted && r.Reason != "": // which it waits for
 			case m.To == inventory.ReactionStarted:
 				p.Address, p.Text = m.Address, m.Rule.work(m.Address)
 			case m.Reason != "":

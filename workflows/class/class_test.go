@@ -436,6 +436,11 @@ func TestAPreviewSaysWhatServingWouldDo(t *testing.T) {
 		t.Errorf("Previews() =\n%s\nwant\n%s", got, want)
 	}
 	y.pass()
+	y.kept[0].Reason = "the stick is gone"
+	want = "1 started: the stick is gone\n"
+	if got := text(); !strings.HasPrefix(got, want) {
+		t.Errorf("Previews() while one waits =\n%s\nwant the beginning\n%s", got, want)
+	}
 	y.end(1, inventory.ReactionDone)
 	y.pass()
 	y.end(2, inventory.ReactionRefused)

@@ -20,12 +20,22 @@ import (
 // Carrier carries out work that nobody sits before.
 type Carrier interface {
 	// Carry is an apply of some addresses with nobody to ask: what only a person
-	// can consent to is left undone. approve sees each stage before it is carried
-	// out, and its error ends the run. Carry waits while another run is under way
-	// or the site cannot be opened, and returns when this one has ended, with the last
+	// can consent to is left undone. It waits while another run is under way or the
+	// site cannot be opened, and returns when this one has ended, with the last
 	// plan that was made. The error is context.Canceled when ctx, or the program, ended
 	// before the run, and never else: a run that a person stopped has failed.
-	Carry(ctx context.Context, why string, targets []string, approve func(stage workflows.Plan) error) (workflows.Plan, error)
+	Carry(ctx context.Context, w Work) (workflows.Plan, error)
+}
+
+// Work is what a Carrier is to carry out.
+type Work struct {
+	Why     string   // for people and the log: class "nuc"
+	Targets []string // addresses
+	// Approve sees each stage before it is carried out, and its error ends the run.
+	Approve func(stage workflows.Plan) error
+	// Waits hears why the site cannot be opened, each time that this was tried, and an
+	// empty reason once it could be.
+	Waits func(reason string)
 }
 
 // Reactor starts what the classes of a site say, as machines come.
@@ -355,9 +365,13 @@ type warrant struct {
 // empty: it goes on.
 func (w *warrant) carry(ctx context.Context, why string, targets []string) (inventory.ReactionState, string, error) {
 	approved := false
-	plan, err := w.reactor.Carrier.Carry(ctx, why, targets, func(stage workflows.Plan) error {
-		approved = true
-		return w.approve(ctx, stage)
+	plan, err := w.reactor.Carrier.Carry(ctx, Work{
+		Why: why, Targets: targets,
+		Approve: func(stage workflows.Plan) error {
+			approved = true
+			return w.approve(ctx, stage)
+		},
+		Waits: func(reason string) { w.waits(ctx, reason) },
 	})
 	if !approved && err == nil {
 		// Nothing was to be done, and that nobody has looked at.
@@ -379,6 +393,14 @@ func (w *warrant) carry(ctx context.Context, why string, targets []string) (inve
 		return "", "", fmt.Errorf("%s: %w", about, err)
 	}
 	return "", "", nil
+}
+
+// waits keeps what the reaction waits for, where people look for it.
+func (w *warrant) waits(ctx context.Context, reason string) {
+	_, err := w.reactor.Catalog.DelayReaction(ctx, w.move.Reaction.ID, reason)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrReactionMoved) {
+		w.reactor.Tell(Progress{Address: w.move.Address, Phase: "error", Message: err.Error()})
+	}
 }
 
 // check looks whether the class, the machine and its address are still those that

@@ -61,6 +61,8 @@ type counter struct {
 	mu     sync.Mutex
 	asked  []string
 	answer func(ctx context.Context, targets []string, approve func(workflows.Plan) error) (workflows.Plan, error)
+	// hinders is called before that; nil: the site can be opened.
+	hinders func(waits func(reason string))
 }
 
 func newCounter(t *testing.T, cfg store.Config) *counter {
@@ -73,14 +75,17 @@ func newCounter(t *testing.T, cfg store.Config) *counter {
 }
 
 // Carry implements steps.Carrier.
-func (c *counter) Carry(ctx context.Context, why string, targets []string, approve func(workflows.Plan) error) (workflows.Plan, error) {
+func (c *counter) Carry(ctx context.Context, w steps.Work) (workflows.Plan, error) {
 	c.mu.Lock()
-	c.asked = append(c.asked, why+" "+strings.Join(targets, " "))
+	c.asked = append(c.asked, w.Why+" "+strings.Join(w.Targets, " "))
 	c.mu.Unlock()
+	if c.hinders != nil {
+		c.hinders(w.Waits)
+	}
 	if c.answer == nil {
 		return workflows.Plan{}, nil
 	}
-	return c.answer(ctx, targets, approve)
+	return c.answer(ctx, w.Targets, w.Approve)
 }
 
 // served is the site as it is now.
@@ -522,6 +527,30 @@ func TestWaitingIsNoAttempt(t *testing.T) {
 		if err != nil || len(events) != 10 {
 			t.Errorf("%d events, %v; want it queued, eight times started, and failed", len(events), err)
 		}
+	})
+}
+
+// What it waits for is shown where reactions are, and only for as long as it does.
+func TestAReactionSaysThatTheSiteCannotBeOpened(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		c := newCounter(t, cfg)
+		m := c.plugIn(1, 4<<30)
+		want := func(state inventory.ReactionState, reason string) {
+			t.Helper()
+			rows, err := c.catalog.Reactions(t.Context(), store.ReactionFilter{Machine: m.ID})
+			if err != nil || len(rows) != 1 || rows[0].State != state || rows[0].Reason != reason || rows[0].Attempts != 0 {
+				t.Errorf("reactions = %+v, %v; want one that is %s with the reason %q, and no attempt", rows, err, state, reason)
+			}
+		}
+		c.hinders = func(waits func(string)) {
+			want(inventory.ReactionStarted, "")
+			waits("the stick is gone")
+			want(inventory.ReactionStarted, "the stick is gone")
+			waits("")
+			want(inventory.ReactionStarted, "")
+		}
+		c.pass(c.reactor())
+		want(inventory.ReactionDone, `machine.till["left"] is installed`)
 	})
 }
 
