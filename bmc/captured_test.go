@@ -303,12 +303,15 @@ func TestMediaOfTwoDrives(t *testing.T) {
 					drive(name)["Inserted"], drive(name)["Image"] = true, "http://172.22.0.1/other.iso"
 				}
 				var err error
-				var want []string
+				var want, ejected []string
 				if image == "" {
-					err = c.EjectMedia(t.Context())
+					ejected, err = c.EjectMedia(t.Context())
 				} else {
-					err = c.InsertMedia(t.Context(), image)
+					ejected, err = c.InsertMedia(t.Context(), image)
 					want = []string{image}
+				}
+				if others := slices.Repeat([]string{"http://172.22.0.1/other.iso"}, len(full)); !slices.Equal(ejected, others) {
+					t.Errorf("ejected %q; want %q", ejected, others)
 				}
 				var got []string
 				for _, name := range []string{"1", "2"} {

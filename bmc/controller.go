@@ -26,8 +26,9 @@ type session interface {
 	setPower(ctx context.Context, a PowerAction) error
 	setBoot(ctx context.Context, d BootDevice, o BootOptions) error
 	boot(ctx context.Context) (NextBoot, error)
-	// media puts an image into the virtual CD drive; empty: takes it out.
-	media(ctx context.Context, image string) error
+	// media puts an image into the virtual CD drive; empty: takes it out. It returns
+	// what it has ejected, also with an error.
+	media(ctx context.Context, image string) (ejected []string, err error)
 	sensors(ctx context.Context) ([]Sensor, error)
 	facts(ctx context.Context) (Reading, error)
 	// console returns what joins two streams to the machine's console. That

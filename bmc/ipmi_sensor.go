@@ -14,8 +14,8 @@ import (
 )
 
 // media: IPMI has none.
-func (s *ipmi) media(context.Context, string) error {
-	return &fault{kind: faultUnsupported, err: errors.New("IPMI has no virtual media; declare driver = \"redfish\" for this machine where its BMC has it, or use the BMC's web page")}
+func (s *ipmi) media(context.Context, string) ([]string, error) {
+	return nil, &fault{kind: faultUnsupported, err: errors.New("IPMI has no virtual media; declare driver = \"redfish\" for this machine where its BMC has it, or use the BMC's web page")}
 }
 
 func (s *ipmi) sensors(ctx context.Context) ([]Sensor, error) {

@@ -2,6 +2,7 @@ package bmc_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -18,15 +19,23 @@ func TestVirtualMediaIsInsertedAndEjected(t *testing.T) {
 	r := newRig(t)
 	log := &events{}
 	c := r.open(t, bmc.Deps{Recorder: log})
+	var ejected []string
 	for _, image := range []string{disc, disc + "2"} {
-		if err := c.InsertMedia(t.Context(), image); err != nil {
+		out, err := c.InsertMedia(t.Context(), image)
+		if err != nil {
 			t.Fatal(err)
 		}
+		ejected = append(ejected, fmt.Sprint(out))
 	}
 	for range 2 {
-		if err := c.EjectMedia(t.Context()); err != nil {
+		out, err := c.EjectMedia(t.Context())
+		if err != nil {
 			t.Fatal(err)
 		}
+		ejected = append(ejected, fmt.Sprint(out))
+	}
+	if want := []string{"[]", "[" + disc + "]", "[" + disc + "2]", "[]"}; !slices.Equal(ejected, want) {
+		t.Errorf("ejected %v; want what was in the drive, %v", ejected, want)
 	}
 	// A drive that holds something is emptied first.
 	want := []sim.MediaEvent{{Image: disc, Inserted: true}, {}, {Image: disc + "2", Inserted: true}, {}}
@@ -36,7 +45,49 @@ func TestVirtualMediaIsInsertedAndEjected(t *testing.T) {
 	if got := log.kinds(); !slices.Equal(got, slices.Repeat([]inventory.EventKind{inventory.EventBMCMedia}, 4)) {
 		t.Errorf("events %v; want four of media", got)
 	}
+	if got := log.of(inventory.EventBMCMedia)[1].Attrs; got["action"] != "inserted" || got["ejected"] != disc {
+		t.Errorf("the second event has %v; want what was inserted, and what was ejected for it", got)
+	}
 	r.noSessions(t)
+}
+
+// What another user has put into a drive is named without what only that user is to
+// know, and is told of also where nothing could be put in its place.
+func TestMediaThatIsEjectedIsNamed(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ image, name, want string }{
+		{"http://172.22.0.1/other.iso", "other.iso", "http://172.22.0.1/other.iso"},
+		{"https://me:hunter2@172.22.0.1/other.iso?signature=hunter2#hunter2", "", "https://172.22.0.1/other.iso"},
+		{"//me:hunter2@172.22.0.1/share/other.iso", "", "//172.22.0.1/share/other.iso"},
+		{`\\me:hunter2@172.22.0.1\share\other.iso`, "other.iso", "other.iso"},
+		{"172.22.0.1:/me:hunter2@share/other.iso", "", "an image without a name"},
+		{"", "rescue\nstick", "rescue stick"},
+		{"", "", "an image without a name"},
+	} {
+		t.Run(tt.want, func(t *testing.T) {
+			t.Parallel()
+			r, c := capturedBMC(t, "dell-idrac-two-drives")
+			drive := r.documents[redfishRoot+"/Systems/System.Embedded.1/VirtualMedia/1"]
+			drive["Inserted"], drive["Image"], drive["ImageName"] = true, tt.image, tt.name
+			if got, err := c.EjectMedia(t.Context()); err != nil || !slices.Equal(got, []string{tt.want}) {
+				t.Errorf("EjectMedia() = %q, %v; want %q", got, err, tt.want)
+			}
+		})
+	}
+	r := newRig(t)
+	log := &events{}
+	c := r.open(t, bmc.Deps{Recorder: log})
+	if _, err := c.InsertMedia(t.Context(), disc); err != nil {
+		t.Fatal(err)
+	}
+	r.service.SetFault(sim.FaultLostMedia)
+	got, err := c.InsertMedia(t.Context(), disc+"2")
+	if err == nil || !slices.Equal(got, []string{disc}) {
+		t.Errorf("InsertMedia() = %q, %v; want an error, and what was ejected for it", got, err)
+	}
+	if last := log.of(inventory.EventBMCMedia)[1].Attrs; last["action"] != "ejected" || last["ejected"] != disc || last["image"] != "" {
+		t.Errorf("the last event has %v; want that it was ejected", last)
+	}
 }
 
 func TestVirtualMediaThatIsNotThereSaysWhatToDo(t *testing.T) {
@@ -58,7 +109,7 @@ func TestVirtualMediaThatIsNotThereSaysWhatToDo(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
 			r.service.SetFault(tt.fault)
-			err := r.open(t, bmc.Deps{}).InsertMedia(t.Context(), tt.image)
+			_, err := r.open(t, bmc.Deps{}).InsertMedia(t.Context(), tt.image)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("InsertMedia(%s) = %v; want an error with %q", tt.image, err, tt.want)
 			}
@@ -76,15 +127,20 @@ func TestDriversWithoutMediaOrConsoleSayWhatToDo(t *testing.T) {
 	none := openIPMI(t, bmc.Config{Driver: bmc.DriverNone}, bmc.Deps{})
 	redfish := newRig(t).open(t, bmc.Deps{})
 	_, sensors := none.Sensors(t.Context())
+	_, ejected := none.EjectMedia(t.Context())
+	inserted := func(c *bmc.Controller) error {
+		_, err := c.InsertMedia(t.Context(), disc)
+		return err
+	}
 	tests := []struct {
 		what string
 		err  error
 		want string
 	}{
-		{"media over IPMI", ipmi.InsertMedia(t.Context(), disc), `declare driver = "redfish"`},
+		{"media over IPMI", inserted(ipmi), `declare driver = "redfish"`},
 		{"console over Redfish", redfish.Console(t.Context(), strings.NewReader(""), t.Output()), `declare driver = "ipmi"`},
-		{"media by hand", none.InsertMedia(t.Context(), disc), "put a disc or USB stick"},
-		{"media out by hand", none.EjectMedia(t.Context()), "take the disc or USB stick out"},
+		{"media by hand", inserted(none), "put a disc or USB stick"},
+		{"media out by hand", ejected, "take the disc or USB stick out"},
 		{"console by hand", none.Console(t.Context(), strings.NewReader(""), t.Output()), "look at its screen"},
 		{"sensors by hand", sensors, "inventory show"},
 	}

@@ -39,11 +39,11 @@ func (person) setBoot(_ context.Context, d BootDevice, _ BootOptions) error {
 	return ask("choose " + string(d) + " in its boot menu")
 }
 
-func (person) media(_ context.Context, image string) error {
+func (person) media(_ context.Context, image string) ([]string, error) {
 	if image == "" {
-		return ask("take the disc or USB stick out by hand")
+		return nil, ask("take the disc or USB stick out by hand")
 	}
-	return ask("put a disc or USB stick with the image in by hand")
+	return nil, ask("put a disc or USB stick with the image in by hand")
 }
 
 func (person) sensors(context.Context) ([]Sensor, error) {

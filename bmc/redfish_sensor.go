@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -228,54 +229,64 @@ func (d thermalDocument) sensors() []Sensor {
 // controllers take, and is then read back. Of several drives, such as the two of
 // an iDRAC, bmclib looks at one only, and is content when that is empty. So those
 // that hold something are emptied first.
-func (s *redfishSession) media(ctx context.Context, image string) error {
+func (s *redfishSession) media(ctx context.Context, image string) (ejected []string, err error) {
 	s.http.begin(ctx)
-	held, err := s.setMedia(ctx, "")
+	before, held, err := s.setMedia(ctx, "")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, drive := range held {
 		if eject := drive.Actions.Eject.Target; eject != "" {
 			if err := s.post(ctx, eject, struct{}{}); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
+	for _, drive := range before {
+		ejected = append(ejected, mediaName(drive))
+	}
 	if image != "" || len(held) > 0 {
-		if held, err = s.setMedia(ctx, image); err != nil {
-			return err
+		if _, held, err = s.setMedia(ctx, image); err != nil {
+			return ejected, err
 		}
 	}
 	if len(held) > 0 != (image != "") {
-		return &fault{kind: faultResponse, err: fmt.Errorf("the BMC accepted the action, but its virtual drive is not as asked; look at the virtual media of its web page: another user's session may hold the drive")}
+		return ejected, &fault{kind: faultResponse, err: fmt.Errorf("the BMC accepted the action, but its virtual drive is not as asked; look at the virtual media of its web page: another user's session may hold the drive")}
 	}
-	return nil
+	return ejected, nil
 }
 
 // setMedia has bmclib insert or, with no image, eject, and returns the CD drives
-// that hold something afterwards.
-func (s *redfishSession) setMedia(ctx context.Context, image string) ([]mediaDocument, error) {
+// that held something before and afterwards.
+func (s *redfishSession) setMedia(ctx context.Context, image string) (before, held []mediaDocument, err error) {
 	s.http.mu.Lock()
 	s.http.drives = nil
 	s.http.mu.Unlock()
-	_, err := s.conn.SetVirtualMedia(ctx, "CD", image)
+	_, err = s.conn.SetVirtualMedia(ctx, "CD", image)
 	if err := s.explain(ctx, err); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s.http.mu.Lock()
 	drives := s.http.drives
 	s.http.mu.Unlock()
-	var held []mediaDocument
-	for _, path := range drives {
-		var drive mediaDocument
-		if err := s.get(ctx, path, &drive); err != nil {
-			return nil, err
+	seen := map[string]bool{}
+	for _, was := range drives {
+		if seen[was.ID] {
+			continue
 		}
-		if drive.takesCD() && drive.Inserted {
-			held = append(held, drive)
+		seen[was.ID] = true
+		var is mediaDocument
+		if err := s.get(ctx, was.ID, &is); err != nil {
+			return nil, nil, err
+		}
+		if was.holdsCD() {
+			before = append(before, was)
+		}
+		if is.holdsCD() {
+			held = append(held, is)
 		}
 	}
-	return held, nil
+	return before, held, nil
 }
 
 // mediaDocument is what is read of a VirtualMedia (DSP0268).
@@ -283,6 +294,8 @@ type mediaDocument struct {
 	odataLink
 	MediaTypes []string
 	Inserted   bool
+	Image      string
+	ImageName  string
 	Actions    struct {
 		Eject struct {
 			Target string `json:"target"`
@@ -290,14 +303,8 @@ type mediaDocument struct {
 	}
 }
 
-func (d mediaDocument) takesCD() bool {
-	for _, t := range d.MediaTypes {
-		if t == "CD" {
-			return true
-		}
-	}
-	return false
-}
+// holdsCD reports whether a drive for discs holds one.
+func (d mediaDocument) holdsCD() bool { return d.Inserted && slices.Contains(d.MediaTypes, "CD") }
 
 func (s *redfishSession) console() (func(context.Context, io.Reader, io.Writer) error, error) {
 	return nil, &fault{kind: faultUnsupported, err: fmt.Errorf("Redfish carries no console; open the one of the BMC's web page, or declare driver = \"ipmi\" for this machine where its BMC has serial over LAN")}

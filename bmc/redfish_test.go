@@ -43,6 +43,13 @@ func (e *events) Record(ev inventory.Event) {
 	e.list = append(e.list, ev)
 }
 
+// of are the events of a kind.
+func (e *events) of(kind inventory.EventKind) []inventory.Event {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(e.list), func(ev inventory.Event) bool { return ev.Kind != kind })
+}
+
 func (e *events) kinds() []inventory.EventKind {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -59,7 +59,7 @@ type transport struct {
 	fault  *fault // first one
 	token  string // of the session; empty when the login gave none
 	system systemDocument
-	drives []string // paths of the virtual media that were read
+	drives []mediaDocument // the virtual media that were read, in that order
 }
 
 // newTransport prepares a session with the BMC at e.
@@ -212,7 +212,7 @@ func (t *transport) read(body []byte) {
 	}
 	var drive mediaDocument
 	if json.Unmarshal(body, &drive) == nil && len(drive.MediaTypes) > 0 && drive.ID != "" && len(t.drives) < maxMembers {
-		t.drives = append(t.drives, drive.ID)
+		t.drives = append(t.drives, drive)
 	}
 }
 

@@ -67,7 +67,8 @@ const (
 	EventHTTPEnd   EventKind = "http.end"
 
 	// BMC: driver, address; power also action and state; boot also device,
-	// efi, once; media also action (inserted|ejected) and image (a URL).
+	// efi, once; media also action (inserted|ejected), image (a URL) and
+	// ejected (what was in the drives before, "a, b").
 	EventBMCPower       EventKind = "bmc.power"
 	EventBMCBoot        EventKind = "bmc.boot"
 	EventBMCMedia       EventKind = "bmc.media"

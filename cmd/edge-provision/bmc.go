@@ -137,13 +137,20 @@ Redfish only.`,
 		Example: `  edge-provision bmc media 'machine.node["a"]' insert http://172.22.1.1/rescue.iso`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withBMC(cmd.Context(), *path, args[0], func(ctx context.Context, c *bmc.Controller, _ *site.Machine) error {
+				var ejected []string
+				var err error
 				switch {
 				case args[1] == "insert" && len(args) == 3:
-					return c.InsertMedia(ctx, args[2])
+					ejected, err = c.InsertMedia(ctx, args[2])
 				case args[1] == "eject" && len(args) == 2:
-					return c.EjectMedia(ctx)
+					ejected, err = c.EjectMedia(ctx)
+				default:
+					return usage("say insert and a URL, or eject alone")
 				}
-				return usage("say insert and a URL, or eject alone")
+				for _, image := range ejected {
+					fmt.Fprintf(a.stderr, "Ejected %s.\n", image)
+				}
+				return err
 			})
 		},
 	}

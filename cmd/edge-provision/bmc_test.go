@@ -32,6 +32,8 @@ func TestBMCCommandsReachTheMachine(t *testing.T) {
 		{"inventory M -o json", exitOK, `"bytes": 17179869184`},
 		{"inventory M -o xml", exitError, "neither table nor json"},
 		{"media M insert " + disc, exitOK, ""},
+		{"media M insert " + disc + "2", exitOK, "Ejected " + disc + ".\n"},
+		{"media M eject", exitOK, "Ejected " + disc + "2.\n"},
 		{"media M eject", exitOK, ""},
 		{"media M insert", exitError, "say insert and a URL"},
 		{"media M eject " + disc, exitError, "say insert and a URL"},
@@ -51,7 +53,7 @@ func TestBMCCommandsReachTheMachine(t *testing.T) {
 			t.Errorf("bmc %s = %d:\n%s; want %d and %q", tt.args, code, got, tt.code, tt.want)
 		}
 	}
-	want := []sim.MediaEvent{{Image: disc, Inserted: true}, {}}
+	want := []sim.MediaEvent{{Image: disc, Inserted: true}, {}, {Image: disc + "2", Inserted: true}, {}}
 	if got := service.Media(); !slices.Equal(got, want) {
 		t.Errorf("the BMC was told %v; want %v", got, want)
 	}

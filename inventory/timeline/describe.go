@@ -83,7 +83,7 @@ func describe(e inventory.Event) string {
 	case inventory.EventBMCBoot:
 		return sentence("next boot from "+a("device"), bmcName(e), field("efi", a("efi")), field("once", a("once")))
 	case inventory.EventBMCMedia:
-		return sentence("virtual media "+a("action"), a("image"), bmcName(e))
+		return sentence("virtual media "+a("action"), a("image"), field("ejected", a("ejected")), bmcName(e))
 	case inventory.EventBMCRefused:
 		return sentence("login refused", bmcName(e), a("error"))
 	case inventory.EventBMCUnreachable:
