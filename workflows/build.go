@@ -140,7 +140,7 @@ func (b *builder) machine(m *site.Machine) Action {
 		return b.none(a, "discovered; no image is declared")
 	case m.Image == nil:
 		return b.inspect(a, m, v)
-	case v.Unfinished != nil:
+	case v.Unfinished != nil && !v.lost(v.Unfinished.Disk):
 		return b.resume(a, m, v)
 	case v.Applied != nil && !replace:
 		return b.installed(a, m, v)
@@ -231,6 +231,12 @@ func powerFor(m *site.Machine, v MachineView) PowerChange {
 		return PowerCycle
 	}
 	return PowerUnasked
+}
+
+// lost reports whether somebody looked for the machine's disks since and this one
+// was not among them.
+func (v MachineView) lost(d DiskName) bool {
+	return v.Facts != nil && v.Facts.Disks != nil && !HasDisk(*v.Facts, d)
 }
 
 // resume continues a write that was cut off; the disk is the one of the journal

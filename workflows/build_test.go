@@ -149,6 +149,14 @@ var planCases = []planCase{
 		says: []string{"cut off and will be continued", "sda (100 GiB, serial D1); continues this catalog's own unfinished write"},
 	},
 	{
+		name: "unfinished-write-on-a-disk-that-was-taken-out", text: node(""),
+		see: seen(known(disk("sda", "D2", 100, "gpt", "ext4")), func(v *workflows.MachineView) {
+			v.Unfinished = &workflows.InstallRecord{Image: digest, Disk: workflows.NameDisk(disk("sda", "D1", 100))}
+		}),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindInstall},
+		says: []string{"serial D2", "NEEDS CONSENT"},
+	},
+	{
 		name: "unfinished-write-before-replace", text: node(""), opts: workflows.BuildOptions{Replace: []string{"machine.a"}},
 		see: was(func(v *workflows.MachineView) {
 			v.Unfinished = &workflows.InstallRecord{Image: digest, Disk: workflows.NameDisk(disk("sda", "D1", 100))}

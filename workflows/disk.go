@@ -96,6 +96,11 @@ func listDisks(disks []inventory.Disk) string {
 	return strings.Join(out, "; ")
 }
 
+// HasDisk reports whether a machine with these facts has the disk.
+func HasDisk(f inventory.Facts, want DiskName) bool {
+	return slices.ContainsFunc(f.Disks, func(d inventory.Disk) bool { return NameDisk(d).Same(want) })
+}
+
 // DescribeDisk is a disk in a few words: kernel name, size and lasting name.
 func DescribeDisk(d DiskName) string {
 	name := "no serial"

@@ -71,8 +71,8 @@ type MachineView struct {
 	HostIdentity HostIdentity
 	// Applied is what this catalog last installed; nil: nothing.
 	Applied *InstallRecord
-	// Unfinished is a write that this catalog's journal began and never saw
-	// the end of.
+	// Unfinished is a write to this machine that this catalog's journal began
+	// and never saw the end of.
 	Unfinished *InstallRecord
 	// Unanswered says that the installation was finished, but that the run was
 	// cut off before the installed system answered.

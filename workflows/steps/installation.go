@@ -41,11 +41,20 @@ type installation struct {
 	// ID names the installation in the agent's task names; a resumed one
 	// keeps it, so that an agent that is still writing is not disturbed.
 	ID uuid.UUID `json:"id"`
+	// Machine is the one that was being installed; another may be declared at
+	// its address by now. Zero in what was recorded before this was.
+	Machine uuid.UUID `json:"machine,omitzero"`
 	// Attempt counts the installer boots that worked on it.
 	Attempt int                     `json:"attempt"`
 	Phase   phase                   `json:"phase"`
 	Run     string                  `json:"run"`
 	Record  workflows.InstallRecord `json:"record"`
+}
+
+// unfinished reports whether a write to this machine was begun and its end never
+// seen: the disk that it was for may be written to without asking again.
+func (i *installation) unfinished(machine uuid.UUID) bool {
+	return i != nil && (i.Phase == phaseBegun || i.Phase == phaseWritten) && (i.Machine == uuid.Nil || i.Machine == machine)
 }
 
 // Values keeps small documents by key; the catalog's settings implement it. Get

@@ -196,14 +196,10 @@ func (o *Observer) remembered(ctx context.Context, m *site.Machine, v *workflows
 	if err != nil || last == nil {
 		return err
 	}
-	switch last.Phase {
-	case phaseBegun, phaseWritten:
+	if row != nil && last.unfinished(row.ID) {
 		v.Unfinished = &last.Record
-	case phaseInstalled:
-		v.Unanswered = true
-	case phaseReleased:
-		v.Released = true
 	}
+	v.Unanswered, v.Released = last.Phase == phaseInstalled, last.Phase == phaseReleased
 	return nil
 }
 

@@ -155,7 +155,7 @@ func (p *Provisioner) Install(ctx context.Context, run uuid.UUID, m *site.Machin
 	if err != nil {
 		return err
 	}
-	current := p.enter(last, m, a, image, session)
+	current := p.enter(last, row.ID, m, a, image, session)
 	current.Run = run.String()
 
 	w := work{p: p, m: m, row: row, in: &current, run: run}
@@ -172,21 +172,20 @@ func (p *Provisioner) Install(ctx context.Context, run uuid.UUID, m *site.Machin
 }
 
 // enter is the account of an installation that begins now, or goes on.
-func (p *Provisioner) enter(last *installation, m *site.Machine, a workflows.Action, image Published, session dispatch.Session) installation {
+func (p *Provisioner) enter(last *installation, machine uuid.UUID, m *site.Machine, a workflows.Action, image Published, session dispatch.Session) installation {
 	record := workflows.NewInstallRecord(m)
 	record.Image, record.Disk, record.Boot = image.Digest, a.Erase.Disk, session.Boot
 	record.ImageSpec = ImageSpec(m.Image)
-	goesOn := last != nil && (last.Phase == phaseBegun || last.Phase == phaseWritten) &&
-		last.Record.Image == image.Digest && last.Record.Disk.Same(a.Erase.Disk)
+	goesOn := last.unfinished(machine) && last.Record.Image == image.Digest && last.Record.Disk.Same(a.Erase.Disk)
 	if !goesOn {
-		return installation{ID: uuid.Must(uuid.NewV7()), Attempt: 1, Record: record}
+		return installation{ID: uuid.Must(uuid.NewV7()), Machine: machine, Attempt: 1, Record: record}
 	}
 	next := *last
 	if last.Record.Boot != session.Boot {
 		// The agent that worked on it is gone; this is another attempt.
 		next.Attempt++
 	}
-	next.Record = record
+	next.Machine, next.Record = machine, record
 	return next
 }
 
@@ -530,10 +529,8 @@ func (p *Provisioner) explain(ctx context.Context, m *site.Machine, err error) e
 
 // hasDisk checks that the approved disk is in the machine that reported facts.
 func hasDisk(f inventory.Facts, want workflows.DiskName) error {
-	for _, d := range f.Disks {
-		if workflows.NameDisk(d).Same(want) {
-			return nil
-		}
+	if workflows.HasDisk(f, want) {
+		return nil
 	}
 	return fmt.Errorf("%w: %s; run plan again", errGone, workflows.DescribeDisk(want))
 }

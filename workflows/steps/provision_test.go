@@ -18,6 +18,7 @@ import (
 	"github.com/edge-provision/edge-provision/workflows"
 	"github.com/edge-provision/edge-provision/workflows/agent"
 	"github.com/edge-provision/edge-provision/workflows/remote"
+	"github.com/edge-provision/edge-provision/workflows/site"
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
 
@@ -71,6 +72,39 @@ func TestWhatFollowsTheFirstAnswerIsNotBoundByIt(t *testing.T) {
 	answered, looked := hosts.seen[len(hosts.seen)-2], hosts.seen[len(hosts.seen)-1]
 	if looked.Sub(answered) < 20*time.Second {
 		t.Errorf("it has to answer by %s and is looked at until %s; want more time for that", answered, looked)
+	}
+}
+
+// TestAnotherMachineAtTheAddressDoesNotInheritAnUnfinishedWrite declares another
+// MAC after a write was cut off: the new machine's disk, which has no serial and is
+// of the same size at the same place, was never consented to.
+func TestAnotherMachineAtTheAddressDoesNotInheritAnUnfinishedWrite(t *testing.T) {
+	s := newShop(t, true)
+	disk := &s.computer.facts.Disks[0]
+	disk.Serial, disk.Path = "", "pci-0000:00:04.0"
+	s.computer.fail = []agent.Result{{Outcome: agent.OutcomeFailed, Error: &agent.Failure{Code: agent.CodeFetch, Message: "cut"}}}
+	if err := s.install(); err == nil {
+		t.Fatal("Install() = nil; want the write to fail")
+	}
+	seen := func() *workflows.InstallRecord {
+		o, err := (&steps.Observer{
+			Site: s.site, Catalog: s.catalog, Hosts: s.computer, Powers: s.computer, Runner: s.runner(),
+			Images: func(context.Context, *site.Image) (string, error) { return imageDigest, nil },
+		}).Observe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o.Machines["machine.a"].Unfinished
+	}
+	if seen() == nil {
+		t.Fatal("Unfinished = nil; want the write that was cut off")
+	}
+	row, err := s.catalog.Declare(t.Context(), "store", "machine.a", inventory.MAC{0x52, 0x54, 0, 0, 0, 0x77})
+	if err != nil || row.ID == s.row.ID {
+		t.Fatalf("Declare() = %s, %v; want another machine than %s", row.ID, err, s.row.ID)
+	}
+	if r := seen(); r != nil {
+		t.Errorf("Unfinished = %+v; want nothing of the machine that was there before", r)
 	}
 }
 
