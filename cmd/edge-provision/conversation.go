@@ -22,7 +22,7 @@ func (d *daemon) converse(ctx context.Context, c *control.Conn, m control.Messag
 }
 
 func (d *daemon) carryOut(ctx context.Context, c *control.Conn, r request) error {
-	run, err := d.carrying(ctx, r)
+	run, err := d.carrying(ctx, caller{&r, c})
 	if err == nil && run == nil {
 		return d.inspect(ctx, c, r)
 	}
@@ -34,7 +34,8 @@ func (d *daemon) carryOut(ctx context.Context, c *control.Conn, r request) error
 
 // carrying is the run that a request is about, which it may begin; nil: it is
 // about none.
-func (d *daemon) carrying(ctx context.Context, r request) (*daemonRun, error) {
+func (d *daemon) carrying(ctx context.Context, c caller) (*daemonRun, error) {
+	r := c.request
 	if !r.isCommand() {
 		return nil, fmt.Errorf("serve knows no command %q", r.Command)
 	}
@@ -50,14 +51,14 @@ func (d *daemon) carrying(ctx context.Context, r request) (*daemonRun, error) {
 	}
 	switch r.Command {
 	case "apply":
-		return d.begin(ctx, "apply", &r, func(ctx context.Context, b *app) error {
+		return d.begin(ctx, "apply", c, func(ctx context.Context, b *app) error {
 			return b.apply(ctx, d.path, applyFlags{
 				planFlags: planFlags{target: r.Target, replace: r.Replace, stale: r.Stale}, autoApprove: r.AutoApprove, json: r.JSON,
 				parallelism: r.Parallelism, agent: r.Agent, saved: r.Saved,
 			}, r.Resumed)
 		})
 	case "destroy":
-		return d.begin(ctx, "destroy", &r, func(ctx context.Context, b *app) error {
+		return d.begin(ctx, "destroy", c, func(ctx context.Context, b *app) error {
 			return b.destroy(ctx, d.path, destroyFlags{
 				target: r.Target, data: r.DestroyData, autoApprove: r.AutoApprove, json: r.JSON,
 				forget: r.Forget, powerOff: r.PowerOff, parallelism: r.Parallelism,

@@ -274,7 +274,7 @@ func (d *daemon) Start(ctx context.Context, r runRequest) (*daemonRun, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	return d.begin(ctx, "apply", nil, func(ctx context.Context, b *app) error {
+	return d.begin(ctx, "apply", caller{}, func(ctx context.Context, b *app) error {
 		fmt.Fprintf(b.stderr, "A run for %s.\n", r.Why)
 		return b.apply(ctx, d.path, applyFlags{
 			planFlags: planFlags{target: r.Target, replace: r.Replace}, autoApprove: true, parallelism: defaultParallelism, agent: d.agent,
@@ -283,19 +283,41 @@ func (d *daemon) Start(ctx context.Context, r runRequest) (*daemonRun, error) {
 	})
 }
 
-// begin carries a command out in the daemon, with an app of its own. A command
-// without a request is the daemon's own, with its variables, and answers nothing
-// that is asked. It waits a little for a run that leaves by itself; otherwise the
-// error is *busyError while another is under way. ctx bounds the beginning alone.
-func (d *daemon) begin(ctx context.Context, command string, r *request, do func(context.Context, *app) error) (*daemonRun, error) {
+// caller is who wants a command carried out; zero: the daemon itself.
+type caller struct {
+	request *request
+	conn    *control.Conn
+}
+
+// errClientLeft says that nobody waits for a command any more that has not begun.
+var errClientLeft = errors.New("the client left before its command began")
+
+// present is errClientLeft once a client has gone.
+func (c caller) present() error {
+	if c.conn == nil {
+		return nil
+	}
+	gone, err := c.conn.Gone()
+	if gone {
+		return errClientLeft
+	}
+	return err
+}
+
+// begin carries a command out in the daemon, with an app of its own. The daemon's own
+// goes by its variables, and answers nothing that is asked. It waits a little for a run
+// that leaves by itself; otherwise the error is *busyError while another is under way.
+// That of a client which has gone meanwhile does not begin. ctx bounds the beginning
+// alone.
+func (d *daemon) begin(ctx context.Context, command string, c caller, do func(context.Context, *app) error) (*daemonRun, error) {
 	run := &daemonRun{
-		command: command, own: r == nil, session: control.NewSession(),
+		command: command, own: c.request == nil, session: control.NewSession(),
 		begun: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{}), stop: make(chan struct{}),
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
-		before, err := d.start(run, r, do)
+		before, err := d.start(run, c, do)
 		if err != nil {
 			return nil, err
 		}
@@ -309,9 +331,12 @@ func (d *daemon) begin(ctx context.Context, command string, r *request, do func(
 }
 
 // start carries a run out unless one is under way, which it returns.
-func (d *daemon) start(run *daemonRun, r *request, do func(context.Context, *app) error) (before *daemonRun, err error) {
+func (d *daemon) start(run *daemonRun, c caller, do func(context.Context, *app) error) (before *daemonRun, err error) {
 	d.turn.RLock() // no run begins while another version of the site takes its place
 	defer d.turn.RUnlock()
+	if err := c.present(); err != nil {
+		return nil, err
+	}
 	d.mu.Lock()
 	if d.stopping || d.running != nil {
 		defer d.mu.Unlock()
@@ -325,7 +350,7 @@ func (d *daemon) start(run *daemonRun, r *request, do func(context.Context, *app
 	run.cancel = cancel
 	d.runs.Add(1)
 	d.mu.Unlock()
-	b := d.command(r, run)
+	b := d.command(c.request, run)
 	go func() {
 		defer d.runs.Done()
 		defer cancel(nil)

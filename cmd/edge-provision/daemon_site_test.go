@@ -17,6 +17,7 @@ import (
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/control"
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
 
@@ -26,7 +27,7 @@ func clientOf(t *testing.T, d *daemon, r request) (run *daemonRun, w *world) {
 	t.Helper()
 	opened := make(chan *world)
 	end := make(chan struct{})
-	run, err := d.begin(t.Context(), "apply", &r, func(ctx context.Context, b *app) error {
+	run, err := d.begin(t.Context(), "apply", caller{request: &r}, func(ctx context.Context, b *app) error {
 		w, err := b.openFree(ctx, d.path, func(steps.Progress) {})
 		if err != nil {
 			t.Error(err)
@@ -189,7 +190,7 @@ func TestACommandRightAfterARunIsNotRefused(t *testing.T) {
 	p.declare(quick)
 	d := daemonHere(t, filepath.Dir(p.dir), p.site())
 	looking, seen := make(chan struct{}), make(chan struct{})
-	own, err := d.begin(t.Context(), "apply", nil, func(context.Context, *app) error {
+	own, err := d.begin(t.Context(), "apply", caller{}, func(context.Context, *app) error {
 		close(looking)
 		<-seen
 		return nil
@@ -199,12 +200,68 @@ func TestACommandRightAfterARunIsNotRefused(t *testing.T) {
 	}
 	<-looking
 	time.AfterFunc(10*time.Millisecond, func() { close(seen) })
-	next, err := d.begin(t.Context(), "apply", &request{}, func(context.Context, *app) error { return nil })
+	next, err := d.begin(t.Context(), "apply", caller{request: &request{}}, func(context.Context, *app) error { return nil })
 	if err != nil {
 		t.Fatalf("a command while serve looks at what a class started: %v; want it carried out after that", err)
 	}
 	<-own.Done()
 	<-next.Done()
+}
+
+// A client that is killed while its command waits has consented to nothing that would
+// begin behind its back.
+func TestACommandWhoseClientLeftBeforeItBeganIsNotBegun(t *testing.T) {
+	p := newPlant(t)
+	p.declare(quick)
+	d := daemonHere(t, filepath.Dir(p.dir), p.site())
+	looking, seen := make(chan struct{}), make(chan struct{})
+	own, err := d.begin(t.Context(), "apply", caller{}, func(context.Context, *app) error {
+		close(looking)
+		<-seen
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-looking
+	path := filepath.Join(shortDir(t), "serve.sock")
+	l, err := control.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	answered, served := make(chan error, 1), make(chan error, 1)
+	go func() {
+		served <- control.Serve(ctx, l, control.Hello{Version: control.Version}, func(ctx context.Context, c *control.Conn, m control.Message) {
+			var r request
+			err := m.Into(&r)
+			if err == nil {
+				_, err = d.carrying(ctx, caller{&r, c})
+			}
+			answered <- err
+		}, func(err error) { t.Error(err) })
+	}()
+	conn, _, err := control.Dial(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(conn.Send(control.KindRequest, request{Command: "apply", Path: p.site(), AutoApprove: true, Parallelism: 1}), conn.Close()); err != nil {
+		t.Fatal(err)
+	}
+	close(seen)
+	<-own.Done()
+	if err := <-answered; !errors.Is(err, errClientLeft) {
+		t.Errorf("a command whose client was killed: %v; want %v", err, errClientLeft)
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	d.close()
+	d.runs.Wait()
+	if runs, err := d.current().journal.List(t.Context(), "plant", 0); err != nil || len(runs) > 0 || p.file("motd") != "(none)" {
+		t.Errorf("%d runs, %v, motd = %q; want that nothing was begun", len(runs), err, p.file("motd"))
+	}
 }
 
 func TestAPlanOfAnEditedSiteLeavesTheCatalogAsItIs(t *testing.T) {

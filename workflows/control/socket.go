@@ -154,6 +154,29 @@ func (c *Conn) SendMessage(m Message) error {
 // Receive waits for the next message; io.EOF where the other side has closed.
 func (c *Conn) Receive() (Message, error) { return Read(c.c) }
 
+// Gone reports whether the other side has closed its end, as its process does when it
+// ends; what it has sent before can be received all the same.
+func (c *Conn) Gone() (bool, error) {
+	raw, err := c.c.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	var (
+		ready  = []unix.PollFd{{Events: unix.POLLRDHUP}}
+		polled error
+	)
+	err = raw.Control(func(fd uintptr) {
+		ready[0].Fd = int32(fd)
+		for polled = unix.EINTR; polled == unix.EINTR; {
+			_, polled = unix.Poll(ready, 0)
+		}
+	})
+	if err := errors.Join(err, polled); err != nil {
+		return false, fmt.Errorf("looking whether the other side is there: %w", err)
+	}
+	return ready[0].Revents != 0, nil
+}
+
 // Close ends the conversation.
 func (c *Conn) Close() error { return c.c.Close() }
 

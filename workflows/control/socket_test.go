@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -198,6 +199,34 @@ func TestAClientThatVanishesLeavesTheSessionToItself(t *testing.T) {
 	s.End(0)
 	if got := seen(t, s.Follow()); len(got) != 3 {
 		t.Errorf("the session has %q; want it whole", got)
+	}
+}
+
+// What it has said before is there all the same.
+func TestASideThatHasClosedIsGone(t *testing.T) {
+	closed := make(chan struct{})
+	gone := make(chan []any, 2)
+	d := serve(t, hello, func(_ context.Context, c *control.Conn, _ control.Message) {
+		is, err := c.Gone()
+		gone <- []any{is, err}
+		<-closed
+		is, err = c.Gone()
+		m, received := c.Receive()
+		gone <- []any{is, errors.Join(err, received), m.Kind}
+	})
+	c := dial(t, d.path)
+	if err := c.Send(control.KindRequest, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(<-gone); got != "[false <nil>]" {
+		t.Errorf("of a client that is there: gone, error = %s; want false and none", got)
+	}
+	if err := errors.Join(c.Send(control.KindStop, nil), c.Close()); err != nil {
+		t.Fatal(err)
+	}
+	close(closed)
+	if got, want := fmt.Sprint(<-gone), fmt.Sprintf("[true <nil> %s]", control.KindStop); got != want {
+		t.Errorf("of a client that has closed: gone, error, what it said = %s; want %s", got, want)
 	}
 }
 
