@@ -30,9 +30,9 @@ type daemon struct {
 	service *steps.Service
 	agent   string        // the edge-agent program, where a flag names it
 	refresh time.Duration // how often hardware is looked at; zero: never
-	// installer is the one that serve has built for itself; nil: it serves from a
+	// installer is the one that serve has built for itself; zero: it began with a
 	// bundle, or has no network.
-	installer *steps.Installer
+	installer steps.Installer
 	ctx       context.Context // ends when serving ends; runs are bounded by it
 
 	mu       sync.Mutex

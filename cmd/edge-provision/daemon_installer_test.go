@@ -68,8 +68,8 @@ func newFloor(t *testing.T, own string) *floor {
 		asset := func(name string, kind pxe.AssetKind) pxe.Asset {
 			return pxe.Asset{Name: name + "-own", Kind: kind, Content: []byte(name + " " + own), Size: int64(len(name + " " + own))}
 		}
-		d.installer = &steps.Installer{Kernel: asset("kernel", pxe.AssetKernel), Initramfs: asset("initramfs", pxe.AssetInitramfs)}
-		if err := d.service.Boot(*d.installer); err != nil {
+		d.installer = steps.Installer{Kernel: asset("kernel", pxe.AssetKernel), Initramfs: asset("initramfs", pxe.AssetInitramfs)}
+		if err := d.service.Boot(d.installer); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -173,18 +173,29 @@ func TestMachinesBootTheInstallerOfTheVersionThatIsServed(t *testing.T) {
 	}
 }
 
-func TestAVersionThatServeHasNoInstallerForIsRefused(t *testing.T) {
+// A serve that began with a bundle has built no installer, and needs none: there is no
+// version without a bundle for it.
+func TestEveryVersionOfAServeWithABundleHasItsInstaller(t *testing.T) {
 	f := newFloor(t, "")
 	d := f.daemon
 	d.app.supply.bundle = f.bundle("bundled")
 	d.reload(t.Context())
 	f.boots("bundled")
-	was := d.current()
-	d.app.supply.bundle = ""
+	t.Run("a client's without one", func(t *testing.T) {
+		_, w := clientOf(t, d, request{})
+		if err := d.serveFor(t.Context(), w); err != nil {
+			t.Fatal(err)
+		}
+		f.boots("bundled")
+	})
+	t.Run("a client's with another", func(t *testing.T) {
+		_, w := clientOf(t, d, request{Sources: sources{Bundle: f.bundle("brought")}})
+		if err := d.serveFor(t.Context(), w); err != nil {
+			t.Fatal(err)
+		}
+		f.boots("brought")
+	})
 	d.reload(t.Context())
-	if text := f.said.String(); !strings.Contains(text, errNoInstaller.Error()) || !strings.Contains(text, errReloadFailed.Error()) || d.current() != was {
-		t.Errorf("serve says %q; want that it has no installer for a site without a bundle", text)
-	}
 	f.boots("bundled")
 	d.app.supply.bundle = f.bundle("newer")
 	d.reload(t.Context())

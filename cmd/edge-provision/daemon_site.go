@@ -93,23 +93,19 @@ func (d *daemon) replace(ctx context.Context, after *daemonRun) error {
 	return nil
 }
 
-// errNoInstaller refuses a version that machines could not be installed by.
-var errNoInstaller = errors.New("serve takes the installer from a bundle and has built none of its own, which a site without a bundle needs: name a bundle, or start serve again without one")
-
 // installerFor is what machines are to boot while a world is served: the installer
 // of its bundle, which may be another file than before, or where it has no bundle,
 // the one that serve has built for itself. A bundle of a site that boots none may
-// have none.
+// have none. A serve that began with a bundle has built none, and every version that
+// it takes up has a bundle: its own where a client names no other.
 func (d *daemon) installerFor(ctx context.Context, w *world) (steps.Installer, error) {
 	switch {
 	case !w.netboots():
 		return steps.Installer{}, nil
 	case w.bundle != nil:
 		return w.bundledInstaller(ctx)
-	case d.installer == nil:
-		return steps.Installer{}, errNoInstaller
 	}
-	return *d.installer, nil
+	return d.installer, nil
 }
 
 // postpone has the site read again after the run under way; nil: there is none

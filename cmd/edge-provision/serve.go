@@ -123,7 +123,7 @@ func (a *app) serve(ctx context.Context, path string, f serveFlags) (err error) 
 			return errors.Join(err, d.service.Close())
 		}
 		if w.bundle == nil {
-			d.installer = &installer
+			d.installer = installer
 		}
 	}
 	w.images.Service = d.service
