@@ -158,7 +158,7 @@ func (d *Discovery) unwanted(ctx context.Context, s *site.Site, m inventory.Mach
 		return "", nil
 	}
 	last, err := loadInstallation(ctx, d.Catalog.Settings(), s.Name, m.Address)
-	if err != nil || last != nil && (last.Phase == phaseBegun || last.Phase == phaseWritten) {
+	if err != nil || last.unfinished(m.ID) {
 		return "", err
 	}
 	reactions, err := d.Catalog.Reactions(ctx, store.ReactionFilter{Machine: m.ID})
@@ -166,7 +166,8 @@ func (d *Discovery) unwanted(ctx context.Context, s *site.Site, m inventory.Mach
 		return "", err
 	}
 	newest := slices.MaxFunc(reactions, func(a, b inventory.Reaction) int { return a.FinishedAt.Compare(b.FinishedAt) })
-	if newest.FinishedAt.Before(bootTime(session.Boot)) {
+	// A boot's time is cut to the millisecond, and none is begun and refused in one.
+	if !newest.FinishedAt.Truncate(time.Millisecond).After(bootTime(session.Boot)) {
 		return "", nil
 	}
 	return fmt.Sprintf("class %s: %s: %s", newest.Class, newest.State, newest.Reason), nil
