@@ -42,7 +42,8 @@ type PageCutter struct {
 	store *Store
 
 	query, row int // those to cut; query counts from one, row 0 is before the first
-	queries    int
+	queries    int // that found the page
+	all        int // with those that read it
 	deadline   context.CancelFunc
 	cut        bool
 }
@@ -55,13 +56,23 @@ func (c *PageCutter) Page(ctx context.Context, r PageRequest, query, row int) (P
 		return Page{}, false, err
 	}
 	p.chunk, p.size = 4, 4
-	within, cancel := context.WithCancel(ctx)
+	within, cancel := context.WithCancel(context.WithValue(ctx, finding{}, true))
 	defer cancel()
-	c.query, c.row, c.queries, c.deadline, c.cut = query, row, 0, cancel, false
+	c.query, c.row, c.queries, c.all, c.deadline, c.cut = query, row, 0, 0, cancel, false
 	out, err := p.page(ctx, within)
 	c.query = 0
 	return out, c.cut, err
 }
+
+// finding marks the contexts that have a page's deadline: what was found by then is
+// read also when it has passed.
+type finding struct{}
+
+// Statements is how many there were for the last Page.
+func (c *PageCutter) Statements() int { return c.all }
+
+// CloseMain closes the connections that are for everything but pages.
+func (s *Store) CloseMain() error { return s.main.db.Close() }
 
 // end lets the deadline pass.
 func (c *PageCutter) end() error {
@@ -94,6 +105,10 @@ func (c *cutConn) QueryContext(ctx context.Context, query string, args []driver.
 	queryer, ok := c.Conn.(driver.QueryerContext)
 	if !ok {
 		return nil, driver.ErrSkip
+	}
+	c.cutter.all++
+	if ctx.Value(finding{}) == nil {
+		return queryer.QueryContext(ctx, query, args)
 	}
 	c.cutter.queries++
 	chosen := c.cutter.queries == c.cutter.query

@@ -25,6 +25,9 @@ const checkLimitBytes = 256 << 20
 // pagers is how many pages of a SQLite catalog are found at once.
 const pagers = 4
 
+// idleTime is how long a connection to PostgreSQL is kept that nobody uses.
+const idleTime = time.Minute
+
 // connect opens the pools and proves that the catalog answers.
 func (s *Store) connect(ctx context.Context) error {
 	if s.dialect == dialect.Postgres {
@@ -44,6 +47,10 @@ func (s *Store) connectPostgres(ctx context.Context) error {
 	open := func(conns int, options ...stdlib.OptionOpenDB) *pool {
 		db := stdlib.OpenDB(*cfg, options...)
 		db.SetMaxOpenConns(conns)
+		// A new connection is a process that has to read the schema and to prepare
+		// every statement anew, for many times what a page costs.
+		db.SetMaxIdleConns(conns)
+		db.SetConnMaxIdleTime(idleTime)
 		return newPool(dialect.Postgres, db)
 	}
 	s.main, s.lease, s.event = open(8), open(2), open(1)

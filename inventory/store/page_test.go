@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -247,6 +248,40 @@ func TestPageHasADeadline(t *testing.T) {
 		cancel()
 		if _, err := s.Page(ctx, store.PageRequest{}); !errors.Is(err, context.Canceled) {
 			t.Errorf("Page with a cancelled context = %v; want that it was cancelled", err)
+		}
+	})
+}
+
+// TestPageIsFoundAndReadInTwoStatements: on PostgreSQL each statement is a round trip
+// and is planned, which takes longer than what it looks at.
+func TestPageIsFoundAndReadInTwoStatements(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		s, full := frozen(t, cfg)
+		ctx := t.Context()
+		report(t, s, full, withDisk("another")) // drift
+		ok(t, s.SetImage(ctx, full, "sha256:0f"))
+		ok(t, s.SetHostKey(ctx, full, "ssh-ed25519 AAAA"))
+		must[inventory.Machine](t)(s.Bind(ctx, site, `machine.node["a"]`, full))
+		must[inventory.Machine](t)(s.SetTags(ctx, full, map[string]string{"place": `café "\u0041" \ <b>`, "asset": "1"}, nil, nil))
+		must[bool](t)(s.SetClasses(ctx, full, []string{"till", "small"}))
+		for n := range 4 {
+			observe(t, s, seen("", uuid.Nil, 100+n))
+		}
+		want := must[[]inventory.Machine](t)(s.Machines(ctx, store.MachineFilter{}))
+		cutter := must[*store.PageCutter](t)(s.CutPages())
+		ok(t, s.CloseMain())
+		for _, sort := range []string{"id", "state"} {
+			p, _, err := cutter.Page(ctx, store.PageRequest{Sort: sort, Limit: 3}, 0, 0)
+			ok(t, err)
+			if got := cutter.Statements(); got != 2 || len(p.Machines) != 3 {
+				t.Errorf("page by %s: %d machines in %d statements; want 3 in 2", sort, len(p.Machines), got)
+			}
+			for _, m := range p.Machines {
+				i := slices.IndexFunc(want, func(w inventory.Machine) bool { return w.ID == m.ID })
+				if !reflect.DeepEqual(m, want[i]) {
+					t.Errorf("page by %s: machine\n%+v\nwant\n%+v", sort, m, want[i])
+				}
+			}
 		}
 	})
 }

@@ -174,6 +174,25 @@ func (q *sqlText) condition(c inventory.Condition) {
 	q.args = append(q.args[:before:before], c.Args...)
 }
 
+// among writes the condition that a column is one of ids, which are one argument: the
+// text is the same for any number of them, so that a connection prepares it once.
+func (q *sqlText) among(column string, ids []string) {
+	q.WriteString(column)
+	if q.store.dialect == dialect.Postgres {
+		q.WriteString(" = ANY(CAST(")
+		q.arg(ids)
+		q.WriteString(" AS uuid[]))")
+		return
+	}
+	raw, err := json.Marshal(ids)
+	if err != nil { // strings can be marshalled
+		raw = []byte("[]")
+	}
+	q.WriteString(" IN (SELECT value FROM json_each(")
+	q.arg(string(raw))
+	q.WriteString("))")
+}
+
 // numbered is a placeholder of PostgreSQL. A Filter's SQL is made of fixed parts,
 // none of which looks like one.
 var numbered = regexp.MustCompile(`\$[0-9]+`)
@@ -326,19 +345,8 @@ func (p *pager) selection(ids []string) *sqlText {
 	q := &sqlText{store: p.store, args: p.filter.Where.Args[:len(p.filter.Where.Args):len(p.filter.Where.Args)]}
 	fmt.Fprintf(q, "SELECT %s, TRUE FROM machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id WHERE (%s)", p.columns("machines.id"), p.filter.Where.SQL)
 	p.within(q, "machines.site")
-	if p.store.dialect == dialect.Postgres {
-		q.WriteString(" AND machines.id = ANY(CAST(")
-		q.arg(ids)
-		q.WriteString(" AS uuid[]))")
-		return q
-	}
-	raw, err := json.Marshal(ids)
-	if err != nil { // strings can be marshalled
-		raw = []byte("[]")
-	}
-	q.WriteString(" AND machines.id IN (SELECT value FROM json_each(")
-	q.arg(string(raw))
-	q.WriteString("))")
+	q.WriteString(" AND ")
+	q.among("machines.id", ids)
 	return q
 }
 
