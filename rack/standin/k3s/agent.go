@@ -139,7 +139,7 @@ func nodePassword() (string, error) {
 	if err := os.MkdirAll(filepath.Dir(nodePasswordPath), 0o700); err != nil {
 		return "", err
 	}
-	return password, os.WriteFile(nodePasswordPath, []byte(password+"\n"), 0o600)
+	return password, writeFile(nodePasswordPath, []byte(password+"\n"), 0o600)
 }
 
 // fetchCertificates asks the server for this node's certificates.
@@ -157,7 +157,7 @@ func (a *agent) fetchCertificates(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(os.WriteFile(filepath.Join(a.dir, "client-ca.crt"), clientCA, 0o644), os.WriteFile(filepath.Join(a.dir, "server-ca.crt"), a.ca, 0o644)); err != nil {
+	if err := errors.Join(writeFile(filepath.Join(a.dir, "client-ca.crt"), clientCA, 0o644), writeFile(filepath.Join(a.dir, "server-ca.crt"), a.ca, 0o644)); err != nil {
 		return err
 	}
 	for _, name := range []string{"serving-kubelet", "client-kubelet", "client-kube-proxy", "client-k3s-controller"} {
@@ -182,7 +182,7 @@ func (a *agent) fetchCertificates(ctx context.Context) error {
 			return fmt.Errorf("fetching certificate %s: %w", name, err)
 		}
 		base := filepath.Join(a.dir, name)
-		if err := errors.Join(os.WriteFile(base+".key", keyPEM, 0o600), os.WriteFile(base+".crt", certificate, 0o644)); err != nil {
+		if err := errors.Join(writeFile(base+".key", keyPEM, 0o600), writeFile(base+".crt", certificate, 0o644)); err != nil {
 			return err
 		}
 		if name == "serving-kubelet" {

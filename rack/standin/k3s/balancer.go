@@ -118,7 +118,7 @@ func (b *balancer) refresh(ctx context.Context, a *agent) {
 		b.mu.Lock()
 		b.servers = servers
 		b.mu.Unlock()
-		if err := os.WriteFile(b.path, text, 0o600); err != nil {
+		if err := writeFile(b.path, text, 0o600); err != nil {
 			a.log.Warn("keeping the list of servers", "error", err)
 		}
 	}

@@ -74,10 +74,10 @@ func ensureAuthority(base, name string) error {
 		return fmt.Errorf("making authority %s: %w", name, err)
 	}
 	// The certificate comes last: without it both are made anew.
-	if err := os.WriteFile(base+".key", keyPEM, 0o600); err != nil {
+	if err := writeFile(base+".key", keyPEM, 0o600); err != nil {
 		return err
 	}
-	return os.WriteFile(base+".crt", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+	return writeFile(base+".crt", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 }
 
 func loadAuthority(base string) (*authority, error) {
@@ -132,7 +132,7 @@ func (a *authority) issue(base string, l leaf) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.WriteFile(base+".key", keyPEM, 0o600), os.WriteFile(base+".crt", certificate, 0o644))
+	return errors.Join(writeFile(base+".key", keyPEM, 0o600), writeFile(base+".crt", certificate, 0o644))
 }
 
 // signRequest answers a certificate request with a certificate for l; what the
@@ -162,10 +162,7 @@ func writeKubeconfig(path, server string, ca []byte, base string, mode os.FileMo
 		return err
 	}
 	text := fmt.Sprintf(kubeconfig, ca64(ca), server, ca64(certificate), ca64(key))
-	if err := os.WriteFile(path+".new", []byte(text), mode); err != nil {
-		return fmt.Errorf("writing kubeconfig: %w", err)
-	}
-	if err := errors.Join(os.Chmod(path+".new", mode), os.Rename(path+".new", path)); err != nil {
+	if err := writeFile(path, []byte(text), mode); err != nil {
 		return fmt.Errorf("writing kubeconfig: %w", err)
 	}
 	return nil

@@ -141,7 +141,7 @@ func (e *etcd) ensureName(host string, embedded bool) error {
 		return nil
 	}
 	e.name = host + "-" + randomHex(4)
-	return os.WriteFile(path, []byte(e.name), 0o600)
+	return writeFile(path, []byte(e.name), 0o600)
 }
 
 // promoted is nil when this member votes and there is a majority.

@@ -71,7 +71,7 @@ func (s *server) writeManifests() error {
 		return removeIfThere(path)
 	}
 	text := fmt.Sprintf(dnsManifest, s.config.ClusterDomain, strings.Split(s.config.ClusterDNS, ",")[0])
-	return os.WriteFile(path, []byte(text), 0o600)
+	return writeFile(path, []byte(text), 0o600)
 }
 
 // deployManifests applies the files of the manifests directory that are new or

@@ -236,7 +236,7 @@ func (s *server) ensureShared() error {
 			return fmt.Errorf("making the service account key: %w", err)
 		}
 		text := pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})
-		if err := os.WriteFile(s.tls("service.key"), text, 0o600); err != nil {
+		if err := writeFile(s.tls("service.key"), text, 0o600); err != nil {
 			return err
 		}
 	}
@@ -247,7 +247,7 @@ func (s *server) ensureShared() error {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key)
 	text := fmt.Sprintf(`{"kind":"EncryptionConfiguration","apiVersion":"apiserver.config.k8s.io/v1","resources":[{"resources":["secrets"],"providers":[{"aescbc":{"keys":[{"name":"aescbckey","secret":"%s"}]}},{"identity":{}}]}]}`, ca64(key))
-	return os.WriteFile(path, []byte(text), 0o600)
+	return writeFile(path, []byte(text), 0o600)
 }
 
 // issueAll issues this server's certificates.

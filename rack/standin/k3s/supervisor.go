@@ -346,7 +346,7 @@ func (s *server) fetchShared(ctx context.Context, given credential) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return err
 		}
-		if err := os.WriteFile(path, content, 0o600); err != nil {
+		if err := writeFile(path, content, 0o600); err != nil {
 			return err
 		}
 	}

@@ -62,7 +62,7 @@ func randomHex(bytes int) string {
 // writeTokens keeps the tokens where K3s does.
 func writeTokens(dir string, ca []byte, token, agentToken string) error {
 	path := filepath.Join(dir, "token")
-	if err := os.WriteFile(path, []byte(formatToken(ca, "server", token)), 0o600); err != nil {
+	if err := writeFile(path, []byte(formatToken(ca, "server", token)), 0o600); err != nil {
 		return fmt.Errorf("writing the token: %w", err)
 	}
 	links := []string{"node-token"}
@@ -70,7 +70,7 @@ func writeTokens(dir string, ca []byte, token, agentToken string) error {
 	if agentToken == token {
 		links = append(links, "agent-token")
 	} else {
-		if err := errors.Join(removeIfThere(agentPath), os.WriteFile(agentPath, []byte(formatToken(ca, "node", agentToken)), 0o600)); err != nil {
+		if err := writeFile(agentPath, []byte(formatToken(ca, "node", agentToken)), 0o600); err != nil {
 			return fmt.Errorf("writing the agent token: %w", err)
 		}
 	}
