@@ -110,6 +110,13 @@ func (c *Cluster) survey(ctx context.Context) (scene, []*live, error) {
 			break
 		}
 	}
+	// A machine that was joining when it was looked at may be a node by now: who is
+	// looked at again is not taken for another in its place.
+	for i, o := range s.seen {
+		if _, known := s.members[o.node.Name]; known && o.err == nil && !o.joined && o.units[o.role.unit()].running() {
+			s.seen[i] = c.observeOne(ctx, o.node, o.role)
+		}
+	}
 	return s, clients, err
 }
 

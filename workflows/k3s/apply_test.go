@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	core "k8s.io/api/core/v1"
 
 	"github.com/edge-provision/edge-provision/workflows/artifact"
 )
@@ -469,6 +470,19 @@ func TestLabelsAndTaintsAreKept(t *testing.T) {
 	mustApply(t, c)
 	if node = w.node("a"); node.Labels["zone"] != "" || len(node.Spec.Taints) != 0 {
 		t.Errorf("node a has labels %v, taints %v; want what is no longer declared taken off", node.Labels, node.Spec.Taints)
+	}
+}
+
+// TestTaintsThatTheClusterTakesAwayStayAway marks a node that had a taint of the
+// cluster's own when it was looked at.
+func TestTaintsThatTheClusterTakesAwayStayAway(t *testing.T) {
+	m := member{Taints: []core.Taint{{Key: core.TaintNodeNotReady, Effect: core.TaintEffectNoSchedule}, {Key: "key", Value: "value", Effect: core.TaintEffectNoSchedule}}}
+	change, err := memberPatch("owner", Node{Machine: "machine.a", Name: "a", Taints: []string{"key=value:NoSchedule"}}, &m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if spec, has := change["spec"]; has {
+		t.Errorf("memberPatch() changes the node's %v, whose taints are as declared; want its marks alone changed", spec)
 	}
 }
 

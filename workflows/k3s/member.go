@@ -23,10 +23,11 @@ func memberPatch(owner string, n Node, m *member) (map[string]any, error) {
 		labels[k] = v
 	}
 	var taints []map[string]any
-	have := map[string]bool{}
+	have, changed := map[string]bool{}, false
 	for _, t := range m.Taints {
 		text := taintText(t)
 		if slices.Contains(before.Taints, text) && !slices.Contains(n.Taints, text) {
+			changed = true
 			continue
 		}
 		have[text] = true
@@ -34,7 +35,7 @@ func memberPatch(owner string, n Node, m *member) (map[string]any, error) {
 	}
 	for _, t := range n.Taints {
 		if !have[t] {
-			taints = append(taints, taint(t))
+			taints, changed = append(taints, taint(t)), true
 		}
 	}
 	now, err := json.Marshal(appliedOf(n))
@@ -45,7 +46,9 @@ func memberPatch(owner string, n Node, m *member) (map[string]any, error) {
 		"labels":      labels,
 		"annotations": map[string]any{ownerAnnotation: owner, machineAnnotation: n.Machine, appliedAnnotation: string(now)},
 	}}
-	if len(n.Taints) > 0 || len(before.Taints) > 0 {
+	// The whole list is replaced: taints that the cluster itself has taken away since
+	// would come back with it, so that it is left alone where it is right.
+	if changed {
 		change["spec"] = map[string]any{"taints": taints}
 	}
 	return change, nil

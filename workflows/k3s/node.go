@@ -223,8 +223,11 @@ func (w *work) write(ctx context.Context, h *host, t *target) error {
 // launch starts the unit, waits until the node is ready, and marks that it was.
 func (w *work) launch(ctx context.Context, h *host, t *target) error {
 	u := t.role.unit() + ".service"
+	// A restart that finds the unit between two automatic ones does not set its
+	// counter of them to zero (systemd's service_stop), which reset-failed does in
+	// every state.
 	line := fmt.Sprintf("systemctl unmask --quiet %[1]s; systemctl daemon-reload && systemctl enable --quiet %[1]s && "+
-		"systemctl show %[1]s -p InvocationID --value && systemctl restart --no-block %[1]s", u)
+		"{ systemctl reset-failed %[1]s 2>/dev/null; systemctl show %[1]s -p InvocationID --value; } && systemctl restart --no-block %[1]s", u)
 	r, err := h.Run(ctx, remote.Command{Line: line})
 	if err != nil {
 		return err
@@ -300,11 +303,15 @@ const roundLimit = time.Minute
 // it is Ready where it can be. It asks over a new connection each time, so that
 // a machine that loses its power meanwhile is waited for, too: K3s starts with
 // it. The invocation of before is the one that was restarted.
+//
+// What the cluster says of a node that it knew is of before, too, until the node
+// renews its lease: for as long as leaseDuration one is Ready of which nothing runs.
 func (w *work) waitReady(ctx context.Context, t *target, before string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.StartTimeout, fmt.Errorf("K3s was started and was not ready in %s", w.StartTimeout))
 	defer cancel()
-	wasReady := t.member != nil && t.member.Ready && !t.replaces
-	told := ""
+	known := t.member != nil && !t.replaces
+	wasReady := known && t.member.Ready
+	told, invocation, renewed := "", "", time.Time{}
 	err := w.wait(ctx, 2*time.Second, func(ctx context.Context) (err error) {
 		defer func() {
 			// What is waited for is told when it becomes something else.
@@ -324,7 +331,8 @@ func (w *work) waitReady(ctx context.Context, t *target, before string) error {
 			return err
 		}
 		defer h.Close()
-		if err := w.alive(ctx, h, t, before); err != nil {
+		u, err := w.alive(ctx, h, t, before)
+		if err != nil {
 			return err
 		}
 		cl, err := w.self(ctx, h, t)
@@ -336,16 +344,24 @@ func (w *work) waitReady(ctx context.Context, t *target, before string) error {
 			return err
 		}
 		m, ok := members[t.node.Name]
+		if u.Invocation != invocation {
+			invocation, renewed = u.Invocation, m.Renewed
+		}
 		switch {
 		case !ok:
 			return fmt.Errorf("node %s has not registered", t.node.Name)
 		case m.Version != t.expect.String():
 			return fmt.Errorf("node %s still says that it runs %s", t.node.Name, m.Version)
+		case known && m.Renewed.Equal(renewed):
+			return fmt.Errorf("node %s has not said that it is alive since K3s was started", t.node.Name)
 		case !m.Ready && (wasReady || w.CNI == Flannel):
 			return fmt.Errorf("node %s is not Ready", t.node.Name)
 		}
 		t.member = &m
-		return nil
+		// Images are imported before the node registers, which may have been since
+		// K3s was asked.
+		_, err = w.alive(ctx, h, t, before)
+		return err
 	})
 	var refused *RefusedError
 	if err == nil || errors.As(err, &refused) {
@@ -383,33 +399,43 @@ func (w *work) self(ctx context.Context, h *host, t *target) (*client, error) {
 // anywhere. Nothing is concluded from what the invocation of before says, which
 // may take a minute to stop: it may have had a full disk, and this start is to
 // go on with one on which room was made.
-func (w *work) alive(ctx context.Context, h *host, t *target, before string) error {
+func (w *work) alive(ctx context.Context, h *host, t *target, before string) (unit, error) {
 	name := t.role.unit() + ".service"
 	r, err := h.Run(ctx, remote.Command{Line: fmt.Sprintf(
 		`p=$(systemctl show %s -p ActiveState -p SubState -p NRestarts -p InvocationID -p Job); printf '%%s\n\n' "$p"; `+
-			`journalctl _SYSTEMD_INVOCATION_ID="$(echo "$p" | sed -n 's/^InvocationID=//p')" -n 1000 -o cat --no-pager 2>/dev/null | grep -F 'no space left on device' | tail -n 1`, name)})
+			`journalctl _SYSTEMD_INVOCATION_ID="$(echo "$p" | sed -n 's/^InvocationID=//p')" -n %d -o cat --no-pager 2>/dev/null | %s | tail -n 1`, name, maxJournalLines, fullDisk)})
 	if err != nil {
-		return err
+		return unit{}, err
 	}
 	properties, said, _ := strings.Cut(r.Stdout, "\n\n")
 	u, err := parseUnit(strings.Fields(properties))
 	if err != nil {
-		return err
+		return unit{}, err
 	}
 	switch {
 	case u.Invocation == before && (u.Job || u.running()), u.Job && !u.running():
-		return fmt.Errorf("%s is to start again, and is %s", name, u.Active)
+		err = fmt.Errorf("%s is to start again, and is %s", name, u.Active)
 	case said != "" && u.Invocation != before:
-		return refuse("its disk is full, K3s says: %s; make room and apply again", lastLine(said))
+		err = refuse("its disk is full, K3s says: %s; make room and apply again", lastLine(said))
 	case u.Restarts >= maxRestarts:
-		return refuse("K3s has ended %d times since it was started:\n%s", u.Restarts, w.journal(ctx, h, t))
+		err = refuse("K3s has ended %d times since it was started:\n%s", u.Restarts, w.journal(ctx, h, t))
 	case u.Active == "failed":
-		return refuse("%s has failed:\n%s", name, w.journal(ctx, h, t))
+		err = refuse("%s has failed:\n%s", name, w.journal(ctx, h, t))
 	case !u.running():
-		return fmt.Errorf("%s is %s", name, u.Active)
+		err = fmt.Errorf("%s is %s", name, u.Active)
 	}
-	return nil
+	return u, err
 }
+
+// maxJournalLines is how much of one start's log is read: a server with all its
+// parts logs some hundred lines in the seconds between two looks, and a few thousand
+// when its database dies below it.
+const maxJournalLines = 10000
+
+// fullDisk picks the lines that tell of a full disk: by Go and C (errno(3)), and by
+// SQLite. The kernel has the same error for a user's watches of files and for a
+// control group without a processor, which are no disk.
+const fullDisk = `grep -i -F -e 'no space left on device' -e 'database or disk is full' | grep -v -i -F -e inotify -e /sys/fs/cgroup`
 
 func lastLine(s string) string {
 	s = strings.TrimSpace(s)

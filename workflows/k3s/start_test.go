@@ -176,3 +176,86 @@ func TestVerifyNamesTheServerThatDoesNotRun(t *testing.T) {
 		})
 	}
 }
+
+// TestStartsOfBeforeAreNotCounted starts K3s where it ended again and again until
+// somebody mended why: systemd's counter of that is still there.
+func TestStartsOfBeforeAreNotCounted(t *testing.T) {
+	w, c := ha(t)
+	w.set("machine.d", "k3s-agent.service.active", "failed")
+	w.set("machine.d", "k3s-agent.service.restarts", "40")
+	mustApply(t, c)
+	if want := []string{"d: start k3s-agent.service"}; !cmp.Equal(w.took(), want) {
+		t.Errorf("Apply() did something else than %q", want)
+	}
+}
+
+// TestNodeIsNotTakenForReadyBecauseItWas restarts an agent with other files whose
+// kubelet does not come up: until the cluster misses it, its node is Ready.
+func TestNodeIsNotTakenForReadyBecauseItWas(t *testing.T) {
+	w, c := ha(t)
+	c.Registries = "mirrors: {}\n"
+	w.hosts["machine.d"].deaf = true
+	say, noticed := c.Say, false
+	c.Say = func(format string, args ...any) {
+		say(format, args...)
+		if fmt.Sprintf(format, args...) == "machine.d: waiting: node d has not said that it is alive since K3s was started" {
+			w.hosts["machine.d"].deaf, noticed = false, true
+		}
+	}
+	mustApply(t, c)
+	if !noticed {
+		t.Errorf("Apply() said %q; want that it waited for node d", w.says)
+	}
+}
+
+// TestFullDiskThatIsSaidWhileTheClusterIsAskedIsSeen has the disk get full after
+// K3s was asked, and before the cluster is asked for its node.
+func TestFullDiskThatIsSaidWhileTheClusterIsAskedIsSeen(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "a")
+	w.kube.PrependReactor("list", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) {
+		w.set("machine.a", "journal.1", "level=error msg=\"Error encountered while importing x.tar: no space left on device\"\n")
+		return false, nil, nil
+	})
+	if _, err := apply(t, w.config(oldVersion, []string{"a"}, nil)); err == nil || !strings.Contains(err.Error(), "machine.a: its disk is full, K3s says:") {
+		t.Errorf("Apply() = %v; want the full disk", err)
+	}
+}
+
+// TestOnlyADiskIsSaidToBeFull reads what has the same words as a full disk.
+func TestOnlyADiskIsSaidToBeFull(t *testing.T) {
+	for said, full := range map[string]bool{
+		"inotify_add_watch /sys/fs/cgroup/cpu: no space left on device":       false,
+		"failed to create fsnotify watcher: inotify: no space left on device": false,
+		"mkdir /sys/fs/cgroup/cpuset/kubepods: no space left on device":       false,
+		"write /var/lib/rancher/k3s/server/token: no space left on device":    true,
+		"iptables-restore: No space left on device":                           true,
+		"database or disk is full":                                            true,
+	} {
+		t.Run(said, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, "a")
+			w.set("machine.a", "journal.1", "level=info msg=\"Starting k3s\"\nlevel=error msg=\""+said+"\"\nlevel=info msg=on\n")
+			if _, err := apply(t, w.config(oldVersion, []string{"a"}, nil)); (err != nil) != full {
+				t.Errorf("Apply() = %v; want the full disk said: %t", err, full)
+			}
+		})
+	}
+}
+
+// TestMachineThatJoinsMeanwhileIsNotReplaced looks at a machine before it is
+// joined, and at the cluster when it is: a run before this one has started it.
+func TestMachineThatJoinsMeanwhileIsNotReplaced(t *testing.T) {
+	w, c := ha(t)
+	mark := filepath.Join(w.hosts["machine.d"].root, kubeletCert)
+	if err := os.Remove(mark); err != nil {
+		t.Fatal(err)
+	}
+	w.kube.PrependReactor("list", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) {
+		w.put(mark, "cert\n", 0o600)
+		return false, nil, nil
+	})
+	if report, err := inspect(t, c); err != nil || len(report.Changes) > 0 {
+		t.Errorf("Inspect() = %+v, %v; want nothing to do", report, err)
+	}
+}

@@ -61,6 +61,8 @@ type fakeHost struct {
 	// ghost renews the lease of the node of that name whenever time passes: the
 	// old hardware is still on.
 	ghost bool
+	// deaf has K3s run on it and its kubelet not.
+	deaf bool
 }
 
 // programs stand in PATH before the real ones. $ROOT is the host's directory,
@@ -83,6 +85,7 @@ show)
   echo "UnitFileState=$(cat "$f.enabled" 2>/dev/null)"
   echo "NRestarts=$(cat "$f.restarts" 2>/dev/null || echo 0)" ;;
 enable) echo enabled >"$f.enabled" ;;
+reset-failed) rm -f "$f.restarts" ;;
 disable) rm -f "$f.enabled" ;;
 stop) rm -f "$f.active"; echo "$NAME: stop $unit" >>"$WORLD/log" ;;
 restart)
@@ -329,6 +332,10 @@ func (w *world) sync() {
 			}
 		}
 		info := core.NodeSystemInfo{KubeletVersion: version, MachineID: strings.TrimSpace(string(id))}
+		if h.deaf {
+			continue
+		}
+		w.renew(ctx, name, now)
 		if node.Status.NodeInfo == info {
 			continue
 		}
@@ -336,7 +343,6 @@ func (w *world) sync() {
 		node.Status.NodeInfo = info
 		node.Status.Conditions = []core.NodeCondition{{Type: core.NodeReady, Status: core.ConditionTrue}}
 		_ = w.kube.Tracker().Update(core.SchemeGroupVersion.WithResource("nodes"), node, "")
-		w.renew(ctx, name, now)
 	}
 }
 
