@@ -148,18 +148,27 @@ func (d *destroying) carryOut(ctx context.Context, plan workflows.Plan, resumed 
 	for _, address := range unknown {
 		fmt.Fprintf(d.app.stderr, "--destroy-data=%s: nothing that would be lost is there.\n", address)
 	}
-	if len(plan.Actions) == 0 && !d.flags.json {
+	keepers, err := d.keepers(ctx)
+	if err != nil {
+		return err
+	}
+	if len(plan.Actions)+len(keepers) == 0 && !d.flags.json {
 		fmt.Fprintf(d.app.stdout, "Nothing to destroy: the catalog has no record of anything that was applied%s.\n", d.where())
 		return nil
 	}
-	if err := d.show(plan, d.flags.json); err != nil {
-		return err
+	if len(plan.Actions) > 0 || d.flags.json {
+		if err := d.show(plan, d.flags.json); err != nil {
+			return err
+		}
+	}
+	for _, k := range keepers {
+		fmt.Fprintf(d.app.stderr, "%s: edge-agent, which is kept in %s for looks at the hardware, is removed when all else is gone.\n", k.Machine.Address, k.Dir)
 	}
 	left := plan.Counts()[workflows.KindUnreachable] + plan.Counts()[workflows.KindRefused] + plan.Counts()[workflows.KindBlocked]
 	if left > 0 {
 		fmt.Fprintf(d.app.stderr, "Left alone: %d of them. What is gone for good is dropped from the catalog with: edge-provision destroy --forget --target=ADDRESS SITE.hcl\n", left)
 	}
-	if plan.Empty() {
+	if plan.Empty() && (len(keepers) == 0 || left > 0) {
 		return d.result(plan, left > 0)
 	}
 	if !approved {
@@ -174,15 +183,33 @@ func (d *destroying) carryOut(ctx context.Context, plan workflows.Plan, resumed 
 	}
 	d.goBy(nil)
 	d.destroyer.Foresight = nil
-	failed, err := d.carry(ctx, plan, func(run uuid.UUID) ([]workflows.Node, error) { return d.destroyer.Nodes(run, plan), nil })
-	if err != nil {
-		return err
+	incomplete := left > 0
+	if !plan.Empty() {
+		failed, err := d.carry(ctx, plan, func(run uuid.UUID) ([]workflows.Node, error) { return d.destroyer.Nodes(run, plan), nil })
+		if err != nil {
+			return err
+		}
+		if d.stopped {
+			fmt.Fprintln(d.app.stderr, "Stopped before the end; destroy continues from here.")
+			return exitCode(exitError)
+		}
+		incomplete = incomplete || failed
 	}
-	if d.stopped {
-		fmt.Fprintln(d.app.stderr, "Stopped before the end; destroy continues from here.")
-		return exitCode(exitError)
+	if !incomplete {
+		if err := d.destroyer.Relieve(ctx, keepers); err != nil {
+			fmt.Fprintf(d.app.stderr, "Left there, for the next destroy: %v\n", err)
+			incomplete = true
+		}
 	}
-	return d.result(plan, failed || left > 0)
+	return d.result(plan, incomplete)
+}
+
+// keepers are the machines from which edge-agent goes with the whole site.
+func (d *destroying) keepers(ctx context.Context) ([]steps.Keeper, error) {
+	if len(d.flags.target) > 0 {
+		return nil, nil
+	}
+	return d.destroyer.Keepers(ctx)
 }
 
 func (d *destroying) where() string {
@@ -257,6 +284,11 @@ func (d *destroying) result(plan workflows.Plan, incomplete bool) error {
 	if incomplete {
 		return exitCode(exitError)
 	}
-	fmt.Fprintf(d.app.stderr, "%s Taken away, or forgotten: %d.\n", d.app.paint(d.app.stderr, "32", "Done."), len(plan.Actions))
+	done := d.app.paint(d.app.stderr, "32", "Done.")
+	if len(plan.Actions) == 0 {
+		fmt.Fprintln(d.app.stderr, done)
+		return nil
+	}
+	fmt.Fprintf(d.app.stderr, "%s Taken away, or forgotten: %d.\n", done, len(plan.Actions))
 	return nil
 }

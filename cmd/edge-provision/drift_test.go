@@ -82,4 +82,18 @@ func TestHardwareIsFrozenByTheFirstApplyAndComparedAfterIt(t *testing.T) {
 	plan(exitOK, "looked at now, no change")
 	s.signal(os.Interrupt)
 	s.ends(exitOK)
+
+	// What was sent there for the looks goes with the site, and not with a part of it.
+	kept := filepath.Join(root, "kept")
+	p.must(exitOK, "yes\n", "destroy", "-target=workflow.w", p.site())
+	if _, err := os.Stat(filepath.Join(kept, "agent")); err != nil {
+		t.Errorf("the agent after destroy of a workflow: %v; want it kept", err)
+	}
+	goes := "machine.m: edge-agent, which is kept in /var/lib/edge-provision/agent"
+	p.wants(p.must(exitError, "no\n", "destroy", p.site()), goes, "Not approved; nothing was removed")
+	p.wants(p.must(exitOK, "plant\n", "destroy", p.site()), goes, "Done.")
+	if _, err := os.Stat(kept); !os.IsNotExist(err) {
+		t.Errorf("the agent after destroy: %v; want it gone", err)
+	}
+	p.wants(p.must(exitOK, "", "destroy", p.site()), "Nothing to destroy")
 }

@@ -2,6 +2,7 @@ package steps
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"debug/elf"
@@ -15,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/store"
@@ -82,7 +85,7 @@ func (e *FactsError) Unwrap() error { return e.Err }
 // answers and its facts are not to be had, and else one of the connection or the
 // catalog.
 func (a *Adopter) Refresh(ctx context.Context, m *site.Machine, h *remote.Host, listen time.Duration) (row inventory.Machine, missing string, err error) {
-	facts, missing, err := a.gather(ctx, h, listen)
+	facts, missing, kept, err := a.gather(ctx, h, listen)
 	var broken *remote.UnreachableError
 	switch {
 	case errors.As(err, &broken), ctx.Err() != nil && err != nil:
@@ -92,6 +95,11 @@ func (a *Adopter) Refresh(ctx context.Context, m *site.Machine, h *remote.Host, 
 	}
 	if row, err = a.row(ctx, m); err != nil {
 		return row, "", err
+	}
+	if kept && m.Adopted() {
+		if err := a.remember(ctx, row.ID); err != nil {
+			return row, "", err
+		}
 	}
 	row, _, err = a.Catalog.Observe(ctx, a.Site, store.Observation{Machine: row.ID, Source: inventory.SourceAgent, Facts: &facts})
 	var conflict *store.ConflictError
@@ -161,39 +169,44 @@ func (a *Adopter) load() (program, error) {
 	return a.loaded, nil
 }
 
-// gather runs edge-agent on the host.
-func (a *Adopter) gather(ctx context.Context, h *remote.Host, listen time.Duration) (facts inventory.Facts, missing string, err error) {
+// dir is where machines keep the program.
+func (a *Adopter) dir() string { return cmp.Or(a.Dir, DefaultAgentDir) }
+
+// gather runs edge-agent on the host, and says whether it is kept there.
+func (a *Adopter) gather(ctx context.Context, h *remote.Host, listen time.Duration) (facts inventory.Facts, missing string, kept bool, err error) {
 	p, err := a.load()
 	if err != nil {
-		return facts, "", err
+		return facts, "", false, err
 	}
-	dir := a.Dir
-	if dir == "" {
-		dir = DefaultAgentDir
-	}
+	dir := a.dir()
 	if !plainPath.MatchString(dir) {
-		return facts, "", fmt.Errorf("%q is no place for a program: it must be an absolute path of letters, digits and /_.-", dir)
+		return facts, "", false, fmt.Errorf("%q is no place for a program: it must be an absolute path of letters, digits and /_.-", dir)
 	}
 	system, err := h.Run(ctx, remote.Command{Line: "uname -sm"})
 	if err != nil {
-		return facts, "", err
+		return facts, "", false, err
 	}
 	if err := fits(p.path, p.content, strings.TrimSpace(system.Stdout)); err != nil {
-		return facts, "", err
+		return facts, "", false, err
 	}
 	look := "facts"
 	if listen > 0 {
 		look += " -listen " + listen.String()
 	}
 	text, stderr, err := printed(ctx, h, keptScript(dir, p.digest, look), nil)
+	kept = err == nil
 	if exit, ok := errors.AsType[*remote.ExitError](err); ok && exit.Code == exitNotKept {
 		text, stderr, err = printed(ctx, h, receiveScript(dir, p.digest, look), bytes.NewReader(p.content))
+		var before, after string
+		if before, after, kept = strings.Cut("\n"+stderr, "\n"+keptMark+"\n"); kept {
+			stderr = before + "\n" + after
+		}
 	}
 	if err != nil {
-		return facts, "", err
+		return facts, "", false, err
 	}
 	facts, err = inventory.DecodeFacts(text)
-	return facts, unseen(stderr), err
+	return facts, unseen(stderr), kept, err
 }
 
 // printed runs a script that prints a facts document.
@@ -268,6 +281,9 @@ func (d *document) Write(p []byte) (int, error) {
 // plainPath is a path that needs no quoting in any shell.
 var plainPath = regexp.MustCompile(`^(/[A-Za-z0-9_.-]+)+$`)
 
+// keptMark is a line on the standard error of receiveScript where it keeps the program.
+const keptMark = "edge-agent: kept"
+
 // exitNotKept is how keptScript ends when the program is not there as it should be.
 const exitNotKept = 75
 
@@ -308,9 +324,32 @@ func receiveScript(dir, digest, look string) string {
 		`[ "${s%% *}" = "` + digest + `" ] || { echo "the program did not arrive whole" >&2; exit 74; }`,
 		`chmod 700 "$t" || exit 74`,
 		`if [ -n "$kept" ]; then mv -f "$t" "$f" || exit 74; t="$f"; ` +
-			`for o in "$k"/edge-agent-*; do [ "$o" = "$f" ] || rm -f "$o"; done; find "$k" -name ".new.*" -mmin +60 -exec rm -f {} \;; fi`,
+			`for o in "$k"/edge-agent-*; do [ "$o" = "$f" ] || rm -f "$o"; done; find "$k" -name ".new.*" -mmin +60 -exec rm -f {} \;; echo "` + keptMark + `" >&2; fi`,
 		`"$t" ` + look,
 	}, "; ")
+}
+
+// dropScript removes what was kept, and the directories where nothing else is in them.
+func dropScript(dir string) string {
+	return strings.Join([]string{
+		`d="` + dir + `"`, ownedScript, `own "$d" d || exit 0`,
+		`rm -f "$d"/edge-agent-* "$d"/.new.* || exit 74`, `rmdir "$d" "${d%/*}" 2>/dev/null`, `exit 0`,
+	}, "; ")
+}
+
+// keptKey is the setting that says where a machine keeps the program.
+func keptKey(site string, machine uuid.UUID) string {
+	return "kept-agent/" + site + "/" + machine.String()
+}
+
+// remember keeps that an adopted machine keeps the program, for destroy.
+func (a *Adopter) remember(ctx context.Context, machine uuid.UUID) error {
+	key := keptKey(a.Site, machine)
+	was, err := a.Catalog.Settings().Get(ctx, key)
+	if err == nil && string(was) == a.dir() || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return a.Catalog.Settings().Put(ctx, key, []byte(a.dir()))
 }
 
 // unseen makes one line of what the agent says that it could not read.

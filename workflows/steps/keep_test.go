@@ -159,6 +159,72 @@ func TestTheAgentIsNotKeptWhereOthersMayWrite(t *testing.T) {
 			if entries, err := os.ReadDir(k.dir); err == nil && len(entries) > 0 {
 				t.Errorf("in the directory: %v; want nothing of ours", entries)
 			}
+			if list := k.keepers(); len(list) != 0 {
+				t.Errorf("Keepers() = %+v; want none", list)
+			}
+		})
+	}
+}
+
+// keepers are the machines from which a destroy would remove the program.
+func (k *keeper) keepers() []steps.Keeper {
+	k.t.Helper()
+	out, err := k.destroyer().Keepers(k.t.Context())
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return out
+}
+
+func (k *keeper) destroyer() *steps.Destroyer {
+	return destroyer(&steps.Runner{Site: k.site, Catalog: k.catalog, Hosts: k.observer.Hosts})
+}
+
+func TestTheAgentGoesWithTheSite(t *testing.T) {
+	for name, other := range map[string]bool{"alone": false, "beside what is not ours": true} {
+		t.Run(name, func(t *testing.T) {
+			k := keeping(t)
+			if list := k.keepers(); len(list) != 0 {
+				t.Errorf("before it was sent: Keepers() = %+v; want none", list)
+			}
+			k.look()
+			list := k.keepers()
+			if len(list) != 1 || list[0].Machine.Address != "machine.old" || list[0].Dir != k.dir {
+				t.Fatalf("Keepers() = %+v; want the machine, and %s", list, k.dir)
+			}
+			beside := filepath.Join(filepath.Dir(k.dir), "catalog.db")
+			if other {
+				if err := os.WriteFile(beside, nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			port := k.site.Machines[0].SSH.Port
+			k.site.Machines[0].SSH.Port = 1 // where nobody listens
+			if err := k.destroyer().Relieve(t.Context(), list); err == nil || !strings.Contains(err.Error(), "machine.old: removing edge-agent from "+k.dir) || len(k.keepers()) != 1 {
+				t.Errorf("Relieve(a machine that cannot be asked) = %v, and Keepers() = %+v; want it said, and the machine kept in mind", err, k.keepers())
+			}
+			k.site.Machines[0].SSH.Port = port
+			for range 2 { // a second one, cut off before it was written down, finds nothing
+				if err := k.destroyer().Relieve(t.Context(), list); err != nil {
+					t.Errorf("Relieve() = %v", err)
+				}
+			}
+			gone := filepath.Dir(k.dir)
+			if other {
+				gone = k.dir
+				if _, err := os.Stat(beside); err != nil {
+					t.Errorf("what is not ours: %v; want it left", err)
+				}
+			}
+			if _, err := os.Stat(gone); !os.IsNotExist(err) {
+				t.Errorf("Stat(%s) = %v; want it gone", gone, err)
+			}
+			if list := k.keepers(); len(list) != 0 {
+				t.Errorf("Keepers() = %+v; want none any more", list)
+			}
+			if !k.look() || len(k.keepers()) != 1 {
+				t.Error("the next look did not send the program again, or nobody knows of it")
+			}
 		})
 	}
 }
