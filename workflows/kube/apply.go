@@ -277,12 +277,27 @@ func (a *application) send(ctx context.Context, i item) (Object, error) {
 		} else if err != nil {
 			live = nil
 		}
-		sent, err := a.sendOnce(ctx, i, live)
-		raced := apierrors.IsConflict(err) && conflictPaths(err) == nil || live != nil && apierrors.IsNotFound(err) ||
-			// A namespace gets its service account a moment after it was made.
-			apierrors.IsForbidden(err) && strings.Contains(err.Error(), "error looking up service account")
+		sent, err := a.withAccount(ctx, func() (Object, error) { return a.sendOnce(ctx, i, live) })
+		raced := apierrors.IsConflict(err) && conflictPaths(err) == nil || live != nil && apierrors.IsNotFound(err)
 		if err == nil || !raced || n == raceAttempts {
 			return sent, a.explain(ctx, i, err)
+		}
+		if err := a.c.sleep(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// withAccount sends a pod until its namespace has the service account that every
+// namespace gets after it was made: in a moment, or when the controller manager of a
+// control plane that has just started leads.
+func (a *application) withAccount(ctx context.Context, send func() (Object, error)) (Object, error) {
+	began := a.c.config.Clock.Now()
+	for {
+		sent, err := send()
+		missing := apierrors.IsForbidden(err) && strings.Contains(err.Error(), "error looking up service account")
+		if !missing || a.c.config.Clock.Now().Sub(began) >= min(definitionsBound, a.opts.wait()) {
+			return sent, err
 		}
 		if err := a.c.sleep(ctx); err != nil {
 			return nil, err
@@ -381,7 +396,7 @@ func (a *application) hook(ctx context.Context, h Hook, i item) error {
 	if err := a.c.save(ctx, a.inv); err != nil {
 		return err
 	}
-	sent, err := a.c.apply(ctx, i.r, i.o, true, false)
+	sent, err := a.withAccount(ctx, func() (Object, error) { return a.c.apply(ctx, i.r, i.o, true, false) })
 	if err != nil {
 		return a.explain(ctx, i, err)
 	}

@@ -360,3 +360,51 @@ func certificate(t *testing.T) []byte {
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
+
+// TestPodWaitsForItsServiceAccount has a controller manager that does not lead yet:
+// the namespace is there, and what every namespace gets is not.
+func TestPodWaitsForItsServiceAccount(t *testing.T) {
+	open(t)
+	var refused atomic.Int64
+	c := faulty(t, kube.Config{}, func(_ int64, w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPatch || r.URL.Query().Has("dryRun") || !strings.HasSuffix(r.URL.Path, "/namespaces/accounts/pods/first") || refused.Add(1) > 20 {
+			return false
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprint(w, `{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403,
+"message": "pods \"first\" is forbidden: error looking up service account accounts/default: serviceaccount \"default\" not found"}`)
+		return true
+	})
+	apply(t, c, set(t, namespace("accounts")+`---
+apiVersion: v1
+kind: Pod
+metadata: {name: first, namespace: accounts}
+spec: {containers: [{name: c, image: "x:runs"}]}
+`), options(t, "first"))
+	if n := refused.Load(); n != 21 {
+		t.Errorf("the pod was sent %d times; want until its namespace has the account", n)
+	}
+}
+
+// TestDeploymentThatWasGivenUpMayWorkNow waits for a Deployment that Kubernetes has
+// given up before, and that works two looks later.
+func TestDeploymentThatWasGivenUpMayWorkNow(t *testing.T) {
+	open(t)
+	var looks atomic.Int64
+	c := faulty(t, kube.Config{}, func(_ int64, w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, "/namespaces/default/deployments/given-up") {
+			return false
+		}
+		status := `{"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "conditions": [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]}`
+		if looks.Add(1) > 2 {
+			status = `{"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}`
+		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "given-up", "namespace": "default", "generation": 1}, "spec": {"replicas": 1}, "status": %s}`, status)
+		return true
+	})
+	if err := c.Wait(t.Context(), set(t, deployment("default", "given-up", "x:runs", 1)), options(t, "given-up")); err != nil {
+		t.Errorf("Wait() = %v; want it to wait for what may work now", err)
+	}
+}

@@ -117,9 +117,17 @@ func (c *Cluster) waitReady(ctx context.Context, items []item, opts Options) err
 			}
 		}
 		left := max(deadline.Sub(c.config.Clock.Now()), c.config.PollInterval)
-		told := ""
+		told, before, looked := "", "", false
 		_, err := c.waitFor(ctx, i.r, i.id, left, func(o Object) (Status, error) {
 			s := Ready(o)
+			// A Deployment that was given up before this wait may work now, because an
+			// image or a node has come: Kubernetes goes on with it, and says that it was
+			// given up until all of it works.
+			if !looked && s.Failed && i.id.Kind == "Deployment" {
+				before = s.Reason
+			}
+			looked = true
+			s.Failed = s.Failed && s.Reason != before
 			if !s.Done && s.Reason != told {
 				told = s.Reason
 				opts.say("waiting for %s: %s", i.id, s.Reason)
