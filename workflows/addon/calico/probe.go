@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/edge-provision/edge-provision/workflows/kube"
@@ -155,11 +156,19 @@ func (p Probe) serve(ctx context.Context) ([]endpoint, error) {
 	}
 	var out []endpoint
 	for _, ns := range p.namespaces() {
+		sets, err := p.Cluster.List(ctx, "apps/v1", "DaemonSet", ns, "")
+		if err != nil {
+			return nil, err
+		}
 		pods, err := p.Cluster.List(ctx, "v1", "Pod", ns, probeLabel+"=server")
 		if err != nil {
 			return nil, err
 		}
 		for _, pod := range pods {
+			// The pods of a probe before this one are there for a while after it.
+			if pod.GetDeletionTimestamp() != nil || !slices.ContainsFunc(sets, func(s kube.Object) bool { return metav1.IsControlledBy(pod, s) }) {
+				continue
+			}
 			e := endpoint{namespace: ns}
 			e.node, _, _ = unstructured.NestedString(pod.Object, "spec", "nodeName")
 			e.ip, _, _ = unstructured.NestedString(pod.Object, "status", "podIP")
@@ -168,6 +177,9 @@ func (p Probe) serve(ctx context.Context) ([]endpoint, error) {
 			}
 			out = append(out, e)
 		}
+	}
+	if len(out) == 0 {
+		return nil, errors.New("the probe's servers are ready and have no pods")
 	}
 	return out, nil
 }

@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/edge-provision/edge-provision/workflows/kube"
 )
@@ -21,6 +23,9 @@ type fabric struct {
 	pods  map[string]kube.Object
 	clock time.Time
 	left  int // objects that were applied and not removed
+	// before says that pods of an earlier probe are still listed, which answer
+	// nobody.
+	before bool
 }
 
 func (f *fabric) Apply(_ context.Context, set kube.Set, opts kube.Options) error {
@@ -46,16 +51,29 @@ func (f *fabric) Remove(_ context.Context, _ kube.Set, _ kube.Options, data bool
 }
 
 func (f *fabric) List(_ context.Context, _, kind, namespace, _ string) ([]kube.Object, error) {
-	if kind != "Pod" {
-		return nil, nil
-	}
-	var out []kube.Object
-	for i := range 2 {
-		out = append(out, kube.Make("v1", "Pod", namespace, fmt.Sprint("server-", i), map[string]any{
+	server := func(i int, owner string) kube.Object {
+		controller := true
+		pod := kube.Make("v1", "Pod", namespace, fmt.Sprint("server-", i), map[string]any{
 			"spec": map[string]any{"nodeName": fmt.Sprint("node-", i)}, "status": map[string]any{"podIP": namespace + fmt.Sprint(".", i)},
-		}))
+		})
+		pod.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: serverName, UID: types.UID(owner), Controller: &controller}})
+		return pod
 	}
-	return out, nil
+	switch kind {
+	case "DaemonSet":
+		set := kube.Make("apps/v1", "DaemonSet", namespace, serverName, nil)
+		set.SetUID("now")
+		return []kube.Object{set}, nil
+	case "Pod":
+		out := []kube.Object{server(0, "now"), server(1, "now")}
+		if f.before {
+			ending := server(2, "now")
+			ending.SetDeletionTimestamp(&metav1.Time{Time: time.Unix(1, 0)})
+			out = append(out, ending, server(3, "before"))
+		}
+		return out, nil
+	}
+	return nil, nil
 }
 
 func (f *fabric) WaitFor(_ context.Context, _, _, namespace, name string, _ time.Duration, done func(kube.Object) (kube.Status, error)) (kube.Object, error) {
@@ -65,7 +83,7 @@ func (f *fabric) WaitFor(_ context.Context, _, _, namespace, name string, _ time
 	var message strings.Builder
 	for _, target := range strings.Fields(env[0].(map[string]any)["value"].(string)) {
 		answer := "no"
-		if f.reach(f.round, namespace, strings.Split(target, ".")[0]) {
+		if to, pod, _ := strings.Cut(target, "."); pod < "2" && f.reach(f.round, namespace, to) {
 			answer = "yes"
 		}
 		fmt.Fprintln(&message, target, answer)
@@ -96,6 +114,15 @@ func TestProbePassesWhereTenantsAreApart(t *testing.T) {
 	}
 	if f.left > 0 {
 		t.Error("the probe left objects behind")
+	}
+}
+
+// TestProbeAsksItsOwnPods finds pods of a probe before it, which have answered when
+// they were listed and do no more.
+func TestProbeAsksItsOwnPods(t *testing.T) {
+	f := &fabric{before: true, reach: func(_ int, from, to string) bool { return isolated(from, to) }}
+	if err := probeOf(f).Run(t.Context()); err != nil {
+		t.Errorf("Run() = %v; want the pods of another probe left out", err)
 	}
 }
 
