@@ -6,8 +6,8 @@ import (
 )
 
 // writeFile writes what the next start reads back. The file has its old content
-// or the new one, whole, also when the disk is full or the power is cut meanwhile:
-// without its token or an authority no later start would come up.
+// or the new one, whole, also when the disk is full or the process is killed
+// meanwhile: without its token or an authority no later start would come up.
 func writeFile(path string, content []byte, mode os.FileMode) error {
 	next := path + ".new"
 	err := os.WriteFile(next, content, mode)
