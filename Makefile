@@ -71,6 +71,12 @@ bench: setup build ## Measure the main job by phases, and the packages against t
 	cat bin/bench.txt
 	$(GO) test -run '^$$' -bench . ./imagebuilder/... ./pxe/... ./inventory/...
 
+.PHONY: bench-million
+bench-million: setup ## Measure pages of a catalog of 1,000,000 machines on PostgreSQL (takes hours)
+	rm -f bin/bench-million.txt
+	EDGE_BENCH=$(CURDIR)/bin/bench-million.txt EDGE_BENCH_MACHINES=1000000 $(GO) test -count 1 -timeout 12h -run '^TestMeasureCatalog$$/^postgres$$' ./inventory/query
+	cat bin/bench-million.txt
+
 .PHONY: fuzz
 fuzz: ## Fuzz every parser of a stranger's bytes, FUZZTIME each (default 10s)
 	@set -e; for pkg in $$($(GO) list ./...); do \

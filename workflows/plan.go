@@ -274,6 +274,8 @@ func (p Plan) MoreDestructive(approved Plan) []string {
 	for _, a := range p.Actions {
 		old, _ := approved.Find(a.Address)
 		switch {
+		case a.Kind != KindNone && a.Machine != old.Machine && a.Machine != uuid.Nil && old.Machine != uuid.Nil:
+			out = append(out, fmt.Sprintf("%s is another machine now: %s was shown, and it is %s", a.Address, old.Machine, a.Machine))
 		case a.Erase != nil && (old.Erase == nil || !old.Erase.Disk.Same(a.Erase.Disk)):
 			out = append(out, fmt.Sprintf("%s: %s would be erased", a.Address, a.Erase.Disk.Name))
 		case a.Erase != nil && !subset(a.Erase.Signatures, old.Erase.Signatures):

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/workflows"
 )
@@ -136,6 +138,10 @@ func TestMoreDestructiveRemovalIsNamed(t *testing.T) {
 	remove := func(loss ...string) workflows.Action {
 		return workflows.Action{Address: "x", Kind: workflows.KindRemove, Loss: loss}
 	}
+	one, two := uuid.New(), uuid.New()
+	at := func(machine uuid.UUID, kind workflows.Kind) workflows.Action {
+		return workflows.Action{Address: "x", Kind: kind, Machine: machine}
+	}
 	tests := map[string]struct {
 		now, approved workflows.Action
 		want          bool
@@ -143,6 +149,9 @@ func TestMoreDestructiveRemovalIsNamed(t *testing.T) {
 		"the same":           {remove("a"), remove("a"), false},
 		"less data":          {remove(), remove("a"), false},
 		"more data":          {remove("a", "b"), remove("a"), true},
+		"another machine":    {at(two, workflows.KindInstall), at(one, workflows.KindInstall), true},
+		"idle at another":    {at(two, workflows.KindNone), at(one, workflows.KindInstall), false},
+		"now discovered":     {at(two, workflows.KindInstall), at(uuid.Nil, workflows.KindInspect), false},
 		"a removal":          {remove(), workflows.Action{Address: "x", Kind: workflows.KindForget}, true},
 		"a machine goes off": {workflows.Action{Address: "x", Kind: workflows.KindForget, Power: workflows.PowerDown}, workflows.Action{Address: "x", Kind: workflows.KindForget}, true},
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 
@@ -170,19 +171,34 @@ func (d *daemon) exchange(ctx context.Context, w *world, boot func(), by *daemon
 	if _, err := steps.Foresee(ctx, w.site, w.catalog); err != nil {
 		return nil, err
 	}
+	// Whoever asked for it may go: a version is recorded as a whole, or not.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordLimit)
+	defer cancel()
 	if err := w.recordSite(ctx); err != nil {
-		return nil, err
+		return nil, errors.Join(err, d.recordAgain())
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.service.Use(ctx, w.site); err != nil {
-		return nil, errors.Join(err, d.world.recordSite(ctx))
+		return nil, errors.Join(err, d.recordAgain())
 	}
 	boot()
 	w.images.Service = d.service
 	unused = d.retired
 	d.retired, d.world, d.withheld, d.hindered = d.world, w, false, false
 	return unused, nil
+}
+
+// recordLimit bounds what a version of a site writes down in the catalog: a few
+// rows for each of its machines, beside whoever else writes.
+const recordLimit = time.Minute
+
+// recordAgain has the catalog say once more what machines are by the version that
+// is served, after one that was refused.
+func (d *daemon) recordAgain() error {
+	ctx, cancel := context.WithTimeout(context.Background(), recordLimit)
+	defer cancel()
+	return d.world.recordSite(ctx)
 }
 
 // serveFor serves the version of the site that a client's run works on, from the

@@ -124,12 +124,17 @@ func certificateHosts(addr net.Addr, names []string) []string {
 }
 
 // declaredMachine is how the site declares a machine of the catalog; nil: it does
-// not.
+// not, or declares another at its address. While another version takes the site's
+// place, the catalog is ahead of the one that is served.
 func (w *world) declaredMachine(m inventory.Machine) *site.Machine {
 	if m.Site != w.site.Name || m.Address == "" {
 		return nil
 	}
-	return w.site.MachineByAddress(m.Address)
+	d := w.site.MachineByAddress(m.Address)
+	if d != nil && !d.MAC.IsZero() && !slices.Contains(m.MACs, d.MAC) {
+		return nil
+	}
+	return d
 }
 
 func (w *world) addressOf(m inventory.Machine) netip.Addr {

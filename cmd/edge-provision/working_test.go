@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/edge-provision/edge-provision/bmc/sim"
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/workflows"
 	"github.com/edge-provision/edge-provision/workflows/journal"
@@ -106,5 +107,22 @@ func TestPowerIsRefusedWhileARunWorksOnTheMachine(t *testing.T) {
 	w.wanted.Set(held.ID, false)
 	if got, err := (powerer{func() *world { return w }}).Working(t.Context(), held); err != nil || got != nil {
 		t.Errorf("Working(nobody) = %+v, %v; want none", got, err)
+	}
+}
+
+// TestPowerIsNotSwitchedForAnotherMachineAtTheAddress has the catalog be ahead of
+// the version that is served, as while another takes its place: the served one
+// knows the BMC of the machine that was at the address before.
+func TestPowerIsNotSwitchedForAnotherMachineAtTheAddress(t *testing.T) {
+	block, _ := redfishWith(t, "right-password", sim.Sensor{Name: "CPU Temp", Unit: sim.Celsius, Value: 45})
+	f := newFlight(t, block, 0)
+	f.run("bmc", "--site", f.path, "power", "machine.till", "on")
+	other, err := f.world.catalog.Declare(t.Context(), "shop", "machine.till", inventory.MAC{0x52, 0x54, 0, 0x99, 0, 9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := powerer{func() *world { return f.world }}
+	if state, err := p.SetPower(t.Context(), other, "off"); err == nil || !strings.Contains(err.Error(), "declares no machine") {
+		t.Errorf("SetPower(%s) = %q, %v; want the BMC of another machine left alone", other.ID, state, err)
 	}
 }
