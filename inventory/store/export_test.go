@@ -5,11 +5,14 @@ import (
 	"io/fs"
 	"runtime"
 	"strconv"
+	"sync/atomic"
 	"testing"
 
 	"entgo.io/ent/dialect"
 	entsql "entgo.io/ent/dialect/sql"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/edge-provision/edge-provision/ent"
 )
@@ -186,3 +189,30 @@ func ProjectedColumns() map[string][]string {
 	}
 	return out
 }
+
+// CountStatements makes a catalog in PostgreSQL count the statements that it sends, but
+// for those that find pages and that write leases and events.
+func (s *Store) CountStatements() (func() int, error) {
+	cfg, err := pgx.ParseConfig(s.cfg.DSN)
+	if err != nil {
+		return nil, err
+	}
+	var count statements
+	cfg.Tracer = &count
+	if err := s.main.db.Close(); err != nil {
+		return nil, err
+	}
+	s.main = newPool(s.dialect, stdlib.OpenDB(*cfg))
+	return func() int { return int(count.Load()) }, nil
+}
+
+type statements struct{ atomic.Int64 }
+
+// TraceQueryStart implements pgx.QueryTracer.
+func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	s.Add(1)
+	return ctx
+}
+
+// TraceQueryEnd implements pgx.QueryTracer.
+func (s *statements) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
+	"entgo.io/ent/dialect"
 	"github.com/google/uuid"
 
 	"github.com/edge-provision/edge-provision/ent"
@@ -29,7 +31,7 @@ func (s *Store) PutFacts(ctx context.Context, machine uuid.UUID, source inventor
 			return err
 		}
 		var err error
-		d, changed, err = s.putFacts(ctx, tx, machine, source, f, stamp(at))
+		d, changed, err = s.putFacts(ctx, tx, machine, keeping{source: source, facts: f, at: stamp(at), project: s.projectNow(ctx, tx)})
 		if err != nil || !changed {
 			return err
 		}
@@ -38,10 +40,21 @@ func (s *Store) PutFacts(ctx context.Context, machine uuid.UUID, source inventor
 	return d, changed, err
 }
 
-func (s *Store) putFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, source inventory.Source, f inventory.Facts, at time.Time) (inventory.Document, bool, error) {
+var errNoSource = errors.New("facts need a source")
+
+// keeping is a report that is to be kept.
+type keeping struct {
+	source  inventory.Source
+	facts   inventory.Facts
+	at      time.Time
+	project projecting
+}
+
+func (s *Store) putFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, k keeping) (inventory.Document, bool, error) {
 	var none inventory.Document
+	source, f, at := k.source, k.facts, k.at
 	if source == "" {
-		return none, false, errors.New("facts need a source")
+		return none, false, errNoSource
 	}
 	content, digest, err := f.Canonical()
 	if err != nil {
@@ -76,14 +89,8 @@ func (s *Store) putFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, source i
 		// time, so the newest content must also be the latest.
 		at = last.LastSeen.Add(time.Microsecond)
 	}
-	known, err := tx.Document.Query().Where(document.ID(digest)).Exist(ctx)
-	if err != nil {
+	if err := s.insertDocuments(ctx, tx, []string{digest}, [][]byte{content}); err != nil {
 		return none, false, err
-	}
-	if !known {
-		if err := tx.Document.Create().SetID(digest).SetContent(content).Exec(ctx); err != nil {
-			return none, false, err
-		}
 	}
 	row, err := tx.Observation.Create().SetMachineID(id).SetSource(string(source)).SetDigest(digest).
 		SetFirstSeen(at).SetLastSeen(at).Save(ctx)
@@ -105,7 +112,11 @@ func (s *Store) putFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, source i
 			return none, false, fmt.Errorf("recording what changed: %w", err)
 		}
 	}
-	docs, err := s.projectOne(ctx, tx, id)
+	of, err := documentsOf(ctx, tx.Client(), []uuid.UUID{id})
+	docs := of[id]
+	if err == nil {
+		err = k.project(id, docs)
+	}
 	if err == nil {
 		err = s.recordDisagreements(ctx, tx, id, source, before, docs)
 	}
@@ -116,6 +127,20 @@ func (s *Store) putFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, source i
 		return none, false, fmt.Errorf("comparing with the snapshot: %w", err)
 	}
 	return documentOf(row, f), true, nil
+}
+
+// insertDocuments keeps the content of reports, of which the catalog may have any
+// already, by its digest.
+func (s *Store) insertDocuments(ctx context.Context, tx *ent.Tx, digests []string, contents [][]byte) error {
+	query, args := "SELECT * FROM unnest(CAST($1 AS text[]), CAST($2 AS bytea[]))", []any{digests, contents}
+	if s.dialect != dialect.Postgres {
+		query, args = "VALUES "+strings.TrimSuffix(strings.Repeat("(?, ?), ", len(digests)), ", "), nil
+		for i := range digests {
+			args = append(args, digests[i], contents[i])
+		}
+	}
+	_, err := tx.ExecContext(ctx, "INSERT INTO documents (id, content) "+query+" ON CONFLICT (id) DO NOTHING", args...)
+	return err
 }
 
 // documentAt is what a source had last seen of a machine at a time, or now when at

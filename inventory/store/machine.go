@@ -193,7 +193,7 @@ func (s *Store) Declare(ctx context.Context, site, address string, macs ...inven
 		if err := s.lockIdentities(ctx, tx); err != nil {
 			return err
 		}
-		found, err := byMACs(ctx, tx, macs)
+		found, owned, err := byMACs(ctx, tx, macs)
 		if err != nil {
 			return err
 		}
@@ -208,7 +208,7 @@ func (s *Store) Declare(ctx context.Context, site, address string, macs ...inven
 		if err != nil {
 			return err
 		}
-		added, err := addMACs(ctx, tx, id, macs)
+		added, err := addMACs(ctx, tx, id, macs, owned)
 		if err != nil {
 			return err
 		}

@@ -56,7 +56,7 @@ func (s *Store) EditFacts(ctx context.Context, id uuid.UUID, edit func(*inventor
 			return nil
 		}
 		changed = true
-		if _, _, err := s.putFacts(ctx, tx, id, inventory.SourceManual, now, s.now()); err != nil {
+		if _, _, err := s.putFacts(ctx, tx, id, keeping{source: inventory.SourceManual, facts: now, at: s.now(), project: s.projectNow(ctx, tx)}); err != nil {
 			return err
 		}
 		what, err := adoptSerial(ctx, tx, m, serialOf(before))

@@ -7,36 +7,44 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/edge-provision/edge-provision/ent"
 	"github.com/edge-provision/edge-provision/inventory"
 )
 
 // putObserved keeps the facts of an observation. What the machine's ports are
 // connected to becomes a document of its own, of source lldp: a later look that hears
 // nothing, because it was short or the switch silent, takes nothing back.
-func (s *Store) putObserved(ctx context.Context, tx *ent.Tx, id uuid.UUID, o Observation) (newer bool, err error) {
+//
+// A fresh machine is one that this transaction has made: nothing was reported of it.
+func (in *observer) putObserved(ctx context.Context, id uuid.UUID, o Observation, fresh bool) (newer bool, err error) {
 	facts := *o.Facts
 	if o.Source == inventory.SourceAgent || o.Source == inventory.SourceLLDP {
 		facts.Neighbors = nil
 	}
 	if o.Source != inventory.SourceLLDP {
-		if _, newer, err = s.putFacts(ctx, tx, id, o.Source, facts, o.At); err != nil || o.Source != inventory.SourceAgent {
+		if fresh {
+			newer, err = true, in.first(ctx, id, o.Source, facts, o.At)
+		} else {
+			newer, err = in.another(ctx, id, o.Source, facts, o.At)
+		}
+		if err != nil || o.Source != inventory.SourceAgent {
 			return newer, err
 		}
 	}
-	heard, err := documentAt(ctx, tx.Client(), id, inventory.SourceLLDP, time.Time{})
-	if err != nil {
-		return false, err
-	}
 	var before []inventory.Neighbor
-	if heard != nil {
-		before = heard.Facts.Neighbors
+	if !fresh {
+		heard, err := documentAt(ctx, in.tx.Client(), id, inventory.SourceLLDP, time.Time{})
+		if err != nil {
+			return false, err
+		}
+		if heard != nil {
+			before = heard.Facts.Neighbors
+		}
 	}
 	now := carried(before, o.Facts.Neighbors, facts.NICs)
 	if len(o.Facts.Neighbors) == 0 && len(now) == len(before) {
 		return newer, nil
 	}
-	_, moved, err := s.putFacts(ctx, tx, id, inventory.SourceLLDP, inventory.Facts{SchemaVersion: inventory.SchemaVersion, Neighbors: now}, o.At)
+	moved, err := in.another(ctx, id, inventory.SourceLLDP, inventory.Facts{SchemaVersion: inventory.SchemaVersion, Neighbors: now}, o.At)
 	return newer || moved, err
 }
 

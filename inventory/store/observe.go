@@ -52,9 +52,17 @@ func (s *Store) Observe(ctx context.Context, site string, o Observation) (m inve
 	}
 	var id uuid.UUID
 	err = s.write(ctx, op, func(tx *ent.Tx) error {
+		changed = false // the transaction may be repeated
+		if err := s.lockIdentities(ctx, tx); err != nil {
+			return err
+		}
+		in := observer{s: s, tx: tx, site: site, project: s.projectNow(ctx, tx)}
 		var what string
 		var err error
-		if id, what, err = s.observe(ctx, tx, site, o); err != nil || what == "" {
+		if id, what, err = in.observe(ctx, o); err != nil || what == "" {
+			return err
+		}
+		if err := in.finish(ctx); err != nil {
 			return err
 		}
 		changed = true
@@ -95,9 +103,14 @@ func (s *Store) ObserveAll(ctx context.Context, site string, all []Observation) 
 	var out []Observed
 	err := s.write(ctx, op, func(tx *ent.Tx) error {
 		out = make([]Observed, len(all)) // the transaction may be repeated
+		if err := s.lockIdentities(ctx, tx); err != nil {
+			return err
+		}
+		in := observer{s: s, tx: tx, site: site, due: documents{}}
+		in.project = in.later
 		touched := map[string][]uuid.UUID{}
 		for i, o := range all {
-			id, what, err := s.observe(ctx, tx, site, o)
+			id, what, err := in.observe(ctx, o)
 			// A conflict is found before anything is written.
 			if conflict, ok := errors.AsType[*ConflictError](err); ok {
 				out[i].Conflict = conflict
@@ -110,6 +123,9 @@ func (s *Store) ObserveAll(ctx context.Context, site string, all []Observation) 
 			if what != "" {
 				touched[what] = append(touched[what], id)
 			}
+		}
+		if err := in.finish(ctx); err != nil {
+			return err
 		}
 		for _, what := range slices.Sorted(maps.Keys(touched)) {
 			if err := s.changed(ctx, tx, what, touched[what]...); err != nil {
@@ -164,31 +180,70 @@ func (o Observation) complete(now time.Time) Observation {
 
 // observe says what changed of which machine; nothing when it was only seen
 // again.
-func (s *Store) observe(ctx context.Context, tx *ent.Tx, site string, o Observation) (id uuid.UUID, what string, err error) {
-	if err := s.lockIdentities(ctx, tx); err != nil {
-		return uuid.Nil, "", err
-	}
-	id, err = identify(ctx, tx, site, o)
+func (in *observer) observe(ctx context.Context, o Observation) (id uuid.UUID, what string, err error) {
+	row, owned, err := identify(ctx, in.tx, in.site, o)
 	if err != nil {
 		return uuid.Nil, "", err
 	}
-	changed := id == uuid.Nil
-	if changed {
-		if id, err = s.newMachine(ctx, tx, site, inventory.StateDiscovered); err != nil {
+	fresh := row == nil
+	changed := fresh
+	if fresh {
+		id, err = in.add(ctx, o)
+	} else {
+		id = row.ID
+		changed, err = update(ctx, in.tx, row, o)
+	}
+	if err != nil {
+		return uuid.Nil, "", err
+	}
+	added, err := addMACs(ctx, in.tx, id, o.MACs, owned)
+	if err != nil {
+		return uuid.Nil, "", err
+	}
+	var parts []string
+	if changed || added > 0 {
+		parts = append(parts, "identity")
+	}
+	if o.Facts != nil {
+		newer, err := in.putObserved(ctx, id, o, fresh)
+		if err != nil {
 			return uuid.Nil, "", err
 		}
+		if newer {
+			parts = append(parts, "facts")
+		}
 	}
-	row, err := tx.Machine.Query().Where(machine.ID(id)).WithMacs().Only(ctx)
-	if err != nil {
-		return uuid.Nil, "", err
-	}
-	added, err := addMACs(ctx, tx, id, o.MACs)
-	if err != nil {
-		return uuid.Nil, "", err
-	}
-	changed = changed || added > 0
+	return id, strings.Join(parts, ","), nil
+}
 
-	up := tx.Machine.UpdateOneID(id)
+// add makes the machine that was seen for the first time, as it was seen: each update
+// that followed would write all of its index entries again.
+func (in *observer) add(ctx context.Context, o Observation) (uuid.UUID, error) {
+	if !in.settled {
+		if err := in.s.ensureSite(ctx, in.tx, in.site); err != nil {
+			return uuid.Nil, err
+		}
+		in.settled = true
+	}
+	now := in.s.now()
+	id, row := create(in.tx, in.site, inventory.StateDiscovered, now)
+	row.SetNillableSerial(some(o.Serial))
+	if o.At.After(now) {
+		row.SetLastSeen(o.At)
+	}
+	if o.UUID != uuid.Nil {
+		row.SetSmbiosUUID(o.UUID.String())
+	}
+	if o.Facts != nil && o.Source == inventory.SourceAgent {
+		row.SetLookedAt(o.At)
+	}
+	return id, row.Exec(ctx)
+}
+
+// update writes what is new of a machine; changed is false when it was only seen
+// again.
+func update(ctx context.Context, tx *ent.Tx, row *ent.Machine, o Observation) (changed bool, err error) {
+	up := tx.Machine.Update().Where(machine.ID(row.ID))
 	if o.At.After(row.LastSeen) {
 		up.SetLastSeen(o.At)
 	}
@@ -200,23 +255,14 @@ func (s *Store) observe(ctx context.Context, tx *ent.Tx, site string, o Observat
 		up.SetSmbiosUUID(o.UUID.String())
 		changed = true
 	}
-	if err := up.Exec(ctx); err != nil {
-		return uuid.Nil, "", err
+	if len(up.Mutation().Fields()) == 0 {
+		return false, nil
 	}
-	var parts []string
-	if changed {
-		parts = append(parts, "identity")
+	found, err := up.Save(ctx)
+	if err == nil && found == 0 { // it was removed since it was read
+		err = ErrNotFound
 	}
-	if o.Facts != nil {
-		newer, err := s.putObserved(ctx, tx, id, o)
-		if err != nil {
-			return uuid.Nil, "", err
-		}
-		if newer {
-			parts = append(parts, "facts")
-		}
-	}
-	return id, strings.Join(parts, ","), nil
+	return changed, err
 }
 
 // newUUID reports whether the observed UUID replaces the one on record. The
@@ -236,7 +282,8 @@ func newUUID(have *string, o Observation) bool {
 type candidate struct {
 	id   uuid.UUID
 	site string
-	mac  string // the MAC that led to it
+	mac  string       // the MAC that led to it
+	row  *ent.Machine // nil where none did
 }
 
 // in refuses a machine that another site's record holds.
@@ -247,62 +294,65 @@ func (c candidate) in(site string) error {
 	return fmt.Errorf("MAC %s belongs to machine %s of site %s; remove it there before it can join site %s", c.mac, c.id, c.site, site)
 }
 
-// identify decides which machine was seen; zero for one never seen before.
-func identify(ctx context.Context, tx *ent.Tx, site string, o Observation) (uuid.UUID, error) {
-	found, err := byMACs(ctx, tx, o.MACs)
+// identify decides which machine was seen; nil for one never seen before. owned are
+// the MACs that some machine has.
+func identify(ctx context.Context, tx *ent.Tx, site string, o Observation) (row *ent.Machine, owned []string, err error) {
+	found, owned, err := byMACs(ctx, tx, o.MACs)
 	if err != nil {
-		return uuid.Nil, err
+		return nil, nil, err
 	}
 	if o.Machine != uuid.Nil {
 		known := candidate{id: o.Machine, site: site}
 		found = append([]candidate{known}, slices.DeleteFunc(found, func(c candidate) bool { return c.id == o.Machine })...)
 	}
 	if len(found) > 1 {
-		return uuid.Nil, &ConflictError{A: found[0].id, B: found[1].id, By: "mac", Seen: found[1].mac}
+		return nil, nil, &ConflictError{A: found[0].id, B: found[1].id, By: "mac", Seen: found[1].mac}
 	}
 	byUUID, err := bySMBIOS(ctx, tx, site, o.UUID)
 	if err != nil {
-		return uuid.Nil, err
+		return nil, nil, err
 	}
 	bySerial, err := serials(ctx, tx, site, o.Serial)
 	if err != nil {
-		return uuid.Nil, err
+		return nil, nil, err
 	}
 	if len(found) == 0 {
-		return withoutMAC(o, byUUID, bySerial)
+		row, err = withoutMAC(o, byUUID, bySerial)
+		return row, owned, err
 	}
 	at := found[0]
 	if err := at.in(site); err != nil {
-		return uuid.Nil, err
+		return nil, nil, err
 	}
 	if byUUID != nil && byUUID.ID != at.id {
-		return uuid.Nil, &ConflictError{A: at.id, B: byUUID.ID, By: "uuid", Seen: o.UUID.String()}
+		return nil, nil, &ConflictError{A: at.id, B: byUUID.ID, By: "uuid", Seen: o.UUID.String()}
 	}
 	if bySerial != nil && bySerial.ID != at.id {
-		return uuid.Nil, &ConflictError{A: at.id, B: bySerial.ID, By: "serial", Seen: o.Serial}
+		return nil, nil, &ConflictError{A: at.id, B: bySerial.ID, By: "serial", Seen: o.Serial}
 	}
-	row, err := tx.Machine.Get(ctx, at.id)
-	if err != nil {
-		return uuid.Nil, err
+	if row = at.row; row == nil {
+		if row, err = tx.Machine.Get(ctx, at.id); err != nil {
+			return nil, nil, err
+		}
 	}
-	return at.id, contradiction(row, o)
+	return row, owned, contradiction(row, o)
 }
 
 // withoutMAC decides by UUID and serial alone.
-func withoutMAC(o Observation, byUUID, bySerial *ent.Machine) (uuid.UUID, error) {
+func withoutMAC(o Observation, byUUID, bySerial *ent.Machine) (*ent.Machine, error) {
 	switch {
 	case byUUID == nil && bySerial == nil:
-		return uuid.Nil, nil
+		return nil, nil
 	case byUUID != nil && bySerial != nil && byUUID.ID != bySerial.ID:
-		return uuid.Nil, &ConflictError{A: byUUID.ID, B: bySerial.ID, By: "serial", Seen: o.Serial}
+		return nil, &ConflictError{A: byUUID.ID, B: bySerial.ID, By: "serial", Seen: o.Serial}
 	case bySerial != nil:
-		return bySerial.ID, nil
+		return bySerial, nil
 	case o.Serial != "" && byUUID.Serial != nil && *byUUID.Serial != o.Serial:
 		// Two computers with one UUID that is not on the junk list: with
 		// another serial and no MAC in common they are not the same.
-		return uuid.Nil, nil
+		return nil, nil
 	}
-	return byUUID.ID, nil
+	return byUUID, nil
 }
 
 // contradiction is a ConflictError when everything that can be compared says
@@ -332,10 +382,11 @@ func contradiction(row *ent.Machine, o Observation) error {
 	return &ConflictError{A: row.ID, By: differ, Seen: o.Serial}
 }
 
-// byMACs finds the machines of MACs, in the order of the MACs.
-func byMACs(ctx context.Context, tx *ent.Tx, macs []inventory.MAC) ([]candidate, error) {
+// byMACs finds the machines of MACs, in the order of the MACs, and which of these
+// some machine has.
+func byMACs(ctx context.Context, tx *ent.Tx, macs []inventory.MAC) (out []candidate, owned []string, err error) {
 	if len(macs) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
 	texts := make([]string, len(macs))
 	for i, m := range macs {
@@ -343,15 +394,15 @@ func byMACs(ctx context.Context, tx *ent.Tx, macs []inventory.MAC) ([]candidate,
 	}
 	rows, err := tx.MAC.Query().Where(mac.MACIn(texts...)).WithMachine().Order(ent.Asc(mac.FieldMAC)).All(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var out []candidate
 	for _, r := range rows {
+		owned = append(owned, r.MAC)
 		if !slices.ContainsFunc(out, func(c candidate) bool { return c.id == r.MachineID }) {
-			out = append(out, candidate{id: r.MachineID, site: r.Edges.Machine.Site, mac: r.MAC})
+			out = append(out, candidate{id: r.MachineID, site: r.Edges.Machine.Site, mac: r.MAC, row: r.Edges.Machine})
 		}
 	}
-	return out, nil
+	return out, owned, nil
 }
 
 // bySMBIOS finds the one machine of the site with a UUID, in either byte order;
@@ -392,18 +443,23 @@ func (s *Store) lockIdentities(ctx context.Context, tx *ent.Tx) error {
 }
 
 func (s *Store) newMachine(ctx context.Context, tx *ent.Tx, site string, state inventory.State) (uuid.UUID, error) {
-	if site == "" {
-		return uuid.Nil, errors.New("a machine needs a site")
-	}
 	if err := s.ensureSite(ctx, tx, site); err != nil {
 		return uuid.Nil, err
 	}
+	id, row := create(tx, site, state, s.now())
+	return id, row.Exec(ctx)
+}
+
+// create is a new machine of a site that is in the catalog.
+func create(tx *ent.Tx, site string, state inventory.State, now time.Time) (uuid.UUID, *ent.MachineCreate) {
 	id := uuid.Must(uuid.NewV7())
-	return id, tx.Machine.Create().SetID(id).SetSite(site).SetState(string(state)).
-		SetFirstSeen(s.now()).SetLastSeen(s.now()).Exec(ctx)
+	return id, tx.Machine.Create().SetID(id).SetSite(site).SetState(string(state)).SetFirstSeen(now).SetLastSeen(now)
 }
 
 func (s *Store) ensureSite(ctx context.Context, tx *ent.Tx, site string) error {
+	if site == "" {
+		return errors.New("a machine needs a site")
+	}
 	known, err := tx.Site.Get(ctx, site)
 	if known != nil || !ent.IsNotFound(err) {
 		return err
@@ -411,22 +467,20 @@ func (s *Store) ensureSite(ctx context.Context, tx *ent.Tx, site string) error {
 	return tx.Site.Create().SetID(site).SetCreatedAt(s.now()).Exec(ctx)
 }
 
-// addMACs gives a machine the MACs that no machine has yet, and says how many.
-func addMACs(ctx context.Context, tx *ent.Tx, id uuid.UUID, macs []inventory.MAC) (added int, err error) {
+// addMACs gives a machine the MACs but for those that are owned, by it or another, and
+// says how many.
+func addMACs(ctx context.Context, tx *ent.Tx, id uuid.UUID, macs []inventory.MAC, owned []string) (added int, err error) {
+	var rows []*ent.MACCreate
 	for _, m := range macs {
-		known, err := tx.MAC.Query().Where(mac.MAC(m.String())).Exist(ctx)
-		if err != nil {
-			return added, err
+		if text := m.String(); !slices.Contains(owned, text) {
+			owned = append(owned, text) // it may be given twice
+			rows = append(rows, tx.MAC.Create().SetMAC(text).SetMachineID(id))
 		}
-		if known {
-			continue
-		}
-		if err := tx.MAC.Create().SetMAC(m.String()).SetMachineID(id).Exec(ctx); err != nil {
-			return added, err
-		}
-		added++
 	}
-	return added, nil
+	if len(rows) == 0 {
+		return 0, nil
+	}
+	return len(rows), tx.MAC.CreateBulk(rows...).Exec(ctx)
 }
 
 func (s *Store) recordConflict(site string, o Observation, c *ConflictError) {

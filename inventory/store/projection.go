@@ -2,7 +2,9 @@ package store
 
 import (
 	"context"
+	"maps"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/google/uuid"
@@ -11,12 +13,15 @@ import (
 	"github.com/edge-provision/edge-provision/inventory"
 )
 
-// documents are what each source saw of machines last.
-type documents map[uuid.UUID]map[inventory.Source]inventory.Document
+// reports are what each source saw of a machine last.
+type reports = map[inventory.Source]inventory.Document
+
+// documents are the reports of machines.
+type documents map[uuid.UUID]reports
 
 func (d documents) add(machine uuid.UUID, doc inventory.Document) {
 	if d[machine] == nil {
-		d[machine] = map[inventory.Source]inventory.Document{}
+		d[machine] = reports{}
 	}
 	d[machine][doc.Source] = doc
 }
@@ -51,14 +56,31 @@ func (d documents) merge() map[uuid.UUID]inventory.Facts {
 	return out
 }
 
-// projectOne replaces the projection of a machine with its merged current facts, and
-// returns the documents that it merged.
-func (s *Store) projectOne(ctx context.Context, tx *ent.Tx, id uuid.UUID) (map[inventory.Source]inventory.Document, error) {
-	of, err := documentsOf(ctx, tx.Client(), []uuid.UUID{id})
-	if err != nil {
-		return nil, err
+// projecting replaces the projection of a machine with what its documents say together.
+type projecting func(machine uuid.UUID, docs reports) error
+
+// projectNow is the projecting that does it at once.
+func (s *Store) projectNow(ctx context.Context, tx *ent.Tx) projecting {
+	return func(machine uuid.UUID, docs reports) error {
+		return s.project(ctx, tx, []uuid.UUID{machine}, documents{machine: docs})
 	}
-	return of[id], s.project(ctx, tx, []uuid.UUID{id}, of)
+}
+
+// projectAll is project for all machines that have documents, in few statements.
+func (s *Store) projectAll(ctx context.Context, tx *ent.Tx, of documents) error {
+	if len(of) == 0 {
+		return nil
+	}
+	if err := s.byIndex(ctx, tx); err != nil {
+		return err
+	}
+	return inBatches(slices.SortedFunc(maps.Keys(of), compareIDs), func(part []uuid.UUID) error {
+		docs := make(documents, len(part))
+		for _, id := range part {
+			docs[id] = of[id]
+		}
+		return s.project(ctx, tx, part, docs)
+	})
 }
 
 // project replaces the projection of machines with what their documents say together.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -306,16 +307,55 @@ const insertedRows = 200
 // insert adds rows of machines, which begin with the machine's id.
 func (s *Store) insert(ctx context.Context, tx *ent.Tx, t table, rows []tuple) error {
 	for part := range slices.Chunk(rows, insertedRows) {
-		width := 1 + len(t.columns)
-		groups, args := make([]string, len(part)), make([]any, 0, width*len(part))
-		for i, r := range part {
-			groups[i] = "(" + s.placeholders(1+i*width, width) + ")"
-			args = append(args, r...)
+		query, args, err := s.insertion(t, part)
+		if err == nil {
+			_, err = tx.ExecContext(ctx, query, args...)
 		}
-		_, err := tx.ExecContext(ctx, "INSERT INTO "+t.name+" (machine_id, "+t.list()+") VALUES "+strings.Join(groups, ", "), args...)
 		if err != nil {
 			return fmt.Errorf("table %s: %w", t.name, err)
 		}
 	}
 	return nil
+}
+
+// insertion is the statement that adds rows. PostgreSQL takes them as one argument: a
+// connection keeps what it has prepared, which would be a statement of up to some
+// thousand arguments for every number of rows.
+func (s *Store) insertion(t table, rows []tuple) (query string, args []any, err error) {
+	into := "INSERT INTO " + t.name + " (machine_id, " + t.list() + ") "
+	if s.dialect == dialect.Postgres {
+		list, err := t.json(rows)
+		return into + "SELECT machine_id, " + t.list() + " FROM json_populate_recordset(CAST(NULL AS " + t.name + "), CAST($1 AS json))", []any{list}, err
+	}
+	groups := make([]string, len(rows))
+	for i, r := range rows {
+		groups[i] = "(" + s.placeholders(1, len(r)) + ")"
+		args = append(args, r...)
+	}
+	return into + "VALUES " + strings.Join(groups, ", "), args, nil
+}
+
+// json are rows, which begin with the machine's id, as a list of objects with the names
+// of the columns. What is absent is left out.
+func (t table) json(rows []tuple) (string, error) {
+	out := []byte{'['}
+	for _, r := range rows {
+		for i, v := range r {
+			if v == nil {
+				continue
+			}
+			value, err := json.Marshal(v)
+			if err != nil {
+				return "", err
+			}
+			if i == 0 {
+				out = append(out, `{"machine_id":`...)
+			} else {
+				out = append(out, `,"`+t.columns[i-1]+`":`...)
+			}
+			out = append(out, value...)
+		}
+		out = append(out, "},"...)
+	}
+	return string(append(out[:len(out)-1], ']')), nil
 }

@@ -337,6 +337,9 @@ func (s *Store) mendProjection(ctx context.Context, tx *ent.Tx, id uuid.UUID, f 
 	if err := s.lockMachines(ctx, tx, id); err != nil {
 		return err
 	}
-	_, err = s.projectOne(ctx, tx, id)
-	return err
+	of, err := documentsOf(ctx, tx.Client(), []uuid.UUID{id})
+	if err != nil {
+		return err
+	}
+	return s.project(ctx, tx, []uuid.UUID{id}, of)
 }
