@@ -29,7 +29,11 @@ func (d *daemon) carryOut(ctx context.Context, c *control.Conn, r request) error
 	if err != nil {
 		return d.refuse(ctx, c, r, err)
 	}
-	return control.Relay(ctx, c, run.session, run.stopper())
+	client := run.client
+	if r.Command == "attach" {
+		client = run.session.Follow()
+	}
+	return control.Relay(ctx, c, client, run.stopper())
 }
 
 // carrying is the run that a request is about, which it may begin; nil: it is
@@ -82,6 +86,7 @@ func (r *daemonRun) is(id fmt.Stringer) bool {
 func (d *daemon) inspect(ctx context.Context, c *control.Conn, r request) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	run := &daemonRun{command: r.Command, session: control.NewSession(), stop: make(chan struct{}), cancel: cancel}
+	client := run.session.Follow()
 	b := d.command(&r, run)
 	done := make(chan struct{})
 	go func() {
@@ -92,7 +97,7 @@ func (d *daemon) inspect(ctx context.Context, c *control.Conn, r request) error 
 		})
 		run.session.End(b.exit(err))
 	}()
-	err := control.Relay(ctx, c, run.session, func() { cancel(errInterrupted) })
+	err := control.Relay(ctx, c, client, func() { cancel(errInterrupted) })
 	cancel(errors.New("the client left"))
 	<-done
 	return err
@@ -103,5 +108,5 @@ func (d *daemon) refuse(ctx context.Context, c *control.Conn, r request, why err
 	run := &daemonRun{session: control.NewSession()}
 	b := d.command(&r, run)
 	run.session.End(b.exit(why))
-	return control.Relay(ctx, c, run.session, func() {})
+	return control.Relay(ctx, c, run.session.Follow(), func() {})
 }

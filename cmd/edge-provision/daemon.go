@@ -93,9 +93,12 @@ type daemonRun struct {
 	command string
 	own     bool // the daemon's, and not a client's: it works on the site as it is served
 	session *control.Session
-	begun   chan struct{} // closed with the first run in the journal
-	over    chan struct{} // closed when the work has ended, before a client hears of it
-	done    chan struct{} // closed when the next run may begin
+	// client follows for the one that began it, from before it can ask; nil: the
+	// daemon's own.
+	client *control.Follower
+	begun  chan struct{} // closed with the first run in the journal
+	over   chan struct{} // closed when the work has ended, before a client hears of it
+	done   chan struct{} // closed when the next run may begin
 
 	stopOnce sync.Once
 	stop     chan struct{} // closed: start nothing new
@@ -313,6 +316,9 @@ func (d *daemon) begin(ctx context.Context, command string, c caller, do func(co
 	run := &daemonRun{
 		command: command, own: c.request == nil, session: control.NewSession(),
 		begun: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{}), stop: make(chan struct{}),
+	}
+	if c.conn != nil {
+		run.client = run.session.Follow()
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -208,6 +209,66 @@ func TestACommandRightAfterARunIsNotRefused(t *testing.T) {
 	<-next.Done()
 }
 
+// dialled is connected to a socket of its own, whose conversations handle has.
+func dialled(t *testing.T, handle func(context.Context, *control.Conn, control.Message)) *control.Conn {
+	t.Helper()
+	path := filepath.Join(shortDir(t), "serve.sock")
+	l, err := control.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() {
+		served <- control.Serve(ctx, l, control.Hello{Version: control.Version}, handle, func(err error) { t.Error(err) })
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	conn, _, err := control.Dial(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// A command that asks before its conversation has come to telling its client anything
+// took nobody's answer for a no.
+func TestWhatARunAsksFirstIsAskedOfTheClientThatBeganIt(t *testing.T) {
+	p := newPlant(t)
+	p.declare(quick)
+	d := daemonHere(t, filepath.Dir(p.dir), p.site())
+	answers := make(chan string, 1)
+	conn := dialled(t, func(ctx context.Context, c *control.Conn, _ control.Message) {
+		run, err := d.begin(ctx, "apply", caller{&request{}, c}, func(ctx context.Context, b *app) error {
+			answer, ok := b.run.ask(ctx, "sure?")
+			answers <- fmt.Sprint(answer, " ", ok)
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+			answers <- "none"
+			return
+		}
+		m, err := run.client.Next(ctx)
+		if err != nil || m.Kind != control.KindAsk {
+			t.Errorf("the client sees %s, %v; want the question", m.Kind, err)
+		}
+		run.session.Answer(control.Answer{ID: 1, Text: "yes"})
+		<-run.Done()
+	})
+	if err := conn.Send(control.KindRequest, request{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-answers; got != "yes true" {
+		t.Errorf("answer, answered = %s; want the client's yes", got)
+	}
+}
+
 // A client that is killed while its command waits has consented to nothing that would
 // begin behind its back.
 func TestACommandWhoseClientLeftBeforeItBeganIsNotBegun(t *testing.T) {
@@ -224,27 +285,15 @@ func TestACommandWhoseClientLeftBeforeItBeganIsNotBegun(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-looking
-	path := filepath.Join(shortDir(t), "serve.sock")
-	l, err := control.Listen(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	answered, served := make(chan error, 1), make(chan error, 1)
-	go func() {
-		served <- control.Serve(ctx, l, control.Hello{Version: control.Version}, func(ctx context.Context, c *control.Conn, m control.Message) {
-			var r request
-			err := m.Into(&r)
-			if err == nil {
-				_, err = d.carrying(ctx, caller{&r, c})
-			}
-			answered <- err
-		}, func(err error) { t.Error(err) })
-	}()
-	conn, _, err := control.Dial(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	answered := make(chan error, 1)
+	conn := dialled(t, func(ctx context.Context, c *control.Conn, m control.Message) {
+		var r request
+		err := m.Into(&r)
+		if err == nil {
+			_, err = d.carrying(ctx, caller{&r, c})
+		}
+		answered <- err
+	})
 	if err := errors.Join(conn.Send(control.KindRequest, request{Command: "apply", Path: p.site(), AutoApprove: true, Parallelism: 1}), conn.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -252,10 +301,6 @@ func TestACommandWhoseClientLeftBeforeItBeganIsNotBegun(t *testing.T) {
 	<-own.Done()
 	if err := <-answered; !errors.Is(err, errClientLeft) {
 		t.Errorf("a command whose client was killed: %v; want %v", err, errClientLeft)
-	}
-	cancel()
-	if err := <-served; err != nil {
-		t.Error(err)
 	}
 	d.close()
 	d.runs.Wait()

@@ -260,18 +260,20 @@ func (f *Follower) take() (Message, <-chan struct{}, error) {
 	return Message{}, s.woken, nil
 }
 
-// Relay carries a session to a client and what the client says to the session,
-// until the session has ended, the client leaves or vanishes, or ctx ends. Stop
-// is called for each stop that the client sends.
-func Relay(ctx context.Context, c *Conn, s *Session, stop func()) error {
-	f := s.Follow()
+// Relay carries the session that f follows to a client and what the client says to
+// the session, until the session has ended, the client leaves or vanishes, or ctx
+// ends. Then f leaves. Stop is called for each stop that the client sends.
+//
+// For the client that begins what the session shows, f follows from before that
+// begins: what is asked while nobody follows gets no answer.
+func Relay(ctx context.Context, c *Conn, f *Follower, stop func()) error {
 	defer f.Leave()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	heard := make(chan struct{})
 	go func() {
 		defer close(heard)
-		cancel(hear(c, s, stop))
+		cancel(hear(c, f.s, stop))
 	}()
 	var err error
 	for {

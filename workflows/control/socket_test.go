@@ -88,6 +88,7 @@ func TestACommandIsCarriedOutOverTheSocket(t *testing.T) {
 		if err := m.Into(&command); err != nil || command != "apply" {
 			t.Errorf("request = %s, %v; want apply", m.Data, err)
 		}
+		client := s.Follow()
 		go func() {
 			answer, ok := s.Ask(ctx, "sure? ")
 			say(t, s, answer)
@@ -97,7 +98,7 @@ func TestACommandIsCarriedOutOverTheSocket(t *testing.T) {
 			<-stops
 			s.End(2)
 		}()
-		if err := control.Relay(ctx, c, s, func() { stops <- struct{}{} }); err != nil {
+		if err := control.Relay(ctx, c, client, func() { stops <- struct{}{} }); err != nil {
 			t.Errorf("Relay = %v; want no error", err)
 		}
 	})
@@ -174,7 +175,7 @@ func TestAClientThatVanishesLeavesTheSessionToItself(t *testing.T) {
 	s := control.NewSession()
 	left := make(chan error, 1)
 	d := serve(t, hello, func(ctx context.Context, c *control.Conn, _ control.Message) {
-		left <- control.Relay(ctx, c, s, func() { t.Error("a vanished client stopped the session") })
+		left <- control.Relay(ctx, c, s.Follow(), func() { t.Error("a vanished client stopped the session") })
 	})
 	c := dial(t, d.path)
 	if err := c.Send(control.KindRequest, nil); err != nil {
@@ -234,7 +235,7 @@ func TestGarbageIsRefusedAndHurtsNobody(t *testing.T) {
 	d := serve(t, hello, func(ctx context.Context, c *control.Conn, m control.Message) {
 		s := control.NewSession()
 		s.End(0)
-		if err := control.Relay(ctx, c, s, func() {}); err != nil {
+		if err := control.Relay(ctx, c, s.Follow(), func() {}); err != nil {
 			t.Errorf("Relay = %v", err)
 		}
 	})
