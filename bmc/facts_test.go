@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"path"
@@ -138,11 +139,12 @@ func (r *replay) only(kind string) map[string]any {
 	return nil
 }
 
-// list makes a collection and its members.
+// list makes a collection of copies of its members.
 func (r *replay) list(at string, members ...map[string]any) {
 	links := []any{}
 	for i, m := range members {
 		to := fmt.Sprintf("%s/%d", at, i)
+		m = maps.Clone(m)
 		m["@odata.id"], m["Id"] = to, fmt.Sprint("member ", i)
 		r.documents[to] = m
 		links = append(links, map[string]any{"@odata.id": to})
