@@ -199,7 +199,8 @@ const logToken = "Bearer the-clinic's-own-token"
 // disks each, to a cluster with a network of tenants, storage, log shipping and
 // monitoring by one apply from a bundle, in a network whose only way out counts
 // what leaves; finds nothing to do in a second; and sees and repairs what
-// somebody deletes and edits.
+// somebody deletes and edits. Without its policies the tenants' pods reach each
+// other across nodes, and what verifies the step says so.
 func TestClusterWithAddOns(t *testing.T) {
 	c := newHosts(t, "clinic", host.Config{
 		Hosts: 3, Names: []string{"node-a", "node-b", "node-c"}, Network: netip.MustParsePrefix("192.168.62.0/24"), DiskBytes: []int64{100 << 30, 32 << 30},
@@ -244,15 +245,24 @@ func TestClusterWithAddOns(t *testing.T) {
 	i.quiet("while the bundle was applied")
 	i.same()
 
+	// All the policies have to go: one of them alone keeps its tenants apart.
+	c.on(1, "k3s kubectl -n patients delete networkpolicy edge-provision-tenant")
+	c.on(1, "k3s kubectl -n cameras delete networkpolicy edge-provision-tenant")
+	c.on(1, "k3s kubectl delete globalnetworkpolicies.crd.projectcalico.org default.edge-provision-tenants")
+	c.tenantsMeet("patients", "cameras")
+
 	// What stands in the statefulset then is on the nodes, so that no node asks a
 	// registry for it; the smallest archive is the one that nothing runs.
 	c.on(1, "k3s kubectl -n edge-logging delete configmap fluentd")
-	c.on(1, "k3s kubectl -n patients delete networkpolicy edge-provision-tenant")
 	c.on(1, "k3s kubectl -n edge-monitoring set image statefulset/prometheus prometheus=docker.io/edge-provision/toolbox:1")
 	c.on(2, "rm \"$(ls -S /var/lib/rancher/k3s/agent/images/edge-*.tar | tail -n 1)\"")
-	i.differs("ConfigMap/edge-logging/fluentd: create: somebody deleted it", "NetworkPolicy/patients/edge-provision-tenant: create: somebody deleted it",
-		"changed by kubectl-set", "the images of "+unrunImage+".tar are missing")
-	i.apply()
+	i.differs("ConfigMap/edge-logging/fluentd: create: somebody deleted it", "changed by kubectl-set", "the images of "+unrunImage+".tar are missing",
+		"NetworkPolicy/patients/edge-provision-tenant: create: somebody deleted it", "NetworkPolicy/cameras/edge-provision-tenant: create: somebody deleted it",
+		"GlobalNetworkPolicy/default.edge-provision-tenants: create: somebody deleted it")
+	// The step's own probe finds the tenants apart again, or apply fails.
+	if r := i.apply(); !strings.Contains(r.stdout+r.stderr, "asking pods on every node who reaches whom") {
+		t.Error("the repaired policies were not verified between pods")
+	}
 	i.same()
 	i.onNodes(append(brought, unrunImage))
 	i.quiet("while what was done by hand was repaired")
