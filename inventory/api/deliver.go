@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -57,14 +58,18 @@ func (c *courier) run(ctx context.Context) {
 	ticker := time.NewTicker(min(webhookInterval, c.cfg.WebhookRetry))
 	defer ticker.Stop()
 	for {
+		// What is under way now may be recorded by the time that the list is read or
+		// after it; how far such a webhook has come the list does not tell.
+		busy := c.underway()
 		hooks, err := c.cfg.Catalog.Webhooks(ctx)
 		if err != nil && ctx.Err() == nil {
 			c.cfg.Log.Warn("looking for webhooks", "error", err)
 		}
 		for _, w := range hooks {
-			if c.cfg.Now().Before(w.NextTry) || !c.take(w.ID) {
+			if busy[w.ID] || c.cfg.Now().Before(w.NextTry) {
 				continue
 			}
+			c.take(w.ID)
 			running.Go(func() {
 				defer c.give(w.ID)
 				c.serve(ctx, w)
@@ -78,14 +83,16 @@ func (c *courier) run(ctx context.Context) {
 	}
 }
 
-func (c *courier) take(id uuid.UUID) bool {
+func (c *courier) underway() map[uuid.UUID]bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.busy[id] {
-		return false
-	}
+	return maps.Clone(c.busy)
+}
+
+func (c *courier) take(id uuid.UUID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.busy[id] = true
-	return true
 }
 
 func (c *courier) give(id uuid.UUID) {
