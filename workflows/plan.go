@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -149,15 +150,28 @@ func NameDisk(d inventory.Disk) DiskName {
 	return DiskName{Name: d.Name, WWN: d.WWN, Serial: d.Serial, Path: d.Path, Bytes: d.Bytes}
 }
 
-// Same reports whether a and b name one disk, whatever the kernel called it.
+// Same reports whether a and b certainly name one disk, whatever the kernel called
+// it. Numbers that differ are of two disks; one that many disks bear, because nobody
+// wrote one, proves nothing, so that the disk has to be where it was.
 func (a DiskName) Same(b DiskName) bool {
-	if a.Bytes != b.Bytes {
+	if a.Bytes != b.Bytes || a.WWN != b.WWN || a.Serial != b.Serial {
 		return false
 	}
-	if a.WWN != "" || b.WWN != "" || a.Serial != "" || b.Serial != "" {
-		return a.WWN == b.WWN && a.Serial == b.Serial
+	kind, digits, _ := strings.Cut(a.WWN, ".")
+	// What begins with nvme. is but vendor, serial and model again, which the kernel
+	// shows of a disk without a WWN.
+	if tells(a.Serial) || kind != "nvme" && tells(strings.ReplaceAll(digits, "-", "")) {
+		return true
 	}
 	return a.Path != "" && a.Path == b.Path
+}
+
+// tells reports whether a number tells one disk from all others: 00000000 and
+// 0123456789ABCDEF do not. One or two characters do, unlike of a machine: virtual
+// disks are given such.
+func tells(number string) bool {
+	number = strings.TrimSpace(number)
+	return strings.Trim(number, "0") != "" && (len(number) < 3 || !inventory.JunkSerial(number))
 }
 
 // Erase is a disk whose content will be lost, and by whose consent.

@@ -74,6 +74,18 @@ func TestDisksAreTheSameByWhatDoesNotChange(t *testing.T) {
 		{"wwn differs", workflows.DiskName{WWN: "naa.1", Serial: "D", Bytes: 1}, workflows.DiskName{WWN: "naa.2", Serial: "D", Bytes: 1}, false},
 		{"one has lost its serial", workflows.DiskName{Serial: "D", Path: "p", Bytes: 1}, workflows.DiskName{Path: "p", Bytes: 1}, false},
 		{"path, where there is nothing better", workflows.DiskName{Path: "p", Bytes: 1}, workflows.DiskName{Path: "p", Bytes: 1}, true},
+		{"a serial that nobody wrote", workflows.DiskName{Serial: "00000000", Bytes: 1}, workflows.DiskName{Serial: "00000000", Bytes: 1}, false},
+		{"another one", workflows.DiskName{Serial: "0123456789ABCDEF", Bytes: 1}, workflows.DiskName{Serial: "0123456789ABCDEF", Bytes: 1}, false},
+		{"a zero", workflows.DiskName{Serial: "0", Bytes: 1}, workflows.DiskName{Serial: "0", Bytes: 1}, false},
+		{"where it was, with a serial that nobody wrote", workflows.DiskName{Serial: "00000000", Path: "p", Bytes: 1}, workflows.DiskName{Serial: "00000000", Path: "p", Bytes: 1}, true},
+		{"elsewhere", workflows.DiskName{Serial: "00000000", Path: "p", Bytes: 1}, workflows.DiskName{Serial: "00000000", Path: "q", Bytes: 1}, false},
+		{"where it was, but with another such serial", workflows.DiskName{Serial: "00000000", Path: "p", Bytes: 1}, workflows.DiskName{Serial: "11111111", Path: "p", Bytes: 1}, false},
+		{"where it was, with a serial by now", workflows.DiskName{Serial: "00000000", Path: "p", Bytes: 1}, workflows.DiskName{Serial: "S5X1", Path: "p", Bytes: 1}, false},
+		{"a WWN beside such a serial", workflows.DiskName{WWN: "eui.0025385b01", Serial: "00000000", Path: "p", Bytes: 1}, workflows.DiskName{WWN: "eui.0025385b01", Serial: "00000000", Path: "q", Bytes: 1}, true},
+		{"a serial beside a WWN that nobody wrote", workflows.DiskName{WWN: "eui.0000000000000000", Serial: "S5X1", Bytes: 1}, workflows.DiskName{WWN: "eui.0000000000000000", Serial: "S5X1", Bytes: 1}, true},
+		{"a UUID of zeroes", workflows.DiskName{WWN: "uuid.00000000-0000-0000-0000-000000000000", Bytes: 1}, workflows.DiskName{WWN: "uuid.00000000-0000-0000-0000-000000000000", Bytes: 1}, false},
+		{"an NVMe name made of such a serial", workflows.DiskName{WWN: "nvme.126f-3030303030303030-535344-00000001", Serial: "00000000", Bytes: 1}, workflows.DiskName{WWN: "nvme.126f-3030303030303030-535344-00000001", Serial: "00000000", Bytes: 1}, false},
+		{"neither was written", workflows.DiskName{WWN: "eui.0000000000000000", Serial: "00000000", Bytes: 1}, workflows.DiskName{WWN: "eui.0000000000000000", Serial: "00000000", Bytes: 1}, false},
 		{"nothing but the kernel's name", workflows.DiskName{Name: "sda", Bytes: 1}, workflows.DiskName{Name: "sda", Bytes: 1}, false},
 	}
 	for _, test := range tests {
