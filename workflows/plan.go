@@ -166,6 +166,12 @@ func (a DiskName) Same(b DiskName) bool {
 	return a.Path != "" && a.Path == b.Path
 }
 
+// Alike reports whether a and b may name one disk: they are the Same, or bear the
+// same numbers, of which nobody wrote any.
+func (a DiskName) Alike(b DiskName) bool {
+	return a.Same(b) || a.Bytes == b.Bytes && a.WWN == b.WWN && a.Serial == b.Serial && a.WWN+a.Serial != ""
+}
+
 // tells reports whether a number tells one disk from all others: 00000000 and
 // 0123456789ABCDEF do not. One or two characters do, unlike of a machine: virtual
 // disks are given such.

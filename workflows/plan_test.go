@@ -95,6 +95,31 @@ func TestDisksAreTheSameByWhatDoesNotChange(t *testing.T) {
 		if test.a.Same(test.b) != test.b.Same(test.a) {
 			t.Errorf("%s: Same depends on the order", test.name)
 		}
+		if test.want && !test.a.Alike(test.b) {
+			t.Errorf("%s: the Same, and not Alike", test.name)
+		}
+	}
+}
+
+// TestDisksThatMayBeTheSameAreAlike is for what must not touch a disk that is in use.
+func TestDisksThatMayBeTheSameAreAlike(t *testing.T) {
+	root := workflows.DiskName{Name: "sda", Serial: "00000000", Path: "p", Bytes: 1}
+	for _, test := range []struct {
+		name string
+		disk workflows.DiskName
+		want bool
+	}{
+		{"on another port", workflows.DiskName{Name: "sdb", Serial: "00000000", Path: "q", Bytes: 1}, true},
+		{"of another size", workflows.DiskName{Serial: "00000000", Path: "p", Bytes: 2}, false},
+		{"with a number of its own", workflows.DiskName{Serial: "S5X1", Path: "p", Bytes: 1}, false},
+		{"with a WWN", workflows.DiskName{WWN: "eui.0025385b01", Serial: "00000000", Path: "p", Bytes: 1}, false},
+	} {
+		if got := root.Alike(test.disk); got != test.want {
+			t.Errorf("%s: Alike() = %t; want %t", test.name, got, test.want)
+		}
+	}
+	if a, b := (workflows.DiskName{Path: "p", Bytes: 1}), (workflows.DiskName{Path: "q", Bytes: 1}); a.Alike(b) {
+		t.Error("disks without any number on two ports are Alike; want them apart")
 	}
 }
 

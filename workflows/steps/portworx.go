@@ -265,7 +265,7 @@ func (s *portworxStep) node(machine string, info MachineInfo, used []string) (po
 // free reports whether a disk may be given to Portworx: it has a stable name, is
 // not the root disk, and carries nothing that Portworx did not put there.
 func free(d inventory.Disk, root *workflows.DiskName, used []string) bool {
-	if d.ByID == "" || d.Bus == "usb" || root != nil && root.Same(workflows.NameDisk(d)) {
+	if d.ByID == "" || d.Bus == "usb" || root != nil && root.Alike(workflows.NameDisk(d)) {
 		return false
 	}
 	return len(d.Signatures) == 0 || slices.Contains(used, deviceID(d))
