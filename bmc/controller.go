@@ -123,6 +123,9 @@ func (c *Controller) ForgetRefusal(ctx context.Context) error {
 	return c.deps.Refusals.Forget(ctx, c.digest)
 }
 
+// Address is the BMC's host and port; empty where nothing is spoken to.
+func (c *Controller) Address() string { return c.address }
+
 // name says which BMC, for messages.
 func (c *Controller) name() string {
 	if c.config.Machine != "" {

@@ -46,7 +46,7 @@ func (c *Controller) media(ctx context.Context, op, image string) (ejected []str
 	if err != nil && len(ejected) == 0 {
 		return nil, err
 	}
-	attrs := map[string]string{"action": "inserted", "image": image}
+	attrs := map[string]string{"action": "inserted", "image": ImageName(image)}
 	if image == "" || err != nil {
 		attrs = map[string]string{"action": "ejected", "image": ""}
 	}
@@ -63,9 +63,18 @@ const namelessMedia = "an image without a name"
 // mediaName is what a drive holds, for everybody to read: another user may have given
 // the BMC a URL with a password, or with a signature in its query.
 func mediaName(d mediaDocument) string {
-	u, err := url.Parse(d.Image)
-	if d.Image == "" || err != nil || u.User == nil && strings.Contains(d.Image, "@") {
-		return clip(cmp.Or(d.ImageName, namelessMedia))
+	return cmp.Or(publicURL(d.Image), clip(d.ImageName), namelessMedia)
+}
+
+// ImageName is the URL of a disc image for everybody to read: without a user, a
+// password, and a query, which may be a signature.
+func ImageName(image string) string { return cmp.Or(publicURL(image), namelessMedia) }
+
+// publicURL is empty for what might hide a password.
+func publicURL(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.User == nil && strings.Contains(text, "@") {
+		return ""
 	}
 	u.User, u.RawQuery, u.Fragment = nil, "", ""
 	return clip(u.String())

@@ -20,7 +20,8 @@ func TestVirtualMediaIsInsertedAndEjected(t *testing.T) {
 	log := &events{}
 	c := r.open(t, bmc.Deps{Recorder: log})
 	var ejected []string
-	for _, image := range []string{disc, disc + "2"} {
+	const signature = "?signature=hunter2"
+	for _, image := range []string{disc, disc + "2" + signature} {
 		out, err := c.InsertMedia(t.Context(), image)
 		if err != nil {
 			t.Fatal(err)
@@ -38,15 +39,15 @@ func TestVirtualMediaIsInsertedAndEjected(t *testing.T) {
 		t.Errorf("ejected %v; want what was in the drive, %v", ejected, want)
 	}
 	// A drive that holds something is emptied first.
-	want := []sim.MediaEvent{{Image: disc, Inserted: true}, {}, {Image: disc + "2", Inserted: true}, {}}
+	want := []sim.MediaEvent{{Image: disc, Inserted: true}, {}, {Image: disc + "2" + signature, Inserted: true}, {}}
 	if got := r.service.Media(); !slices.Equal(got, want) {
 		t.Errorf("the BMC was told %v; want %v", got, want)
 	}
 	if got := log.kinds(); !slices.Equal(got, slices.Repeat([]inventory.EventKind{inventory.EventBMCMedia}, 4)) {
 		t.Errorf("events %v; want four of media", got)
 	}
-	if got := log.of(inventory.EventBMCMedia)[1].Attrs; got["action"] != "inserted" || got["ejected"] != disc {
-		t.Errorf("the second event has %v; want what was inserted, and what was ejected for it", got)
+	if got := log.of(inventory.EventBMCMedia)[1].Attrs; got["action"] != "inserted" || got["image"] != disc+"2" || got["ejected"] != disc {
+		t.Errorf("the second event has %v; want what was inserted, without its signature, and what was ejected for it", got)
 	}
 	r.noSessions(t)
 }

@@ -2,13 +2,19 @@ package main
 
 import (
 	"database/sql"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows/journal"
 )
 
 func TestNothingIsChangedThatCannotBeAudited(t *testing.T) {
@@ -33,6 +39,18 @@ func TestNothingIsChangedThatCannotBeAudited(t *testing.T) {
 		m, _, err = s.Observe(t.Context(), "plant", store.Observation{
 			MACs: []inventory.MAC{{0x52, 0x54, 0, 1, 2, 3}}, Source: inventory.SourceAgent, Facts: &inventory.Facts{Memory: &inventory.Memory{Bytes: 1 << 30}},
 		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	var run uuid.UUID
+	p.catalog(func(s *store.Store) {
+		_, err := s.Lock(t.Context(), "plant", siteLock, store.Owner{Host: "elsewhere", Purpose: "apply"})
+		if err == nil {
+			var begun journal.Run
+			begun, err = journal.New(s, time.Now).Begin(t.Context(), journal.Run{Site: "plant"})
+			run = begun.ID
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -63,6 +81,8 @@ func TestNothingIsChangedThatCannotBeAudited(t *testing.T) {
 		{"inventory", "forget", m.ID.String()},
 		{"inventory", "import", spare},
 		{"token", "create", "laptop"},
+		{"runs", "cancel", "plant"},
+		{"runs", "unlock", "plant"},
 	} {
 		if _, errs := cli(t, exitError, command...); !strings.Contains(errs, "no audit") {
 			t.Errorf("%q says %q; want that it cannot be audited", command, errs)
@@ -80,6 +100,12 @@ func TestNothingIsChangedThatCannotBeAudited(t *testing.T) {
 		if tokens, err := s.Tokens(t.Context()); err != nil || len(tokens) != 0 {
 			t.Errorf("tokens = %+v, %v; want none", tokens, err)
 		}
+		if asked, err := journal.New(s, time.Now).CancelRequested(t.Context(), run); err != nil || asked {
+			t.Errorf("run cancelled = %v, %v; want it to go on", asked, err)
+		}
+		if locks, err := s.Locks(t.Context(), "plant"); err != nil || len(locks) != 1 {
+			t.Errorf("locks = %+v, %v; want the one", locks, err)
+		}
 	})
 	do("DROP TRIGGER deaf")
 	cli(t, exitOK, "inventory", "accept", "--auto-approve", m.ID.String())
@@ -87,10 +113,27 @@ func TestNothingIsChangedThatCannotBeAudited(t *testing.T) {
 	if n := snapshots(); n != 1 {
 		t.Errorf("%d snapshots; want one", n)
 	}
+	cli(t, exitOK, "runs", "cancel", run.String())
+	cli(t, exitOK, "runs", "unlock", "plant")
+	cli(t, exitError, "runs", "unlock", "plant") // nobody holds it
 	p.catalog(func(s *store.Store) {
 		records, err := s.AuditPage(t.Context(), "", 0, 10)
-		if err != nil || len(records) != 2 || records[0].Status != 409 || records[1].Status != 200 || records[1].Target != m.ID.String() {
-			t.Errorf("audit = %+v, %v; want one that was done, and one that had nothing to do", records, err)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, r := range slices.Backward(records) {
+			if r.Actor != "command-line" || r.Name != whoAmI() {
+				t.Errorf("record = %+v; want who did it", r)
+			}
+			got = append(got, fmt.Sprint(r.Action, " ", r.Target, " ", r.Status))
+		}
+		want := []string{
+			fmt.Sprintf("acceptDrift %s 200", m.ID), fmt.Sprintf("acceptDrift %s 409", m.ID), // the second had nothing to do
+			fmt.Sprintf("cancelRun %s 202", run), "unlockSite plant 204", "unlockSite plant 409",
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("audit = %q; want %q", got, want)
 		}
 	})
 }

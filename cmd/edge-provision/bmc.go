@@ -45,7 +45,7 @@ func (a *app) bmcCommand() *cobra.Command {
 			Use: "forget-refusal MACHINE", Short: "Try a credential again that the BMC has refused", Args: cobra.ExactArgs(1),
 			Long: "A refused credential is not sent again until it changes, so that no account is locked out. After the BMC's own side was mended, this forgets the refusal.",
 			RunE: func(cmd *cobra.Command, args []string) error {
-				return a.withBMC(cmd.Context(), path, args[0], func(ctx context.Context, c *bmc.Controller, _ *site.Machine) error {
+				return a.changeBMC(cmd.Context(), path, args[0], "forgetRefusal", "", func(ctx context.Context, c *bmc.Controller) error {
 					return c.ForgetRefusal(ctx)
 				})
 			},
@@ -92,9 +92,20 @@ may be half written.`,
 	return c
 }
 
-// setPower changes a machine's power, and keeps in the audit who did it. The machine
-// is named by its id, where the catalog knows it, as in requests of the API.
+// setPower changes a machine's power, and keeps in the audit who did it.
 func (w *world) setPower(ctx context.Context, m *site.Machine, c *bmc.Controller, want resource.PowerRequest) error {
+	return w.auditedBMC(ctx, m, c, "setPower", want.Subject, http.StatusAccepted, func() error {
+		return c.SetPower(ctx, bmc.PowerAction(want.Action))
+	})
+}
+
+// auditedBMC does something by a machine's BMC. The machine is named by its id, where
+// the catalog knows it, as in requests of the API; subject adds what is asked of it.
+// The BMC is named too: site.hcl may have been edited since the catalog's row was
+// written, and its BMC is the one that is asked.
+func (w *world) auditedBMC(
+	ctx context.Context, m *site.Machine, c *bmc.Controller, action string, subject func(machine string) string, status int, do func() error,
+) error {
 	name := m.Address
 	switch row, err := w.catalog.MachineByAddress(ctx, w.site.Name, m.Address); {
 	case err == nil:
@@ -102,8 +113,23 @@ func (w *world) setPower(ctx context.Context, m *site.Machine, c *bmc.Controller
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	return audited(ctx, w.catalog, "setPower", want.Subject(name), http.StatusAccepted, func() error {
-		return c.SetPower(ctx, bmc.PowerAction(want.Action))
+	target := subject(name)
+	if c.Address() != "" {
+		target += ", BMC " + c.Address()
+	}
+	return audited(ctx, w.catalog, action, target, status, do)
+}
+
+// changeBMC changes something at the BMC of one machine of a site, and keeps in the
+// audit who did it. what says in a word or two what is asked.
+func (a *app) changeBMC(ctx context.Context, path, name, action, what string, do func(context.Context, *bmc.Controller) error) error {
+	return a.withWorld(ctx, path, name, func(ctx context.Context, w *world, m *site.Machine) error {
+		c, err := w.powers.BMC(m.Address)
+		if err != nil {
+			return err
+		}
+		subject := func(machine string) string { return strings.TrimSpace(machine + " " + what) }
+		return w.auditedBMC(ctx, m, c, action, subject, http.StatusOK, func() error { return do(ctx, c) })
 	})
 }
 
@@ -118,7 +144,14 @@ func (a *app) bmcBoot(path *string) *cobra.Command {
 				return usage("%q is none of pxe, disk, cdrom, bios and none", args[1])
 			}
 			options.EFI = !legacy
-			return a.withBMC(cmd.Context(), *path, args[0], func(ctx context.Context, c *bmc.Controller, _ *site.Machine) error {
+			what := args[1]
+			if options.Persistent {
+				what += ", persistent"
+			}
+			if legacy {
+				what += ", legacy"
+			}
+			return a.changeBMC(cmd.Context(), *path, args[0], "setNextBoot", what, func(ctx context.Context, c *bmc.Controller) error {
 				return c.SetNextBoot(ctx, device, options)
 			})
 		},
@@ -136,16 +169,20 @@ must be able to reach. What the machine boots is not changed: see bmc boot MACHI
 Redfish only.`,
 		Example: `  edge-provision bmc media 'machine.node["a"]' insert http://172.22.1.1/rescue.iso`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withBMC(cmd.Context(), *path, args[0], func(ctx context.Context, c *bmc.Controller, _ *site.Machine) error {
+			what := "eject"
+			insert := args[1] == "insert" && len(args) == 3
+			switch {
+			case insert:
+				what = "insert " + bmc.ImageName(args[2])
+			case args[1] != "eject" || len(args) != 2:
+				return usage("say insert and a URL, or eject alone")
+			}
+			return a.changeBMC(cmd.Context(), *path, args[0], "setMedia", what, func(ctx context.Context, c *bmc.Controller) (err error) {
 				var ejected []string
-				var err error
-				switch {
-				case args[1] == "insert" && len(args) == 3:
+				if insert {
 					ejected, err = c.InsertMedia(ctx, args[2])
-				case args[1] == "eject" && len(args) == 2:
+				} else {
 					ejected, err = c.EjectMedia(ctx)
-				default:
-					return usage("say insert and a URL, or eject alone")
 				}
 				for _, image := range ejected {
 					fmt.Fprintf(a.stderr, "Ejected %s.\n", image)

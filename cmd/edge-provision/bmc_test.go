@@ -38,6 +38,10 @@ func TestBMCCommandsReachTheMachine(t *testing.T) {
 		{"media M insert", exitError, "say insert and a URL"},
 		{"media M eject " + disc, exitError, "say insert and a URL"},
 		{"media M insert rescue.iso", exitError, "must be one that the BMC can reach"},
+		{"media M insert http://root:letmein@172.22.0.1/a.iso?sig=letmein", exitError, "has a user name or password in it"},
+		{"boot --persistent --legacy M pxe", exitOK, ""},
+		{"boot M floppy", exitError, "is none of"},
+		{"forget-refusal M", exitOK, ""},
 		{"console M", exitError, `declare driver = "ipmi"`},
 	}
 	for _, tt := range tests {
@@ -57,14 +61,29 @@ func TestBMCCommandsReachTheMachine(t *testing.T) {
 	if got := service.Media(); !slices.Equal(got, want) {
 		t.Errorf("the BMC was told %v; want %v", got, want)
 	}
-	records, err := f.world.catalog.AuditPage(t.Context(), "command-line", 0, 10)
+	// Whose power, disc and boot device it was stands in the audit: of the catalog's
+	// machine, and of the BMC that was asked.
+	records, err := f.world.catalog.AuditPage(t.Context(), "command-line", 0, 100)
 	var audit []string
-	for _, r := range records {
+	for _, r := range slices.Backward(records) {
+		if r.Name != whoAmI() || r.FinishedAt.IsZero() {
+			t.Errorf("record = %+v; want who did it, and that it ended", r)
+		}
 		audit = append(audit, fmt.Sprint(r.Action, " ", r.Target, " ", r.Status))
 	}
-	done := []string{"setPower " + f.machine.String() + " cycle, forced 202", "setPower " + f.machine.String() + " on 202"}
+	_, at, _ := strings.Cut(block, "https://")
+	at, _, _ = strings.Cut(at, `"`)
+	on := func(action, what string, status int) string {
+		return fmt.Sprintf("%s %s%s, BMC %s %d", action, f.machine, what, at, status)
+	}
+	done := []string{
+		on("setPower", " on", 202), on("setPower", " cycle, forced", 202), on("setNextBoot", " cdrom", 200),
+		on("setMedia", " insert "+disc, 200), on("setMedia", " insert "+disc+"2", 200), on("setMedia", " eject", 200), on("setMedia", " eject", 200),
+		on("setMedia", " insert rescue.iso", 409), on("setMedia", " insert http://172.22.0.1/a.iso", 409), on("setNextBoot", " pxe, persistent, legacy", 200),
+		on("forgetRefusal", "", 200),
+	}
 	if err != nil || !slices.Equal(audit, done) {
-		t.Errorf("audit = %q, %v; want %q", audit, err, done)
+		t.Errorf("audit =\n%s\n%v; want\n%s", strings.Join(audit, "\n"), err, strings.Join(done, "\n"))
 	}
 	if _, trace := f.run("trace", "machine.till"); !strings.Contains(trace, "virtual media inserted") {
 		t.Errorf("trace does not tell of the virtual media:\n%s", trace)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"strings"
 	"time"
 
@@ -250,17 +251,21 @@ func (a *app) cancel(ctx context.Context, s *store.Store, name string, wait time
 	if err != nil {
 		return err
 	}
-	if err := j.Cancel(ctx, run.ID); err != nil {
+	var alive bool
+	err = audited(ctx, s, "cancelRun", run.ID.String(), http.StatusAccepted, func() error {
+		err := j.Cancel(ctx, run.ID)
+		if err == nil {
+			alive, err = held(ctx, s, run.Site)
+		}
+		if err == nil && !alive {
+			err = j.Finish(ctx, run.ID, outcomeInterrupted, "cancelled after its process had ended")
+		}
 		return err
-	}
-	alive, err := held(ctx, s, run.Site)
+	})
 	if err != nil {
 		return err
 	}
 	if !alive {
-		if err := j.Finish(ctx, run.ID, outcomeInterrupted, "cancelled after its process had ended"); err != nil {
-			return err
-		}
 		fmt.Fprintf(a.stdout, "Run %s had no process any more; it is closed.\n", run.ID)
 		return nil
 	}
@@ -315,7 +320,7 @@ func (a *app) runsUnlockCommand() *cobra.Command {
 		Use: "unlock SITE", Short: "Free a site that a process on another host holds, when that process is gone for good", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
-				err := s.BreakLock(ctx, args[0], siteLock)
+				err := audited(ctx, s, "unlockSite", args[0], http.StatusNoContent, func() error { return s.BreakLock(ctx, args[0], siteLock) })
 				if errors.Is(err, fs.ErrNotExist) {
 					return fmt.Errorf("nobody holds site %q", args[0])
 				}

@@ -83,8 +83,8 @@ type AuditEntry struct {
 	Path   string `json:"path,omitempty"`
 	// Action is the operationId of the OpenAPI document, or the command.
 	Action string `json:"action"`
-	// Target is what it was about, such as a machine's id; of a change of power, with
-	// the action, and "forced" where it was.
+	// Target is what it was about, such as a machine's id; of a change by a BMC, with
+	// what was asked, "forced" where it was, and of a command the BMC's host and port.
 	Target  string `json:"target,omitempty"`
 	Request string `json:"request,omitempty"` // id of the request
 	// Status is the HTTP status of the answer; absent when the controller ended
