@@ -307,9 +307,7 @@ func TestWipeErasesTheNamedDiskOnceWhateverTheStepIsCalled(t *testing.T) {
 	}
 	// Somebody puts data on it, and the step gets another name; and another
 	// catalog, which knows nothing, meets the machine that remembers.
-	if out, err := exec.Command("mkfs.ext4", "-q", "-F", filepath.Join(b.dir, "sdb")).CombinedOutput(); err != nil {
-		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
-	}
+	b.formatted("sdb")
 	b.imaged(wipeStep("other", `"B"`))
 	b.mustDo()
 	another := newBench(t, "")
@@ -318,6 +316,88 @@ func TestWipeErasesTheNamedDiskOnceWhateverTheStepIsCalled(t *testing.T) {
 	another.mustDo()
 	if !b.signed("sdb") {
 		t.Error("the disk was erased a second time")
+	}
+}
+
+// formatted puts a new file system on a disk.
+func (b *bench) formatted(disk string) {
+	b.t.Helper()
+	if out, err := exec.Command("mkfs.ext4", "-q", "-F", filepath.Join(b.dir, disk)).CombinedOutput(); err != nil {
+		b.t.Fatalf("mkfs.ext4: %v\n%s", err, out)
+	}
+}
+
+// amnesia gives the bench another catalog, which knows nothing of the machine's
+// wipes.
+func (b *bench) amnesia() {
+	b.t.Helper()
+	another := newBench(b.t, "")
+	another.runner.Hosts = b.runner.Hosts
+	b.runner, b.catalog = another.runner, another.catalog
+	b.imaged(wipeStep("w", `"B"`))
+}
+
+// TestWipeThatWasCutOff ends the erasure of a disk before or after wipefs(8) did
+// its work, and then has the step done again. Nobody knows which it was.
+func TestWipeThatWasCutOff(t *testing.T) {
+	const before, after = "exit 1", `/usr/bin/env PATH="${PATH#*:}" wipefs "$@"; exit 1`
+	reformat := func(b *bench) { b.formatted("sdb") }
+	forgotten := func(b *bench) {
+		if err := os.RemoveAll(filepath.Join(b.dir, "state")); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	tests := map[string]struct {
+		cut       string
+		meanwhile []func(*bench)
+		refused   bool
+		want      string // of the plan
+	}{
+		"before":                               {cut: before, want: "ERASES every signature on disk B"},
+		"before, and the catalog forgot":       {cut: before, meanwhile: []func(*bench){(*bench).amnesia}, want: "ERASES"},
+		"before, and it was formatted":         {cut: before, meanwhile: []func(*bench){reformat}, refused: true},
+		"after":                                {cut: after, want: "records that disk B carries no signature"},
+		"after, formatted, the catalog forgot": {cut: after, meanwhile: []func(*bench){reformat, (*bench).amnesia}, refused: true},
+		"after, formatted, the machine forgot": {cut: after, meanwhile: []func(*bench){reformat, forgotten}, refused: true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := wipeBench(t, `"B"`, "null")
+			b.programs(map[string]string{"wipefs": `case "$*" in *--all*) ` + test.cut + ` ;; *) exec /usr/bin/env PATH="${PATH#*:}" wipefs "$@" ;; esac`})
+			if _, err := b.do(); err == nil {
+				t.Fatal("Do() = nil; want it cut off")
+			}
+			if err := os.Remove(filepath.Join(b.dir, "bin", "wipefs")); err != nil {
+				t.Fatal(err)
+			}
+			for _, do := range test.meanwhile {
+				do(b)
+			}
+			v := b.inspect()
+			if test.refused {
+				const why = "what it carries now (ext4) is not what it carried then"
+				if !v.Refused || !strings.Contains(v.Detail, why) {
+					t.Errorf("Inspect() = %+v; want it refused", v)
+				}
+				if _, err := b.do(); !workflows.Final(err) || !strings.Contains(err.Error(), why) || !b.signed("sdb") {
+					t.Errorf("Do() = %v, and its file system is there: %v; want it refused and left", err, b.signed("sdb"))
+				}
+				// The way out that the refusal names.
+				b.imaged(strings.Replace(wipeStep("w", `"B"`), "disks", "triggers = { again = \"1\" }\n disks", 1))
+			} else if v.Presence != workflows.Absent || !strings.Contains(strings.Join(v.Changes, ""), test.want) {
+				t.Errorf("Inspect() = %+v; want %q", v, test.want)
+			}
+			b.mustDo()
+			if v := b.inspect(); v.Presence != workflows.Present || b.signed("sdb") || !b.signed("sdc") {
+				t.Errorf("Inspect() = %+v, signed: sdb %v, sdc %v; want it done, and nothing else erased", v, b.signed("sdb"), b.signed("sdc"))
+			}
+			b.formatted("sdb")
+			b.mustDo()
+			if !b.signed("sdb") {
+				t.Error("the disk was erased a second time")
+			}
+		})
 	}
 }
 

@@ -3,7 +3,6 @@ package steps
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -83,32 +82,104 @@ func (s *wipeStep) digest(parts ...string) string {
 // markDir keeps the machine's own memory of wipes.
 const markDir = "/var/lib/edge-provision/wiped/"
 
-// wiped reports whether either memory knows of the wipe.
-func (s *wipeStep) wiped(ctx context.Context, h *remote.Host, disk string) (bool, error) {
-	known, err := s.env.Marks.Marked(ctx, s.key(disk))
-	if err != nil || known {
-		return known, err
-	}
-	_, err = h.Run(ctx, remote.Command{Line: "test -e " + remote.Quote(markDir+s.fileKey(disk))})
-	var exit *remote.ExitError
-	if errors.As(err, &exit) {
-		return false, nil
-	}
-	return err == nil, err
+// memory is what is known of the wipe of one disk.
+type memory struct {
+	done  bool
+	begun bool   // the catalog's
+	there bool   // the machine's: it began
+	look  string // how the disk looked then, by the machine
 }
 
-// Inspect implements Step.
+// remembered asks the catalog and the machine. What either knows is so.
+func (s *wipeStep) remembered(ctx context.Context, h *remote.Host, disk string) (memory, error) {
+	var m memory
+	var err error
+	if m.done, err = s.env.Marks.Marked(ctx, s.key(disk)); err != nil || m.done {
+		return m, err
+	}
+	if m.begun, err = s.env.Marks.Marked(ctx, s.begunKey(disk)); err != nil {
+		return m, err
+	}
+	file := markDir + s.fileKey(disk)
+	r, err := h.Run(ctx, remote.Command{Line: fmt.Sprintf("if test -e %[1]s; then echo done; elif test -e %[1]s.begun; then echo begun; cat %[1]s.begun; fi", file)})
+	word, look, _ := strings.Cut(r.Stdout, "\n")
+	m.done, m.there, m.look = word == "done", word == "begun", look
+	return m, err
+}
+
+// begunKey names the beginning of a wipe in the catalog, and with a look that of
+// a disk which looked so.
+func (s *wipeStep) begunKey(disk string, look ...string) string {
+	return s.digest(append([]string{"wipe begun", s.machine, disk}, look...)...)
+}
+
+// target is a disk that is still to be wiped.
+type target struct {
+	device string
+	// look tells what is on the disk from what else could be: a file system that
+	// is made anew has another UUID, a partition table another content.
+	look string
+	// signatures are the kinds of what is recognised on it.
+	signatures []string
+}
+
+// lookAt reads the signatures of a disk, and where most of them are.
+func lookAt(ctx context.Context, h *remote.Host, device string) (target, error) {
+	t := target{device: device}
+	r, err := h.Run(ctx, remote.Command{Line: fmt.Sprintf("wipefs --no-act --noheadings --output TYPE,OFFSET,UUID,LABEL %[1]s && head -c 1048576 %[1]s | sha256sum", remote.Quote(device))})
+	if err != nil {
+		return t, err
+	}
+	lines := strings.Split(strings.TrimSpace(r.Stdout), "\n")
+	for _, l := range lines[:len(lines)-1] {
+		kind, _, _ := strings.Cut(strings.TrimSpace(l), " ")
+		t.signatures = append(t.signatures, kind)
+	}
+	t.look = workflows.DigestOf(lines)
+	return t, nil
+}
+
+// proven refuses to go on with an erasure that was begun on a disk which does not
+// look as it did then: whether it was erased before that is not known, and what
+// it carries may have been put there since.
+func (s *wipeStep) proven(ctx context.Context, disk string, m memory, t target) error {
+	if len(t.signatures) == 0 {
+		return nil
+	}
+	same, err := s.env.Marks.Marked(ctx, s.begunKey(disk, t.look))
+	if err != nil {
+		return err
+	}
+	if m.begun && !same || m.there && m.look != t.look {
+		return fmt.Errorf("the erasure of disk %q (%s) was cut off, and what it carries now (%s) is not what it carried then; nothing more was erased. "+
+			"To keep it, take the disk out of the step; to have it erased all the same, give the step other triggers", disk, t.device, strings.Join(t.signatures, ", "))
+	}
+	return nil
+}
+
+// Inspect implements Step. A disk whose erasure was begun is looked at, as its
+// end may only not be known.
 func (s *wipeStep) Inspect(ctx context.Context) (Finding, error) {
 	finding := Finding{Presence: workflows.Present}
 	err := onHosts(ctx, s.env.Hosts, []string{s.machine}, func(ctx context.Context, _ string, h *remote.Host) error {
 		for _, d := range s.disks {
-			done, err := s.wiped(ctx, h, d)
+			m, err := s.remembered(ctx, h, d)
 			if err != nil {
 				return err
 			}
-			if !done {
+			what := "ERASES every signature on disk " + d
+			if !m.done && (m.begun || m.there) {
+				targets, err := s.targets(ctx, h, d)
+				if err != nil {
+					return err
+				}
+				if len(targets[d].signatures) == 0 {
+					what = "records that disk " + d + " carries no signature; its erasure was cut off"
+				}
+			}
+			if !m.done {
 				finding.Presence = workflows.Absent
-				finding.Changes = append(finding.Changes, fmt.Sprintf("%s: ERASES every signature on disk %s", s.machine, d))
+				finding.Changes = append(finding.Changes, s.machine+": "+what)
 			}
 		}
 		return nil
@@ -125,26 +196,39 @@ func (s *wipeStep) Do(ctx context.Context) (cty.Value, error) {
 		return cty.NilVal, workflows.GiveUp(fmt.Errorf("%s does not say wipe = true, which is the consent to erase its disks", s.machine))
 	}
 	return cty.EmptyObjectVal, onHosts(ctx, s.env.Hosts, []string{s.machine}, func(ctx context.Context, _ string, h *remote.Host) error {
-		targets, err := s.targets(ctx, h)
+		targets, err := s.targets(ctx, h, s.disks...)
 		if err != nil {
 			return workflows.GiveUp(err)
 		}
 		for _, disk := range slices.Sorted(maps.Keys(targets)) {
-			s.env.Say("%s: wiping %s (%s)", s.machine, targets[disk], disk)
-			// The memory comes first: a disk that was wiped and forgotten
-			// might carry data when it is wiped again.
-			if err := s.env.Marks.Mark(ctx, s.key(disk)); err != nil {
+			s.env.Say("%s: wiping %s (%s)", s.machine, targets[disk].device, disk)
+			if err := s.wipe(ctx, h, disk, targets[disk]); err != nil {
 				return err
 			}
-			line := fmt.Sprintf("set -e; mkdir -p %[1]s; : > %[1]s%[2]s; sync; wipefs --all --force %[3]s; blockdev --flushbufs %[3]s",
-				markDir, s.fileKey(disk), remote.Quote(targets[disk]))
-			if _, err := h.Run(ctx, remote.Command{Line: line}); err != nil {
-				return err
-			}
-			s.erased = append(s.erased, targets[disk])
 		}
 		return nil
 	})
+}
+
+// wipe erases one disk. That it begins is remembered first, with how the disk
+// looks: one that was wiped and forgotten might carry data when it is wiped
+// again. That it is done is remembered when nothing is left on the disk.
+func (s *wipeStep) wipe(ctx context.Context, h *remote.Host, disk string, t target) error {
+	for _, key := range []string{s.begunKey(disk, t.look), s.begunKey(disk)} {
+		if err := s.env.Marks.Mark(ctx, key); err != nil {
+			return err
+		}
+	}
+	// A controller that goes away does not end it half-way.
+	line := fmt.Sprintf(`set -e; trap '' HUP PIPE; mkdir -p %[1]s; printf %%s %[3]s >%[2]s.new; sync; mv %[2]s.new %[2]s.begun; sync
+wipefs --all --force %[4]s >/dev/null; blockdev --flushbufs %[4]s
+left=$(wipefs --no-act --noheadings %[4]s); test -z "$left" || { echo "it was erased, but still carries: $left" >&2; exit 1; }
+mv %[2]s.begun %[2]s; sync`, markDir, markDir+s.fileKey(disk), remote.Quote(t.look), remote.Quote(t.device))
+	if _, err := h.Run(ctx, remote.Command{Line: line}); err != nil {
+		return err
+	}
+	s.erased = append(s.erased, t.device)
+	return s.env.Marks.Mark(ctx, s.key(disk))
 }
 
 // blockDevice is what lsblk(8) says of a device.
@@ -157,9 +241,9 @@ type blockDevice struct {
 	Children    []blockDevice `json:"children"`
 }
 
-// targets resolves the declared names to device paths of disks that nothing
-// uses, leaving out those that were wiped already.
-func (s *wipeStep) targets(ctx context.Context, h *remote.Host) (map[string]string, error) {
+// targets resolves declared names to disks that nothing uses, leaving out those
+// that were wiped already, and looks at what is on them.
+func (s *wipeStep) targets(ctx context.Context, h *remote.Host, disks ...string) (map[string]target, error) {
 	out, err := h.Run(ctx, remote.Command{Line: "lsblk --json --output PATH,TYPE,SERIAL,WWN,MOUNTPOINTS"})
 	if err != nil {
 		return nil, err
@@ -170,20 +254,27 @@ func (s *wipeStep) targets(ctx context.Context, h *remote.Host) (map[string]stri
 	if err := json.Unmarshal([]byte(out.Stdout), &listing); err != nil {
 		return nil, fmt.Errorf("%s: reading the answer of lsblk: %w", s.machine, err)
 	}
-	targets := map[string]string{}
-	for _, name := range s.disks {
-		done, err := s.wiped(ctx, h, name)
+	targets := map[string]target{}
+	for _, name := range disks {
+		m, err := s.remembered(ctx, h, name)
 		if err != nil {
 			return nil, err
 		}
-		if done {
+		if m.done {
 			continue
 		}
 		device, err := pick(listing.Devices, name)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s.machine, err)
+			return nil, workflows.GiveUp(fmt.Errorf("%s: %w", s.machine, err))
 		}
-		targets[name] = device
+		t, err := lookAt(ctx, h, device)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.proven(ctx, name, m, t); err != nil {
+			return nil, workflows.GiveUp(fmt.Errorf("%s: %w", s.machine, err))
+		}
+		targets[name] = t
 	}
 	return targets, nil
 }
