@@ -29,12 +29,16 @@ const (
 
 func main() { os.Exit(process(os.Args[1:])) }
 
-// process is the program as a process of its own.
-func process(args []string) int {
+// process is the program as a process of its own, in a world that may be set up
+// otherwise.
+func process(args []string, otherwise ...func(*app)) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	i := &interruption{stop: make(chan struct{}), cancel: cancel, stderr: os.Stderr}
 	go i.listen()
 	a := &app{stop: i.stop, signals: i, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	for _, set := range otherwise {
+		set(a)
+	}
 	return a.execute(ctx, args)
 }
 

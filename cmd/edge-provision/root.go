@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,6 +41,8 @@ type app struct {
 	manager control.Supervisor
 
 	environ []string // that variables are read from; nil: this process's
+	// dial opens the connections of SSH; nil: as they are asked for.
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// signals gives Ctrl-C to a command that has its own answer to it; nil where
 	// there is none.
 	signals *interruption

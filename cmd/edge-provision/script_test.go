@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,9 +21,22 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"edge-provision": func() {
-			os.Exit(process(os.Args[1:]))
+			os.Exit(process(os.Args[1:], elsewhere))
 		},
 	})
+}
+
+// sshVariable names the one server that stands for the SSH servers of all
+// machines, in the environment of a program that is tested.
+const sshVariable = "EDGE_TEST_SSH"
+
+// elsewhere leads the program's SSH connections to that server.
+func elsewhere(a *app) {
+	if server := os.Getenv(sshVariable); server != "" {
+		a.dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, server)
+		}
+	}
 }
 
 // TestCommandLine runs the scripts of testdata/script against the program.

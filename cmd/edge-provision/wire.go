@@ -220,7 +220,7 @@ func (w *world) fill(ctx context.Context, path string) error {
 	w.catalog.UseSnapshotKey(w.keys.SnapshotKey())
 	w.adopter = &steps.Adopter{Site: w.site.Name, Catalog: w.catalog, Agent: func() (string, error) { return findAgent(w.agent) }}
 	w.journal = journal.New(w.catalog, time.Now)
-	w.hosts = &steps.SSH{Site: w.site, Catalog: w.catalog, Signer: signer}
+	w.hosts = &steps.SSH{Site: w.site, Catalog: w.catalog, Signer: signer, Dial: a.dial}
 	w.powers = steps.NewControllers(w.site, w.catalog, a.bmcDeps(w.keys, w.catalog, dir))
 	w.inside = &steps.BMCFacts{Catalog: w.catalog, Powers: w.powers, Wanted: w.wanted}
 	w.builder = &imagebuilder.Builder{CacheDir: cache, Log: a.logger(), Progress: buildProgress(w.tell, w.site.Images)}

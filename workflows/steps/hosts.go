@@ -27,6 +27,8 @@ type SSH struct {
 	Signer  ssh.Signer
 	// Foresight is what the site would make of the machines; nil: it is recorded.
 	Foresight *Foresight
+	// Dial opens TCP connections; net.Dialer when nil.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // errNeverInstalled says that there is no host key to verify a machine by.
@@ -52,7 +54,7 @@ func (s *SSH) dial(ctx context.Context, m *site.Machine) (*remote.Host, error) {
 
 // config says how a machine is reached.
 func (s *SSH) config(ctx context.Context, m *site.Machine) (remote.Config, error) {
-	c := remote.Config{Name: m.Address, Signer: s.Signer}
+	c := remote.Config{Name: m.Address, Signer: s.Signer, Dial: s.Dial}
 	if m.Adopted() {
 		c.User, c.Sudo, c.HostKey = m.SSH.User, m.SSH.Sudo, m.SSH.HostKey
 		c.Address = net.JoinHostPort(m.SSH.Host, strconv.Itoa(m.SSH.Port))

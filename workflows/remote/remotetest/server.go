@@ -8,12 +8,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"os/exec"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"testing/fstest"
 
 	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
@@ -33,6 +35,8 @@ type Server struct {
 	// Rewrite changes a command line before it is run, so that a machine's
 	// absolute paths stay inside of the test's folder; nil changes nothing.
 	Rewrite func(line string) string
+	// Files are what SFTP finds, by their absolute paths; nil: this machine's.
+	Files map[string]string
 
 	mu       sync.Mutex
 	commands []string
@@ -153,7 +157,7 @@ func (s *Server) session(channel ssh.Channel, requests <-chan *ssh.Request) {
 			}()
 		case r.Type == "subsystem":
 			_ = r.Reply(true, nil)
-			server, err := sftp.NewServer(channel)
+			server, err := s.files(channel)
 			if err == nil {
 				go func() {
 					_ = server.Serve()
@@ -169,6 +173,51 @@ func (s *Server) session(channel ssh.Channel, requests <-chan *ssh.Request) {
 		_ = syscall.Kill(-running.Process.Pid, syscall.SIGKILL)
 		<-ended
 	}
+}
+
+// files serves the machine's files.
+func (s *Server) files(channel io.ReadWriteCloser) (interface{ Serve() error }, error) {
+	if s.Files == nil {
+		return sftp.NewServer(channel)
+	}
+	return sftp.NewRequestServer(channel, sftp.Handlers{FileGet: made(s.Files), FileList: made(s.Files)}), nil
+}
+
+// made are files that there are in memory alone, to be read.
+type made map[string]string
+
+// Fileread implements sftp.FileReader.
+func (m made) Fileread(r *sftp.Request) (io.ReaderAt, error) {
+	content, ok := m[r.Filepath]
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	return strings.NewReader(content), nil
+}
+
+// Filelist implements sftp.FileLister.
+func (m made) Filelist(r *sftp.Request) (sftp.ListerAt, error) { return m.Lstat(r) }
+
+// Lstat implements sftp.LstatFileLister.
+func (m made) Lstat(r *sftp.Request) (sftp.ListerAt, error) {
+	content, ok := m[r.Filepath]
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	info, err := fs.Stat(fstest.MapFS{"file": {Data: []byte(content), Mode: 0o644}}, "file")
+	return one{info}, err
+}
+
+// one is a listing of one file.
+type one struct{ fs.FileInfo }
+
+// ListAt implements sftp.ListerAt.
+func (o one) ListAt(to []fs.FileInfo, offset int64) (int, error) {
+	if offset > 0 || len(to) == 0 {
+		return 0, io.EOF
+	}
+	to[0] = o.FileInfo
+	return 1, nil
 }
 
 func (s *Server) command(line string, channel ssh.Channel) *exec.Cmd {
