@@ -85,6 +85,7 @@ func TestBMCCommandsReachTheMachine(t *testing.T) {
 	if err != nil || !slices.Equal(audit, done) {
 		t.Errorf("audit =\n%s\n%v; want\n%s", strings.Join(audit, "\n"), err, strings.Join(done, "\n"))
 	}
+	tellsNobody(t, f.world, "right-password", "letmein")
 	if _, trace := f.run("trace", "machine.till"); !strings.Contains(trace, "virtual media inserted") {
 		t.Errorf("trace does not tell of the virtual media:\n%s", trace)
 	}
@@ -114,6 +115,9 @@ func TestRefusedPasswordNamesItsLine(t *testing.T) {
 	code, got := f.run("plan", f.path)
 	if code != exitOK || !strings.Contains(got, line) {
 		t.Errorf("plan = %d:\n%s; want %d, and %s as the place to correct", code, got, exitOK, line)
+	}
+	if told := tellsNobody(t, f.world, "wrong-password"); !strings.Contains(told, "bmc.refused") {
+		t.Errorf("no answer tells of the refusal:\n%s", told)
 	}
 	if n := service.Refused(); n != 1 {
 		t.Errorf("the BMC was sent the wrong password %d times; want once", n)

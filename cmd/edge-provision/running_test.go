@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows/steps"
 )
 
 // slow waits on its machine for a file, and comes before another step.
@@ -158,6 +160,15 @@ output "read" {
 		t.Errorf("the secret was shown:\n%s", shown)
 	}
 	p.wants(shown, "its output is not shown")
+	t.Setenv("EDGE_VAR_token", secret)
+	w, err := (&app{dataDir: p.data, cacheDir: t.TempDir(), stdout: io.Discard, stderr: t.Output()}).open(t.Context(), p.site(), func(steps.Progress) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.wants(tellsNobody(t, w, secret), "its output is not shown", "workflow.w.step.ssh.reads")
+	if err := w.close(); err != nil {
+		t.Fatal(err)
+	}
 	p.catalog(func(s *store.Store) {
 		events, err := s.Events(t.Context(), store.EventFilter{Site: "plant"})
 		if err != nil || len(events) == 0 {
