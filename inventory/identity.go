@@ -132,3 +132,18 @@ func JunkSerial(serial string) bool {
 	}
 	return junkSerials[s]
 }
+
+// Numbered reports whether a disk's WWN or serial number tells it from all others.
+// 00000000 and 0123456789ABCDEF do not, and what begins with nvme. is but vendor,
+// serial and model again, which the kernel shows of a disk without a WWN.
+func Numbered(wwn, serial string) bool {
+	kind, digits, _ := strings.Cut(wwn, ".")
+	return tells(serial) || kind != "nvme" && tells(strings.ReplaceAll(digits, "-", ""))
+}
+
+// tells is false for a number that many disks bear. One or two characters are one,
+// unlike of a machine: virtual disks are given such.
+func tells(number string) bool {
+	number = strings.TrimSpace(number)
+	return strings.Trim(number, "0") != "" && (len(number) < 3 || !JunkSerial(number))
+}

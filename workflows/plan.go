@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/google/uuid"
 
@@ -152,32 +151,22 @@ func NameDisk(d inventory.Disk) DiskName {
 
 // Same reports whether a and b certainly name one disk, whatever the kernel called
 // it. Numbers that differ are of two disks; one that many disks bear, because nobody
-// wrote one, proves nothing, so that the disk has to be where it was.
+// wrote one, proves nothing, so that the disk has to be where it was. Of a disk whose
+// place is not known, as where it is on no PCI bus, that number is all there is.
 func (a DiskName) Same(b DiskName) bool {
 	if a.Bytes != b.Bytes || a.WWN != b.WWN || a.Serial != b.Serial {
 		return false
 	}
-	kind, digits, _ := strings.Cut(a.WWN, ".")
-	// What begins with nvme. is but vendor, serial and model again, which the kernel
-	// shows of a disk without a WWN.
-	if tells(a.Serial) || kind != "nvme" && tells(strings.ReplaceAll(digits, "-", "")) {
+	if inventory.Numbered(a.WWN, a.Serial) {
 		return true
 	}
-	return a.Path != "" && a.Path == b.Path
+	return a.Path == b.Path && a.Path+a.WWN+a.Serial != ""
 }
 
 // Alike reports whether a and b may name one disk: they are the Same, or bear the
 // same numbers, of which nobody wrote any.
 func (a DiskName) Alike(b DiskName) bool {
 	return a.Same(b) || a.Bytes == b.Bytes && a.WWN == b.WWN && a.Serial == b.Serial && a.WWN+a.Serial != ""
-}
-
-// tells reports whether a number tells one disk from all others: 00000000 and
-// 0123456789ABCDEF do not. One or two characters do, unlike of a machine: virtual
-// disks are given such.
-func tells(number string) bool {
-	number = strings.TrimSpace(number)
-	return strings.Trim(number, "0") != "" && (len(number) < 3 || !inventory.JunkSerial(number))
 }
 
 // Erase is a disk whose content will be lost, and by whose consent.

@@ -285,7 +285,7 @@ func (p *installed) disks() {
   {"path": "DIR/sdc", "type": "disk", "serial": "C", "wwn": null, "mountpoints": [null]}
 ]}
 END`,
-		"blockdev": "true",
+		"blockdev": "true", "sync": "true",
 	})
 	p.erasing = func(line string) string { return line }
 	p.server.Rewrite = func(line string) string {
@@ -373,7 +373,7 @@ func TestKillInTheMiddleOfAWipe(t *testing.T) {
 			t.Parallel()
 			p := newInstalled(t)
 			p.disks()
-			c, out := p.command(t.Context(), "", nil, "apply", "-auto-approve", p.site())
+			apply, out := p.command(t.Context(), "", nil, "apply", "-auto-approve", p.site())
 			p.mu.Lock()
 			p.erasing = func(line string) string {
 				p.erasing = func(line string) string { return line }
@@ -383,20 +383,22 @@ func TestKillInTheMiddleOfAWipe(t *testing.T) {
 				if test.erased {
 					part, _, found = strings.Cut(line, ">/dev/null; blockdev")
 				}
-				if out, err := exec.Command("sh", "-c", part).CombinedOutput(); err != nil || !found {
+				c := exec.Command("sh", "-c", part)
+				c.Env = append(os.Environ(), p.server.Env...)
+				if out, err := c.CombinedOutput(); err != nil || !found {
 					t.Errorf("%s: %v\n%s", part, err, out)
 				}
-				if err := c.Process.Kill(); err != nil {
+				if err := apply.Process.Kill(); err != nil {
 					t.Error(err)
 				}
 				return "exit 1"
 			}
-			err := c.Start()
+			err := apply.Start()
 			p.mu.Unlock()
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := c.Wait(); err == nil || c.ProcessState.ExitCode() != -1 {
+			if err := apply.Wait(); err == nil || apply.ProcessState.ExitCode() != -1 {
 				t.Fatalf("apply = %v; want it killed\n%s", err, out)
 			}
 			p.signed("after the kill", !test.erased)

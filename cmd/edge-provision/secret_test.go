@@ -23,7 +23,7 @@ import (
 // administrator.
 func tellsNobody(t *testing.T, w *world, secrets ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), awaitBound)
+	ctx, cancel := context.WithTimeout(t.Context(), commandBound)
 	served, err := w.listenAPI(apiFlags{listen: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)

@@ -163,8 +163,8 @@ type DiskRef struct {
 	WWN    string `json:"wwn,omitempty"`
 	Serial string `json:"serial,omitempty"`
 	Bytes  int64  `json:"bytes"`
-	// ByPath is the bus path, for a disk that has neither WWN nor serial
-	// (a virtio disk without one); inventory.Disk.Path.
+	// ByPath is the bus path, for a disk that has neither WWN nor serial of its
+	// own (a virtio disk without one, or 00000000); inventory.Disk.Path.
 	ByPath string `json:"by_path,omitempty"`
 }
 
@@ -182,7 +182,7 @@ func (d DiskRef) String() string {
 // Ref names an observed disk.
 func Ref(d inventory.Disk) DiskRef {
 	r := DiskRef{WWN: d.WWN, Serial: d.Serial, Bytes: d.Bytes}
-	if r.WWN == "" && r.Serial == "" {
+	if !inventory.Numbered(d.WWN, d.Serial) {
 		r.ByPath = d.Path
 	}
 	return r

@@ -232,7 +232,7 @@ func (s *portworxStep) node(machine string, info MachineInfo, used []string) (po
 	doc := query.NewDoc(inventory.Machine{}, f)
 	var data []inventory.Disk
 	for _, d := range f.Disks {
-		if !free(d, info.RootDisk, used) {
+		if shared(f.Disks, d.ByID) || !free(d, info.RootDisk, used) {
 			continue
 		}
 		role, err := s.role(doc.WithDisk(d))
@@ -269,6 +269,18 @@ func free(d inventory.Disk, root *workflows.DiskName, used []string) bool {
 		return false
 	}
 	return len(d.Signatures) == 0 || slices.Contains(used, deviceID(d))
+}
+
+// shared reports whether several disks go by one name, of which udev gives it to one:
+// it is made of model and serial number, which nobody wrote for some.
+func shared(disks []inventory.Disk, byID string) bool {
+	named := 0
+	for _, d := range disks {
+		if d.ByID == byID {
+			named++
+		}
+	}
+	return named > 1
 }
 
 func deviceID(d inventory.Disk) string {

@@ -538,7 +538,7 @@ func hasDisk(f inventory.Facts, want workflows.DiskName) error {
 // agentDisk is the disk as the agent is told to find it.
 func agentDisk(d workflows.DiskName) agent.DiskRef {
 	r := agent.DiskRef{WWN: d.WWN, Serial: d.Serial, Bytes: d.Bytes}
-	if r.WWN == "" && r.Serial == "" {
+	if !inventory.Numbered(d.WWN, d.Serial) {
 		r.ByPath = d.Path
 	}
 	return r

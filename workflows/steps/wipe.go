@@ -102,9 +102,19 @@ func (s *wipeStep) remembered(ctx context.Context, h *remote.Host, disk string) 
 	}
 	file := markDir + s.fileKey(disk)
 	r, err := h.Run(ctx, remote.Command{Line: fmt.Sprintf("if test -e %[1]s; then echo done; elif test -e %[1]s.begun; then echo begun; cat %[1]s.begun; fi", file)})
-	word, look, _ := strings.Cut(r.Stdout, "\n")
-	m.done, m.there, m.look = word == "done", word == "begun", look
-	return m, err
+	if err != nil {
+		return m, err
+	}
+	switch word, look, _ := strings.Cut(r.Stdout, "\n"); word {
+	case "":
+	case "done":
+		m.done = true
+	case "begun":
+		m.there, m.look = true, look
+	default:
+		return m, fmt.Errorf("%s: reading what it remembers of the erasure of disk %q: it answers %q", s.machine, disk, r.Stdout)
+	}
+	return m, nil
 }
 
 // begunKey names the beginning of a wipe in the catalog, and with a look that of
@@ -152,7 +162,8 @@ func (s *wipeStep) proven(ctx context.Context, disk string, m memory, t target) 
 	}
 	if m.begun && !same || m.there && m.look != t.look {
 		return fmt.Errorf("the erasure of disk %q (%s) was cut off, and what it carries now (%s) is not what it carried then; nothing more was erased. "+
-			"To keep it, take the disk out of the step; to have it erased all the same, give the step other triggers", disk, t.device, strings.Join(t.signatures, ", "))
+			"To keep it, take the disk out of the step; to have it erased all the same, run `wipefs --all %s` on the machine: a disk that carries nothing is recorded. "+
+			"Other triggers would have every disk of the step erased again", disk, t.device, strings.Join(t.signatures, ", "), t.device)
 	}
 	return nil
 }
@@ -198,7 +209,16 @@ func (s *wipeStep) Do(ctx context.Context) (cty.Value, error) {
 	return cty.EmptyObjectVal, onHosts(ctx, s.env.Hosts, []string{s.machine}, func(ctx context.Context, _ string, h *remote.Host) error {
 		targets, err := s.targets(ctx, h, s.disks...)
 		if err != nil {
-			return workflows.GiveUp(err)
+			return err
+		}
+		for _, disk := range s.disks {
+			if _, due := targets[disk]; due {
+				continue
+			}
+			// The machine may be the only one that knows, and may be replaced.
+			if err := s.env.Marks.Mark(ctx, s.key(disk)); err != nil {
+				return err
+			}
 		}
 		for _, disk := range slices.Sorted(maps.Keys(targets)) {
 			s.env.Say("%s: wiping %s (%s)", s.machine, targets[disk].device, disk)
@@ -219,8 +239,9 @@ func (s *wipeStep) wipe(ctx context.Context, h *remote.Host, disk string, t targ
 			return err
 		}
 	}
-	// A controller that goes away does not end it half-way.
-	line := fmt.Sprintf(`set -e; trap '' HUP PIPE; mkdir -p %[1]s; printf %%s %[3]s >%[2]s.new; sync; mv %[2]s.new %[2]s.begun; sync
+	// Neither a controller that goes away nor one that is stopped ends it half-way,
+	// which would leave a disk that looks as if somebody had used it since.
+	line := fmt.Sprintf(`set -e; trap '' HUP INT PIPE TERM; mkdir -p %[1]s; printf %%s %[3]s >%[2]s.new; sync; mv %[2]s.new %[2]s.begun; sync
 wipefs --all --force %[4]s >/dev/null; blockdev --flushbufs %[4]s
 left=$(wipefs --no-act --noheadings %[4]s); test -z "$left" || { echo "it was erased, but still carries: $left" >&2; exit 1; }
 mv %[2]s.begun %[2]s; sync`, markDir, markDir+s.fileKey(disk), remote.Quote(t.look), remote.Quote(t.device))
@@ -228,7 +249,7 @@ mv %[2]s.begun %[2]s; sync`, markDir, markDir+s.fileKey(disk), remote.Quote(t.lo
 		return err
 	}
 	s.erased = append(s.erased, t.device)
-	return s.env.Marks.Mark(ctx, s.key(disk))
+	return s.env.Marks.Mark(context.WithoutCancel(ctx), s.key(disk))
 }
 
 // blockDevice is what lsblk(8) says of a device.
