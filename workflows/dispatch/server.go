@@ -95,7 +95,8 @@ type Session struct {
 	LastSeen time.Time
 }
 
-// ErrReplaced is returned by Do when a later Do for the same machine took over.
+// ErrReplaced is returned by Do when a later Do for the same machine took over
+// before this one had its result.
 var ErrReplaced = errors.New("replaced by a newer task for the same machine")
 
 // ErrBusy is returned by Spare for a machine that was given something to do.
@@ -507,10 +508,8 @@ func (s *Server) order(ctx context.Context, id uuid.UUID, o *order) (agent.Resul
 	m.broadcast()
 	m.mu.Unlock()
 
-	var result agent.Result
 	err = m.wait(ctx, func() bool {
-		r, ok := m.doc.result(task.Ref())
-		result = r
+		_, ok := m.doc.result(task.Ref())
 		return ok || o.replaced
 	})
 	m.mu.Lock()
@@ -518,7 +517,8 @@ func (s *Server) order(ctx context.Context, id uuid.UUID, o *order) (agent.Resul
 		m.want = nil
 		m.broadcast()
 	}
-	_, finished := m.doc.result(task.Ref())
+	// It may have come since the wait ended, of a task that was replaced.
+	result, finished := m.doc.result(task.Ref())
 	m.mu.Unlock()
 	o.calling.Lock()
 	o.ended = true

@@ -175,6 +175,8 @@ type stage struct {
 	started chan agent.Task
 	finish  chan agent.Result
 	begin   bool // ask for leave before it "writes"
+	// linger, unless it is nil, is closed when a task that was cut off may end.
+	linger chan struct{}
 }
 
 func newStage() *stage {
@@ -201,6 +203,9 @@ func (s *stage) Execute(ctx context.Context, task agent.Task, report func(agent.
 	case r := <-s.finish:
 		return r
 	case <-ctx.Done():
+		if s.linger != nil {
+			<-s.linger
+		}
 		return agent.Result{Outcome: agent.OutcomeFailed, Error: &agent.Failure{Code: agent.CodeInternal, Message: "cut"}}
 	}
 }
@@ -362,6 +367,7 @@ func TestNewerAttemptStartsOnlyWhenTheOlderHasStopped(t *testing.T) {
 	r := newRig(t)
 	ctx := within(t)
 	s := newStage()
+	s.linger = make(chan struct{})
 	r.boot("boot-1", s)
 	older := make(chan error, 1)
 	go func() {
@@ -377,10 +383,12 @@ func TestNewerAttemptStartsOnlyWhenTheOlderHasStopped(t *testing.T) {
 		}
 		newer <- result
 	}()
-	<-s.started
+	// Once the older attempt has stopped its Do may as well return the result.
 	if err := <-older; !errors.Is(err, dispatch.ErrReplaced) {
 		t.Errorf("Do of the older attempt = %v; want ErrReplaced", err)
 	}
+	close(s.linger)
+	<-s.started
 	if result, err := r.server.Do(ctx, r.machine, writeTask(1), nil); err != nil || result.Outcome != agent.OutcomeCancelled {
 		t.Errorf("Do of the older attempt while the newer runs = %+v, %v; want its cancelled result", result, err)
 	}
@@ -447,20 +455,15 @@ func TestDiskIsNotTouchedBeforeTheEngineKnows(t *testing.T) {
 	s.begin = true
 	r.boot("boot-1", s)
 	first, stopFirst := context.WithCancel(ctx)
-	asked := make(chan struct{})
-	go func() {
-		_, err := r.server.Do(first, r.machine, writeTask(1), func(p agent.Progress) {
-			if p.Phase == agent.PhaseBegin {
-				// The journal cannot be written.
-				stopFirst()
-				close(asked)
-			}
-		})
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("Do = %v; want canceled", err)
+	_, err := r.server.Do(first, r.machine, writeTask(1), func(p agent.Progress) {
+		if p.Phase == agent.PhaseBegin {
+			// The journal cannot be written.
+			stopFirst()
 		}
-	}()
-	<-asked
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("Do = %v; want canceled", err)
+	}
 	begun := make(chan struct{}, 1)
 	done := make(chan error, 1)
 	go func() {
