@@ -100,6 +100,9 @@ type Engine struct {
 	// Parallelism is how many nodes may run at once; 10 when zero, which is
 	// Terraform's default and a small site's whole rack.
 	Parallelism int
+	// Stopping is looked at before each start beside Run's stop, which somebody else
+	// may close only a moment after the stop was asked for; nil: stop is all.
+	Stopping func() bool
 	// Watch is told of each start and end; nil for nobody.
 	Watch func(Change)
 	// FailPoint is told of each boundary but AfterDo, which only the node
@@ -134,6 +137,7 @@ func (e *Engine) Run(ctx context.Context, run uuid.UUID, nodes []Node, stop <-ch
 		case <-stop:
 			s.stopped, stop = true, nil
 		default:
+			s.stopped = s.stopped || e.Stopping != nil && e.Stopping()
 		}
 		s.startReady(ctx)
 		if len(s.running) == 0 {

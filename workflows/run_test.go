@@ -254,6 +254,22 @@ func TestRunThatIsStoppedBeforeItBeginsStartsNothing(t *testing.T) {
 	}
 }
 
+// Whoever closes Run's stop may be late.
+func TestAStopIsSeenBeforeItIsPassedOn(t *testing.T) {
+	asked := false
+	nodes := []workflows.Node{
+		{Address: "a", Do: func(context.Context, int) (workflows.Outputs, error) {
+			asked = true
+			return nil, nil
+		}},
+		{Address: "b", DependsOn: []string{"a"}, Do: does(nil)},
+	}
+	endings, err := run(t, &workflows.Engine{Stopping: func() bool { return asked }}, nodes, nil)
+	if err != nil || outcomes(endings) != "a=ok b=cancelled" {
+		t.Errorf("Run() = %s, %v; want b cancelled", outcomes(endings), err)
+	}
+}
+
 func TestEndOfTheContextCutsOffWhatRuns(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	interrupted := errors.New("interrupted")

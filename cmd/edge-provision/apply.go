@@ -204,6 +204,16 @@ func (ap *applying) carryOut(ctx context.Context, plan workflows.Plan, refused, 
 		if !hasKind(stage, workflows.KindInspect) {
 			return ap.result(ctx, plan, refused)
 		}
+		// Whoever cancels a run means the whole of this command, also in the moment
+		// between the last look at the journal and the end of this stage.
+		cancelled, err := ap.journal.CancelRequested(ctx, ap.last)
+		if err != nil {
+			return err
+		}
+		if cancelled {
+			fmt.Fprintln(ap.app.stderr, "Cancelled before the end; apply continues from here.")
+			return exitCode(exitError)
+		}
 		fmt.Fprint(ap.app.stderr, "\nNothing was written. With what is known now:\n\n")
 		if err := steps.Bind(ctx, ap.site, ap.catalog); err != nil {
 			return err

@@ -65,6 +65,9 @@ func (c carrier) Carry(ctx context.Context, w steps.Work) (workflows.Plan, error
 			if stale = c.edited(); stale {
 				return errors.New("the site was edited; it is read again first")
 			}
+			if stale = c.withheld != nil && c.withheld(); stale {
+				return errors.New("somebody said no to a part of the site; this waits until it is applied")
+			}
 			return w.Approve(stage)
 		}})
 		if err != nil {
@@ -86,7 +89,7 @@ func (c carrier) Carry(ctx context.Context, w steps.Work) (workflows.Plan, error
 		case run.stopped():
 			return run.Plan(), errStoppedByHand
 		case stale:
-			continue // the end of the run has read it
+			continue // the end of the run has read it, or it is withheld until it is read
 		case unopened != nil:
 			c.hinders(unopened)
 			waits = true

@@ -401,24 +401,32 @@ func TestARunOfAClassThatWasStoppedIsNotBegunAgain(t *testing.T) {
 // An edited site is taken up when no run is under way, so before a class does
 // anything by the one that it was edited from.
 func TestARunOfAClassMakesRoomForAnEditedSite(t *testing.T) {
-	edited, approved := true, 0
-	ask := func(r runRequest, _ *daemonRun) error { return r.Approve(workflows.Plan{}) }
-	e := &shortRuns{runs: []func(runRequest, *daemonRun) error{
-		func(r runRequest, run *daemonRun) error {
-			err := ask(r, run)
-			edited = false // the end of a run reads the site
-			return err
-		},
-		ask,
-	}}
-	carry := carrierOf(e)
-	carry.edited = func() bool { return edited }
-	_, err := carry.Carry(t.Context(), steps.Work{Approve: func(workflows.Plan) error {
-		approved++
-		return nil
-	}})
-	if err != nil || e.begun != 2 || approved != 1 {
-		t.Errorf("Carry() = %v after %d runs, %d stages looked at; want two runs, and the stage of the second looked at", err, e.begun, approved)
+	for name, hold := range map[string]func(carry *carrier, holds func() bool){
+		"it was edited":                    func(carry *carrier, holds func() bool) { carry.edited = holds },
+		"somebody said no to a part of it": func(carry *carrier, holds func() bool) { carry.withheld = holds },
+	} {
+		t.Run(name, func(t *testing.T) {
+			held, approved := false, 0
+			ask := func(r runRequest, _ *daemonRun) error { return r.Approve(workflows.Plan{}) }
+			e := &shortRuns{runs: []func(runRequest, *daemonRun) error{
+				func(r runRequest, run *daemonRun) error {
+					held = true // after it was begun
+					err := ask(r, run)
+					held = false // the end of a run reads the site
+					return err
+				},
+				ask,
+			}}
+			carry := carrierOf(e)
+			hold(&carry, func() bool { return held })
+			_, err := carry.Carry(t.Context(), steps.Work{Approve: func(workflows.Plan) error {
+				approved++
+				return nil
+			}})
+			if err != nil || e.begun != 2 || approved != 1 {
+				t.Errorf("Carry() = %v after %d runs, of which %d were approved; want the one after the edit", err, e.begun, approved)
+			}
+		})
 	}
 }
 

@@ -238,7 +238,7 @@ func (r *running) carry(ctx context.Context, plan workflows.Plan, nodes func(run
 	}
 	stop, done := r.listenForStop(ctx, run.ID)
 	engine := workflows.Engine{
-		Journal: r.journal, Clock: workflows.SystemClock{}, Parallelism: r.parallelism, FailPoint: r.points,
+		Journal: r.journal, Clock: workflows.SystemClock{}, Parallelism: r.parallelism, FailPoint: r.points, Stopping: r.app.stopAsked,
 		Watch: func(c workflows.Change) {
 			r.event(run.ID, c)
 			r.screen.Change(c)
@@ -247,6 +247,7 @@ func (r *running) carry(ctx context.Context, plan workflows.Plan, nodes func(run
 	r.screen.Begin(run.ID, list)
 	endings, err := engine.Run(ctx, run.ID, list, stop)
 	done()
+	r.stopped = r.stopped || r.app.stopAsked()
 	if r.app.run != nil {
 		r.app.run.carried(endings)
 	}
@@ -266,6 +267,17 @@ func (r *running) carry(ctx context.Context, plan workflows.Plan, nodes func(run
 
 // cancelInterval is how often a run looks whether somebody cancelled it.
 const cancelInterval = time.Second
+
+// stopAsked reports whether nothing new shall be started, by Ctrl-C or what stands for
+// it in a daemon.
+func (a *app) stopAsked() bool {
+	select {
+	case <-a.stop:
+		return true
+	default:
+		return false
+	}
+}
 
 // listenForStop returns a channel that is closed when the run shall start nothing new:
 // after Ctrl-C, or when the journal says that somebody cancelled it. done ends
