@@ -34,7 +34,9 @@ func main() { os.Exit(process(os.Args[1:])) }
 func process(args []string, otherwise ...func(*app)) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	i := &interruption{stop: make(chan struct{}), cancel: cancel, stderr: os.Stderr}
-	go i.listen()
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM) // a signal before this ends the process
+	go i.listen(signals)
 	a := &app{stop: i.stop, signals: i, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	for _, set := range otherwise {
 		set(a)
@@ -53,9 +55,7 @@ type interruption struct {
 	taker chan<- os.Signal
 }
 
-func (i *interruption) listen() {
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+func (i *interruption) listen(signals <-chan os.Signal) {
 	asked := 0
 	for s := range signals {
 		if i.handOver(s) {
