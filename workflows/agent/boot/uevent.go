@@ -14,8 +14,8 @@ type uevents struct {
 	rescan func()
 
 	mu   sync.Mutex
-	last time.Time
-	busy int // scans under way
+	last time.Time // of an announcement that was read, or the end of a scan
+	busy int       // scans under way
 }
 
 // newUevents returns a listener; the first scan counts as under way already.
@@ -46,6 +46,9 @@ func (u *uevents) begin() {
 func (u *uevents) end() {
 	u.mu.Lock()
 	u.busy--
+	// What was announced meanwhile was not read yet, and drivers look for their
+	// devices after they were loaded.
+	u.last = time.Now()
 	u.mu.Unlock()
 }
 
@@ -94,7 +97,8 @@ func (u *uevents) run(ctx context.Context) {
 	}
 }
 
-// settle waits until the kernel has been silent for settleQuiet.
+// settle waits until the kernel has been silent for settleQuiet, and nothing was
+// loaded as long.
 func (u *uevents) settle(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, settleWait)
 	defer cancel()
