@@ -37,8 +37,12 @@ type alias struct{ pattern, module string }
 
 // load is one module on its way into the kernel.
 type load struct {
+	name string
 	done chan struct{}
 	err  error
+	// awaits is what it waits for at the moment; nil for nothing. Guarded by
+	// Modules.mu.
+	awaits *load
 }
 
 // NewModules reads depmod(8)'s files in dir, /lib/modules/RELEASE. insert puts a
@@ -134,51 +138,79 @@ func canonical(name string) string { return strings.ReplaceAll(name, "-", "_") }
 // Load loads a module and what it needs, once. A module that is not there is
 // taken for built in: the kernel says soon enough if it is not.
 func (m *Modules) Load(name string) error {
-	return m.load(canonical(name), nil)
+	return m.load(canonical(name), nil, nil)
 }
 
-// load loads name; chain are the modules that wait for it, so that a circle in
-// the list does not wait for itself.
-func (m *Modules) load(name string, chain []string) error {
+// load loads name; chain are the names that wait for it, so that a circle in the
+// list does not wait for itself, and parent is the last of them that is a module.
+func (m *Modules) load(name string, chain []string, parent *load) error {
 	if slices.Contains(chain, name) {
 		return nil
 	}
 	file, ok := m.files[name]
 	if !ok {
-		return m.loadAlias(name, append(slices.Clone(chain), name))
+		return m.loadAlias(name, append(slices.Clone(chain), name), parent)
 	}
 	m.mu.Lock()
 	l := m.loading[name]
-	if l != nil {
+	fresh := l == nil
+	if fresh {
+		l = &load{name: name, done: make(chan struct{})}
+		m.loading[name] = l
+	} else if l.circles(chain) {
 		m.mu.Unlock()
-		<-l.done
-		return l.err
+		return nil
 	}
-	l = &load{done: make(chan struct{})}
-	m.loading[name] = l
+	if parent != nil {
+		parent.awaits = l
+	}
 	m.mu.Unlock()
+	if fresh {
+		m.put(l, file, append(slices.Clone(chain), name))
+	}
+	<-l.done
+	if parent != nil {
+		m.mu.Lock()
+		parent.awaits = nil
+		m.mu.Unlock()
+	}
+	return l.err
+}
+
+// circles reports whether l waits for one of the modules in chain, which may be
+// loaded by another goroutine that came into the circle elsewhere. Modules.mu is held.
+func (l *load) circles(chain []string) bool {
+	for ; l != nil; l = l.awaits {
+		if slices.Contains(chain, l.name) {
+			return true
+		}
+	}
+	return false
+}
+
+// put puts a module into the kernel after what it needs; chain ends with it.
+func (m *Modules) put(l *load, file string, chain []string) {
 	defer close(l.done)
-	for _, dep := range slices.Concat(m.soft[name], m.needs[name]) {
-		if err := m.load(dep, append(slices.Clone(chain), name)); err != nil {
+	for _, dep := range slices.Concat(m.soft[l.name], m.needs[l.name]) {
+		if err := m.load(dep, chain, l); err != nil {
 			// The module may do without; if not, its own insertion fails.
 			l.err = err
 		}
 	}
 	if err := m.insert(filepath.Join(m.dir, file), ""); err != nil {
-		l.err = errors.Join(fmt.Errorf("loading module %s: %w", name, err), l.err)
+		l.err = errors.Join(fmt.Errorf("loading module %s: %w", l.name, err), l.err)
 	} else {
 		l.err = nil
 	}
-	return l.err
 }
 
 // loadAlias loads the modules that go by another name, such as those for
 // "crc32c", which is a generic one and one for the processor at hand. One of
 // them is enough.
-func (m *Modules) loadAlias(name string, chain []string) error {
+func (m *Modules) loadAlias(name string, chain []string, parent *load) error {
 	var errs []error
 	for _, module := range m.For(name) {
-		err := m.load(module, chain)
+		err := m.load(module, chain, parent)
 		if err == nil {
 			return nil
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +26,10 @@ kernel/drivers/net/ethernet/intel/e1000e/e1000e.ko.xz:
 kernel/drivers/ata/ahci.ko:
 a.ko: b.ko
 b.ko: a.ko
+one.ko:
+other.ko:
+before_one.ko:
+before_other.ko:
 `,
 	"modules.alias": `# Aliases extracted from modules themselves.
 alias crypto-crc32c crc32c_intel
@@ -34,16 +39,22 @@ alias pci:v00008086d000010D3sv*sd*bc*sc*i* e1000e
 alias pci:v*d*sv*sd*bc01sc06i01* ahci
 alias broken:[ ahci
 `,
-	"modules.softdep": "softdep ext4 pre: crypto-crc32c post: ahci\n",
+	"modules.softdep": "softdep ext4 pre: crypto-crc32c post: ahci\nsoftdep one pre: before-one other\nsoftdep other pre: before-other one\n",
 }
 
 type kernel struct {
 	mu     sync.Mutex
 	loaded []string
 	refuse string
+	// meet, unless it is nil, is what two modules called before_… wait for each other at.
+	meet *sync.WaitGroup
 }
 
 func (k *kernel) insert(path, _ string) error {
+	if k.meet != nil && strings.HasPrefix(moduleName(path), "before_") {
+		k.meet.Done()
+		k.meet.Wait()
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	name := moduleName(path)
@@ -101,6 +112,31 @@ func TestCircularDependencyEnds(t *testing.T) {
 	k := &kernel{}
 	if err := newModules(t, k).Load("a"); err != nil || len(k.loaded) != 2 {
 		t.Errorf("Load of a circle = %v with %q; want both loaded", err, k.loaded)
+	}
+}
+
+// Drivers are loaded in parallel.
+func TestCircleThatIsEnteredFromBothEndsEnds(t *testing.T) {
+	k := &kernel{meet: &sync.WaitGroup{}}
+	k.meet.Add(2)
+	m := newModules(t, k)
+	loaded := make(chan error, 2)
+	for _, name := range []string{"one", "other"} {
+		go func() { loaded <- m.Load(name) }()
+	}
+	for range 2 {
+		select {
+		case err := <-loaded:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(time.Minute): // to end what hangs
+			t.Fatal("two goroutines wait for each other's module")
+		}
+	}
+	slices.Sort(k.loaded)
+	if want := []string{"before_one", "before_other", "one", "other"}; !slices.Equal(k.loaded, want) {
+		t.Errorf("loaded %q; want %q", k.loaded, want)
 	}
 }
 
