@@ -108,6 +108,14 @@ func (b *Builder) importImage(ctx context.Context, spec ImportSpec) (_ Artifact,
 	}
 	defer func() { err = errors.Join(err, removeTree(dir)) }()
 
+	if spec.remote() {
+		// Another import of the same file, for other firmware, uses the same download and removes it.
+		release, locking := b.lock(ctx, keyOf("download", spec.Digest))
+		if locking != nil {
+			return Artifact{}, locking
+		}
+		defer func() { err = errors.Join(err, release()) }()
+	}
 	file, err := b.obtain(ctx, spec, dir)
 	if err != nil {
 		return Artifact{}, err

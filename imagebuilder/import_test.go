@@ -3,6 +3,8 @@ package imagebuilder
 import (
 	"bytes"
 	"encoding/binary"
+	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -180,6 +182,61 @@ func TestConcurrentEqualImportsAreMerged(t *testing.T) {
 	group.Wait()
 	if built.Load() != 1 {
 		t.Errorf("%d of 4 equal imports built the image; want 1", built.Load())
+	}
+}
+
+// logged tells of every line of a log.
+type logged chan string
+
+func (l logged) Write(line []byte) (int, error) {
+	l <- string(line)
+	return len(line), nil
+}
+
+// One download serves a file; who imports it a second time, for other firmware, must
+// neither write into it nor lose it to who was first.
+func TestImportsOfOneAddressForOtherFirmwareTakeTurns(t *testing.T) {
+	packed := zst(t, testDisk(t))
+	asked, answer := make(chan struct{}, 10), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		<-answer
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(packed))
+	}))
+	defer server.Close()
+	cache, ended := t.TempDir(), make(chan error, 2)
+	start := func(firmware string, log io.Writer) {
+		b := &Builder{CacheDir: cache, Log: slog.New(slog.NewTextHandler(log, nil))}
+		spec := ImportSpec{Source: server.URL + "/disk.img.zst", Digest: sha(packed), Firmware: []string{firmware}}
+		go func() {
+			_, err := b.Import(t.Context(), spec)
+			ended <- err
+		}()
+	}
+	start("bios", io.Discard)
+	select {
+	case <-asked:
+	case err := <-ended:
+		t.Fatalf("Import() = %v before it asked for the file", err)
+	}
+	waits := make(logged, 100)
+	start("uefi", waits)
+	select {
+	case <-asked:
+		t.Error("two imports fill one download at once")
+	case line := <-waits:
+		if !strings.Contains(line, "waiting") {
+			t.Errorf("the second import says %q; want it to wait", line)
+		}
+	}
+	close(answer)
+	for range 2 {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	if left, err := filepath.Glob(filepath.Join(cache, "downloads", "*")); err != nil || len(left) != 0 {
+		t.Errorf("downloads holds %v", left)
 	}
 }
 
