@@ -192,14 +192,20 @@ func (s *Server) carryOut(ctx context.Context, o store.Operation, do func(contex
 	case err != nil:
 		state, result, failure = resource.OperationFailed, "", err.Error()
 	}
+	// Who reads that it has ended may begin the next one at once.
+	s.release(o.Machine)
 	record, done := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.RequestTimeout)
 	defer done()
 	if err := s.cfg.Catalog.FinishOperation(record, o.ID, state, result, failure); err != nil {
 		s.cfg.Log.Error("recording how an operation ended", "operation", o.ID, "state", state, "error", err)
 	}
+}
+
+// release lets the next operation on a machine begin.
+func (s *Server) release(machine uuid.UUID) {
 	s.operations.mu.Lock()
 	defer s.operations.mu.Unlock()
-	delete(s.operations.held, o.Machine)
+	delete(s.operations.held, machine)
 }
 
 // operate lets operations begin until ctx ends, and waits for those that run.
