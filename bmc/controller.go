@@ -108,8 +108,12 @@ func Open(c Config, d Deps) (*Controller, error) {
 	return ctl, nil
 }
 
-// Close waits for the running call, if any, and makes later ones fail. No
-// session outlives its call, so nothing remains on the BMC.
+// ErrClosed says that a Controller was closed before a call had its turn, so that
+// nothing was asked of the BMC.
+var ErrClosed = errors.New("the controller was closed")
+
+// Close waits for the running call, if any, and makes later ones fail with
+// ErrClosed. No session outlives its call, so nothing remains on the BMC.
 func (c *Controller) Close() error {
 	<-c.turn
 	c.closed = true
@@ -149,7 +153,7 @@ func (c *Controller) alone(ctx context.Context, op string, f func() error) error
 	}
 	defer func() { c.turn <- struct{}{} }()
 	if c.closed {
-		return fmt.Errorf("%s: the controller was closed", c.info(op))
+		return fmt.Errorf("%s: %w", c.info(op), ErrClosed)
 	}
 	return f()
 }

@@ -553,7 +553,7 @@ func TestClosedControllerRefusesCalls(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := c.PowerState(t.Context()); err == nil {
-		t.Error("PowerState() after Close = nil; want an error")
+	if _, err := c.PowerState(t.Context()); !errors.Is(err, bmc.ErrClosed) {
+		t.Errorf("PowerState() after Close = %v; want ErrClosed", err)
 	}
 }

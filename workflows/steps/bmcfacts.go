@@ -113,7 +113,7 @@ func (b *BMCFacts) try(ctx context.Context, siteName string, m *site.Machine, ro
 	bounded, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	r, err := b.Read(bounded, m, row)
-	if err == nil || ctx.Err() != nil || errors.Is(err, bmc.ErrGaveWay) {
+	if err == nil || ctx.Err() != nil || unasked(err) {
 		return r, err
 	}
 	raw, failed := json.Marshal(attempt{At: b.now(), Within: within})
@@ -122,6 +122,10 @@ func (b *BMCFacts) try(ctx context.Context, siteName string, m *site.Machine, ro
 	}
 	return r, errors.Join(err, failed)
 }
+
+// unasked reports whether an error says nothing about the BMC: something else came
+// first, or an edited site took the place of the one that is being asked about.
+func unasked(err error) bool { return errors.Is(err, bmc.ErrGaveWay) || errors.Is(err, bmc.ErrClosed) }
 
 // Read asks the BMC of a machine and records what it says. row is the machine's; for
 // nil, one that the catalog does not know, it is held until Keep.
@@ -198,7 +202,7 @@ func (b *BMCFacts) Round(ctx context.Context, s *site.Site, tell func(m *site.Ma
 		wg.Go(func() {
 			defer func() { <-slots }()
 			_, err := b.try(ctx, s.Name, m, &row, quietBMCFacts)
-			if ctx.Err() == nil && !errors.Is(err, bmc.ErrGaveWay) {
+			if ctx.Err() == nil && !unasked(err) {
 				tell(m, err)
 			}
 		})

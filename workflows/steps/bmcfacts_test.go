@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/edge-provision/edge-provision/bmc"
 	"github.com/edge-provision/edge-provision/bmc/sim"
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/workflows"
@@ -243,6 +244,30 @@ func TestRoundAsksWhatIsDueAndTellsWhatIsSilent(t *testing.T) {
 	s.redfish.SetFault(sim.FaultGarbage)
 	if err := round(); err == nil || told.Load() != 2 {
 		t.Errorf("Round() of a BMC that answers nonsense = %v, told %d times; want that to be told", err, told.Load())
+	}
+}
+
+// An edited site takes the place of the one that is being asked about.
+func TestClosedBMCIsNeitherToldOfNorLeftAlone(t *testing.T) {
+	s := newShop(t, true)
+	retired := steps.NewControllers(s.site, s.catalog, bmc.Deps{})
+	if _, err := retired.BMC(s.machine.Address); err != nil {
+		t.Fatal(err)
+	}
+	retired.Close()
+	inside := &steps.BMCFacts{Catalog: s.catalog, Powers: retired}
+	told := 0
+	round := func() {
+		if err := inside.Round(s.ctx(), s.site, func(*site.Machine, error) { told++ }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if round(); told != 0 {
+		t.Errorf("Round() told of %d machines whose controller was closed; want none", told)
+	}
+	inside.Powers = s.computer
+	if round(); told != 1 {
+		t.Errorf("the next Round() told of %d machines; want the BMC asked at once", told)
 	}
 }
 
