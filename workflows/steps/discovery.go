@@ -188,11 +188,12 @@ func bootTime(boot string) time.Time {
 const acknowledged = time.Minute
 
 // give has the agent of a machine that no run wants do something that changes no
-// disk; done is false when somebody has other work for it.
-func (d *Discovery) give(ctx context.Context, m inventory.Machine, t agent.Task) (done bool, err error) {
+// disk, and calls then before a run that came to want it meanwhile goes on. Neither
+// happens when somebody has other work for it.
+func (d *Discovery) give(ctx context.Context, m inventory.Machine, t agent.Task, then func() error) error {
 	left, free := d.Wanted.Leave(m.ID)
 	if !free {
-		return false, nil
+		return nil
 	}
 	defer left()
 	t.ID, t.Run, t.Step = "discovered/"+uuid.Must(uuid.NewV7()).String(), "discovery", m.ID.String()
@@ -202,17 +203,20 @@ func (d *Discovery) give(ctx context.Context, m inventory.Machine, t agent.Task)
 	result, err := d.Dispatch.Spare(ctx, m.ID, t)
 	switch {
 	case errors.Is(err, dispatch.ErrBusy), errors.Is(err, dispatch.ErrReplaced):
-		return false, nil
-	case err == nil && result.Error != nil:
-		err = result.Error
+		return nil
+	case err != nil:
+		return err
+	case result.Error != nil:
+		return result.Error
 	}
-	return err == nil, err
+	return then()
 }
 
 // say shows a line on the machine's screen.
 func (d *Discovery) say(ctx context.Context, m inventory.Machine, text string) error {
 	d.Tell(Progress{Address: m.Address, Phase: "waits", Message: text})
-	if _, err := d.give(ctx, m, agent.Task{Kind: agent.KindHold, Hold: &agent.Hold{Message: text}}); err != nil {
+	shown := func() error { return nil }
+	if err := d.give(ctx, m, agent.Task{Kind: agent.KindHold, Hold: &agent.Hold{Message: text}}, shown); err != nil {
 		return fmt.Errorf("telling %s what it waits for: %w", m.Address, err)
 	}
 	return nil
@@ -220,21 +224,26 @@ func (d *Discovery) say(ctx context.Context, m inventory.Machine, text string) e
 
 // dismiss has a machine restart from its own disk.
 func (d *Discovery) dismiss(ctx context.Context, m inventory.Machine, session dispatch.Session, phase, message string) error {
-	done, err := d.give(ctx, m, agent.Task{Kind: agent.KindReboot})
+	err := d.give(ctx, m, agent.Task{Kind: agent.KindReboot}, func() error {
+		d.let[session.Boot] = true
+		delete(d.since, session.Boot)
+		d.Tell(Progress{Address: session.MAC.String(), Phase: phase, Message: message})
+		return d.leave(ctx, m.ID)
+	})
 	if err != nil {
 		return fmt.Errorf("letting %s go: %w", session.MAC, err)
 	}
-	if !done {
-		return nil
-	}
-	d.let[session.Boot] = true
-	delete(d.since, session.Boot)
-	d.Tell(Progress{Address: session.MAC.String(), Phase: phase, Message: message})
-	return d.leave(ctx, m)
+	return nil
 }
 
 // leave records that a machine is not in the installer any more, as release does.
-func (d *Discovery) leave(ctx context.Context, m inventory.Machine) error {
+// While it does no run touches the machine; since the machines were listed one may
+// have, so that its state is read anew.
+func (d *Discovery) leave(ctx context.Context, id uuid.UUID) error {
+	m, err := d.Catalog.Machine(ctx, id)
+	if err != nil {
+		return err
+	}
 	if m.Address == "" || m.State == inventory.StateDiscovered {
 		return nil
 	}

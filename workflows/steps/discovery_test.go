@@ -97,6 +97,40 @@ func TestARefusedMachineGoesBackToItsDiskAfterAWhile(t *testing.T) {
 	g.pass(time.Hour) // nothing is left to do
 }
 
+// A run that comes to want the machine finds it as it was left, and what one did since
+// the machines were listed stays.
+func TestWhatARunHasSetIsNotOverwrittenWhenAMachineIsLetGo(t *testing.T) {
+	g := newGuest(t)
+	g.reacted(inventory.ReactionRefused, "its disk carries ntfs")
+	for _, state := range []inventory.State{inventory.StateInspecting, inventory.StateHeld} {
+		if err := g.catalog.SetState(g.ctx(), g.row.ID, state); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.pass(0)
+	// It is asked for after the machines were listed.
+	g.discovery.Busy = func() bool {
+		err := errors.Join(g.catalog.SetState(g.ctx(), g.row.ID, inventory.StateInstalled), g.catalog.SetImage(g.ctx(), g.row.ID, imageDigest))
+		if err != nil {
+			t.Error(err)
+		}
+		return false
+	}
+	told := false
+	g.discovery.Tell = func(p steps.Progress) {
+		if p.Phase == "let go" {
+			told = true
+			if _, free := g.wanted.Leave(g.row.ID); free {
+				t.Error("a run may go on before the machine's state was recorded")
+			}
+		}
+	}
+	g.pass(2 * steps.DefaultPatience)
+	if g.in() || !told || g.state() != inventory.StateInstalled {
+		t.Errorf("in the installer %t, told %t, state %s; want it let go, and installed as it was since", g.in(), told, g.state())
+	}
+}
+
 func TestWhoMayBeWantedStaysInTheInstaller(t *testing.T) {
 	tests := map[string]func(*guest){
 		"no class had a part in it": func(*guest) {},
