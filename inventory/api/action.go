@@ -39,8 +39,11 @@ const operationTimeout = 5 * time.Minute
 
 // operations are the operations that this server carries out.
 type operations struct {
+	// ready is closed when Run lets operations begin; who asks earlier waits.
+	ready   chan struct{}
+	ctx     context.Context // of Run
 	mu      sync.Mutex
-	ctx     context.Context // of Run; nil: nothing is begun
+	stopped bool // nothing is begun any more
 	running sync.WaitGroup
 	// held are the machines that something is being done to.
 	held map[uuid.UUID]bool
@@ -145,10 +148,15 @@ func (s *Server) begin(x *exchange, key, kind string, m inventory.Machine, reque
 		return err
 	}
 	digest := sha256.Sum256([]byte(x.route.id + "\x00" + m.ID.String() + "\x00" + string(asked)))
+	select {
+	case <-s.operations.ready:
+	case <-x.ctx().Done():
+		return problem("busy", "The server is starting.")
+	}
 	s.operations.mu.Lock()
 	defer s.operations.mu.Unlock()
-	if s.operations.ctx == nil || s.operations.ctx.Err() != nil {
-		return problem("busy", "The server is starting or stopping.")
+	if s.operations.stopped || s.operations.ctx.Err() != nil {
+		return problem("busy", "The server is stopping.")
 	}
 	if m.ID != uuid.Nil && s.operations.held[m.ID] {
 		// A repeated request is told of its operation all the same.
@@ -217,10 +225,12 @@ func (s *Server) operate(ctx context.Context) {
 			s.cfg.Log.Warn("operations of a controller that ended", "closed", n, "error", err)
 		}
 	}
-	s.operations.mu.Lock()
 	s.operations.ctx, s.operations.held = ctx, map[uuid.UUID]bool{}
-	s.operations.mu.Unlock()
+	close(s.operations.ready)
 	<-ctx.Done()
+	s.operations.mu.Lock() // one that is being begun now is waited for too
+	s.operations.stopped = true
+	s.operations.mu.Unlock()
 	s.operations.running.Wait()
 }
 

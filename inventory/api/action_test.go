@@ -173,6 +173,62 @@ func TestOperationsThatAControllerLeavesAreInterrupted(t *testing.T) {
 	}
 }
 
+// doorbell is a switchboard that says when it is asked about a machine.
+type doorbell struct {
+	*switchboard
+	rung chan struct{}
+}
+
+func (d doorbell) Working(context.Context, inventory.Machine) (*resource.Run, error) {
+	d.rung <- struct{}{}
+	return nil, nil
+}
+
+// TestWhoComesBeforeTheServerRunsIsNotSentAway: a server takes connections before
+// all of its parts have begun.
+func TestWhoComesBeforeTheServerRunsIsNotSentAway(t *testing.T) {
+	s := open(t)
+	m := s.machine(1)
+	board := doorbell{&switchboard{let: make(chan struct{}, 1)}, make(chan struct{}, 2)}
+	board.let <- struct{}{}
+	server, err := api.New(api.Config{
+		Catalog: s.catalog, Runs: &s.journal, Power: board, Anonymous: resource.RoleReader, WatchInterval: 5 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(server.Handler())
+	t.Cleanup(web.Close)
+	early := &shop{T: t, catalog: s.catalog, http: web}
+	f := early.follow("/v1/watch/events", 0)
+	asked := httptest.NewRecorder()
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		req := httptest.NewRequest(http.MethodPost, "http://localhost/v1/machines/"+m.ID.String()+"/power", strings.NewReader(`{"action":"off"}`))
+		req.Header.Set("Authorization", "Bearer "+s.bearers[resource.RoleOperator])
+		req.Header.Set("Idempotency-Key", "k")
+		req.Header.Set("Content-Type", "application/json")
+		server.Handler().ServeHTTP(asked, req)
+	}()
+	<-board.rung // the request has come as far as it gets
+	ctx, cancel := contextOf(t)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		server.Run(ctx)
+	}()
+	early.record(1, 1)
+	f.expect(step, "1")
+	<-answered
+	if asked.Code != http.StatusAccepted {
+		t.Errorf("an action before the server ran = %d %s; want 202", asked.Code, asked.Body)
+	}
+	early.ended(read[resource.Operation](t, reply{status: asked.Code, header: asked.Header(), body: asked.Body.Bytes()}))
+	cancel()
+	<-done
+}
+
 func TestPowerIsNotTakenFromARunUnlessForced(t *testing.T) {
 	board := &switchboard{let: make(chan struct{}, 9), run: &resource.Run{ID: uuid.New(), Command: "apply"}}
 	s := open(t, func(c *api.Config) { c.Power = board })

@@ -157,8 +157,8 @@ type Server struct {
 	operations operations
 }
 
-// New makes a server over a catalog. Watches and actions are answered only while
-// Serve, or Run, runs.
+// New makes a server over a catalog. Watches and actions go on only while Serve, or
+// Run, runs: those that come earlier wait for it.
 func New(cfg Config) (*Server, error) {
 	cfg = cfg.withDefaults()
 	if cfg.Catalog == nil || cfg.Runs == nil {
@@ -166,6 +166,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, mux: http.NewServeMux(), readers: make(chan struct{}, cfg.Readers)}
 	s.touched.at = map[string]time.Time{}
+	s.operations.ready = make(chan struct{})
 	s.hub = newHub(cfg)
 	s.metrics = newMetrics(cfg, s.hub)
 	s.routes = s.table()
@@ -256,7 +257,7 @@ func ignore(err, what error) error {
 }
 
 // Run tells watchers and webhooks what happens and carries operations out, until
-// ctx ends.
+// ctx ends. It runs once.
 // Serve calls it; call it where Handler is served by another server.
 func (s *Server) Run(ctx context.Context) {
 	var parts sync.WaitGroup

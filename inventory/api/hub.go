@@ -22,7 +22,7 @@ type hub struct {
 	cut  atomic.Uint64 // watchers that were cut off
 
 	mu       sync.Mutex
-	running  bool
+	stopped  bool
 	at       int64 // id of the last event that was handed out
 	watchers map[*watcher]struct{}
 	places   int // watches that were admitted
@@ -44,9 +44,6 @@ func newHub(cfg Config) *hub {
 
 // run hands events out until ctx ends; then every watcher is told to end.
 func (h *hub) run(ctx context.Context) {
-	h.mu.Lock()
-	h.running = true
-	h.mu.Unlock()
 	defer h.stop()
 	ticker := time.NewTicker(h.cfg.WatchInterval)
 	defer ticker.Stop()
@@ -78,7 +75,7 @@ func (h *hub) watched() bool {
 func (h *hub) stop() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.running = false
+	h.stopped = true
 	for w := range h.watchers {
 		w.end()
 	}
@@ -149,11 +146,12 @@ func (h *hub) hand(batch []news) {
 }
 
 // admit counts a watch in; false when there are as many as there may be, or
-// nobody follows the events.
+// nobody follows the events any more. One that comes before run is told of what
+// happens when run begins.
 func (h *hub) admit() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.running || h.places >= h.cfg.Watchers {
+	if h.stopped || h.places >= h.cfg.Watchers {
 		return false
 	}
 	h.places++
@@ -193,7 +191,7 @@ func (h *hub) join(ctx context.Context) (w *watcher, from int64, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	w = &watcher{ready: make(chan struct{}, 1), ended: make(chan struct{})}
-	if !h.running {
+	if h.stopped {
 		w.end()
 		return w, h.at, nil
 	}
