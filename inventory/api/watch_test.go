@@ -277,8 +277,11 @@ func TestWatchFromBeforeRetentionIsReset(t *testing.T) {
 // small window, and never reads it: the server must neither wait for it nor keep
 // everything for it, and others go on.
 func TestClientThatNeverReadsIsCutOff(t *testing.T) {
+	// As many events as wait for the one that reads at most, in however many
+	// batches they come: the next are not recorded before it has read all.
+	const burst = 200
 	s := open(t, func(c *api.Config) {
-		c.WatchQueue = 50
+		c.WatchQueue = burst
 		c.KeepAlive = 2 * time.Second // which a stalled machine may hold up one that reads
 	})
 	conn, err := net.Dial("tcp", strings.TrimPrefix(s.http.URL, "http://"))
@@ -295,14 +298,14 @@ func TestClientThatNeverReadsIsCutOff(t *testing.T) {
 	sentEvents := 0
 	big := strings.Repeat("x", 4000)
 	s.until("the one that does not read is cut off", func() bool {
-		for range 200 {
+		for range burst {
 			s.catalog.Record(inventory.Event{Site: "store-0421", Kind: inventory.EventAgentLog, Message: big})
 		}
 		if err := s.catalog.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		sentEvents += 200
-		for read := 0; read < 200; read++ {
+		sentEvents += burst
+		for range burst {
 			if _, ended := reader.next(); ended {
 				t.Fatal("the client that reads was cut off too")
 			}
