@@ -40,6 +40,25 @@ func (v Settings) Put(ctx context.Context, key string, value []byte) error {
 	})
 }
 
+// PutNew writes the value of a key that has none, and returns the one that is kept:
+// of several at once, all get the same. What it returns survives a power cut.
+func (v Settings) PutNew(ctx context.Context, key string, value []byte) (kept []byte, err error) {
+	if value == nil {
+		value = []byte{}
+	}
+	err = v.s.write(ctx, "writing setting "+key, func(tx *ent.Tx) error {
+		r, err := tx.Setting.Get(ctx, key)
+		if ent.IsNotFound(err) { // one that is written at the same time makes this begin anew
+			r, err = tx.Setting.Create().SetID(key).SetValue(value).SetUpdatedAt(v.s.now()).Save(ctx)
+		}
+		if err == nil {
+			kept = r.Value
+		}
+		return err
+	})
+	return kept, err
+}
+
 // Delete forgets key; it is no error when there is none.
 func (v Settings) Delete(ctx context.Context, key string) error {
 	return v.s.write(ctx, "deleting setting "+key, func(tx *ent.Tx) error {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -214,6 +215,35 @@ func TestEventsForWhichThereIsNoRoomHoldNobodyUp(t *testing.T) {
 	if s.EventsDropped() == 0 {
 		t.Error("no event was dropped; want those for which there is no room counted")
 	}
+}
+
+func TestNewSettingIsWrittenByOneOfMany(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		ctx, a, b := t.Context(), storetest.Open(t, cfg).Settings(), storetest.Open(t, cfg).Settings()
+		const racers = 6
+		got := make([]string, racers)
+		var wg sync.WaitGroup
+		for i := range racers {
+			wg.Go(func() {
+				kept, err := []store.Settings{a, b}[i%2].PutNew(ctx, "k", fmt.Append(nil, i))
+				if err != nil {
+					t.Error(err)
+				}
+				got[i] = string(kept)
+			})
+		}
+		wg.Wait()
+		stored := string(must[[]byte](t)(a.Get(ctx, "k")))
+		for i, kept := range got {
+			if kept != stored || stored == "" {
+				t.Errorf("racer %d was told that %q is kept; want %q, which is", i, kept, stored)
+			}
+		}
+		ok(t, b.Put(ctx, "k", []byte("replaced")))
+		if kept := must[[]byte](t)(a.PutNew(ctx, "k", []byte("late"))); string(kept) != "replaced" {
+			t.Errorf("PutNew over a value keeps %q; want that value", kept)
+		}
+	})
 }
 
 func TestSettings(t *testing.T) {

@@ -38,20 +38,41 @@ func (f *Files) Get(_ context.Context, key string) ([]byte, error) {
 
 // Put implements Values.
 func (f *Files) Put(_ context.Context, key string, value []byte) error {
+	if err := f.write(key, value, os.Rename); err != nil {
+		return fmt.Errorf("writing value %s: %w", key, err)
+	}
+	return nil
+}
+
+// PutNew implements Values.
+func (f *Files) PutNew(ctx context.Context, key string, value []byte) ([]byte, error) {
+	err := f.write(key, value, os.Link)
+	if errors.Is(err, fs.ErrExist) {
+		value, err = f.Get(ctx, key)
+		return value, errors.Join(err, syncDir(f.dir)) // who wrote it may not have come so far yet
+	}
+	if err != nil {
+		return nil, fmt.Errorf("writing value %s: %w", key, err)
+	}
+	return value, nil
+}
+
+// write makes a file of key that has all of value when it gets its name.
+func (f *Files) write(key string, value []byte, name func(from, to string) error) error {
 	tmp, err := os.CreateTemp(f.dir, ".put-*") // mode 0600
 	if err != nil {
-		return fmt.Errorf("writing value %s: %w", key, err)
+		return err
 	}
 	_, err = tmp.Write(value)
 	err = errors.Join(err, tmp.Sync(), tmp.Close())
 	if err == nil {
-		err = os.Rename(tmp.Name(), f.path(key))
+		err = name(tmp.Name(), f.path(key))
+	}
+	if rmErr := os.Remove(tmp.Name()); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
+		err = errors.Join(err, rmErr)
 	}
 	if err != nil {
-		if rmErr := os.Remove(tmp.Name()); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
-			err = errors.Join(err, rmErr)
-		}
-		return fmt.Errorf("writing value %s: %w", key, err)
+		return err
 	}
 	return syncDir(f.dir)
 }

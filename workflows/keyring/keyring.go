@@ -40,6 +40,10 @@ type Values interface {
 	// Put replaces the value of key. When it returns nil the value survives
 	// a power cut.
 	Put(ctx context.Context, key string, value []byte) error
+	// PutNew is Put where key has no value yet; where it has one, that stays. It
+	// returns the one that is kept, however many call it at once, in this
+	// process and in others.
+	PutNew(ctx context.Context, key string, value []byte) (kept []byte, err error)
 }
 
 // Config configures a Keyring.
@@ -104,8 +108,14 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	k := &Keyring{
 		file: cfg.KeyFile, values: cfg.Values, identity: identity, hmacKey: hmacKey, snapshot: ed25519.NewKeyFromSeed(seed),
 	}
-	if check == nil {
-		return k, k.Put(ctx, checkName, []byte("ok"))
+	if check == nil { // another may make it now, with another key file
+		ours, err := k.Seal(checkName, []byte("ok"))
+		if err == nil {
+			check, err = cfg.Values.PutNew(ctx, checkName, ours)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("storing the keyring's check value: %w", err)
+		}
 	}
 	if _, err := k.Unseal(checkName, check); err != nil {
 		return nil, fmt.Errorf("key file %s is not the one that this catalog's secrets were sealed with: put the right file back from a backup", cfg.KeyFile)
@@ -173,7 +183,8 @@ func (k *Keyring) Get(ctx context.Context, name string) ([]byte, error) {
 	return k.Unseal(name, sealed)
 }
 
-// getOrCreate returns the value of name, made by create on first use.
+// getOrCreate returns the value of name, made by create on first use. When others
+// make it at the same time, all get the one that is stored.
 func (k *Keyring) getOrCreate(ctx context.Context, name string, create func() ([]byte, error)) ([]byte, error) {
 	k.create.Lock()
 	defer k.create.Unlock()
@@ -184,7 +195,14 @@ func (k *Keyring) getOrCreate(ctx context.Context, name string, create func() ([
 	if value, err = create(); err != nil {
 		return nil, fmt.Errorf("making secret %s: %w", name, err)
 	}
-	return value, k.Put(ctx, name, value)
+	sealed, err := k.Seal(name, value)
+	if err != nil {
+		return nil, err
+	}
+	if sealed, err = k.values.PutNew(ctx, name, sealed); err != nil {
+		return nil, fmt.Errorf("storing secret %s: %w", name, err)
+	}
+	return k.Unseal(name, sealed)
 }
 
 // Digest is a keyed digest of value in the context of name, "hmac-sha256:" and

@@ -197,6 +197,123 @@ func TestSecretsAreMadeOnceByManyAtOnce(t *testing.T) {
 	}
 }
 
+// crossing is Values that another keyring uses at the same time: each that does
+// not find a value goes on only when the other has not found it either.
+type crossing struct {
+	Values
+	mu      *sync.Mutex
+	missing map[string]chan struct{} // closed when both have not found it
+	seen    map[string]bool          // by this one; it waits once
+}
+
+func cross(a, b Values) (Values, Values) {
+	var mu sync.Mutex
+	missing := map[string]chan struct{}{}
+	return &crossing{a, &mu, missing, map[string]bool{}}, &crossing{b, &mu, missing, map[string]bool{}}
+}
+
+func (c *crossing) Get(ctx context.Context, key string) ([]byte, error) {
+	value, err := c.Values.Get(ctx, key)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return value, err
+	}
+	c.mu.Lock()
+	both, second := c.missing[key]
+	switch {
+	case c.seen[key]: // again: as it is
+		c.mu.Unlock()
+		return value, err
+	case second:
+		close(both)
+	default:
+		both = make(chan struct{})
+		c.missing[key] = both
+	}
+	c.seen[key] = true
+	c.mu.Unlock()
+	select {
+	case <-both:
+	case <-ctx.Done():
+	}
+	return value, err
+}
+
+func TestTwoFirstCommandsUseTheSameSecrets(t *testing.T) {
+	dir := t.TempDir()
+	key := filepath.Join(dir, "key")
+	files, err := OpenFiles(filepath.Join(dir, "values"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	a, b := cross(files, files)
+	var pins, certificates, lines [2]string
+	var group sync.WaitGroup
+	for i, values := range []Values{a, b} {
+		group.Go(func() {
+			k, err := Open(ctx, Config{KeyFile: key, Values: values})
+			if err != nil {
+				t.Error(err)
+				cancel()
+				return
+			}
+			authority, err := k.Authority(ctx, "store-0421", time.Now())
+			if err != nil {
+				t.Error(err)
+				cancel()
+				return
+			}
+			pins[i], certificates[i] = authority.Pin(), string(authority.PEM())
+			if _, lines[i], err = k.SSH(ctx, "controller"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	if t.Failed() {
+		return
+	}
+	later, err := Open(ctx, Config{KeyFile: key, Values: files})
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := later.Authority(ctx, "store-0421", time.Now())
+	if err != nil {
+		t.Fatalf("the CA after two first commands: %v", err)
+	}
+	_, line, err := later.SSH(ctx, "controller")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		if pins[i] != authority.Pin() || certificates[i] != string(authority.PEM()) || lines[i] != line {
+			t.Errorf("command %d used pin %s and %s; stored are %s and %s", i, pins[i], lines[i], authority.Pin(), line)
+		}
+	}
+}
+
+func TestOfTwoKeyFilesForOneStoreTheSecondIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	files, err := OpenFiles(filepath.Join(dir, "values"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := cross(files, files)
+	var errs [2]error
+	var group sync.WaitGroup
+	for i, values := range []Values{a, b} {
+		group.Go(func() {
+			_, errs[i] = Open(t.Context(), Config{KeyFile: filepath.Join(dir, string(rune('a'+i)), "key"), Values: values})
+		})
+	}
+	group.Wait()
+	refused := errors.Join(errs[0], errs[1])
+	if (errs[0] == nil) == (errs[1] == nil) || !strings.Contains(refused.Error(), "not the one") {
+		t.Errorf("Open on two hosts at once = %v and %v; want one of them refused", errs[0], errs[1])
+	}
+}
+
 func TestFilesKeepKeysInsideTheirDirectory(t *testing.T) {
 	dir := t.TempDir()
 	f, err := OpenFiles(filepath.Join(dir, "in"))
