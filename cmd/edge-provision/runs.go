@@ -258,7 +258,7 @@ func (a *app) cancel(ctx context.Context, s *store.Store, name string, wait time
 			alive, err = held(ctx, s, run.Site)
 		}
 		if err == nil && !alive {
-			err = j.Finish(ctx, run.ID, outcomeInterrupted, "cancelled after its process had ended")
+			err = j.Close(ctx, run.ID, outcomeInterrupted, "cancelled after its process had ended")
 		}
 		return err
 	})
@@ -297,15 +297,13 @@ func awaitEnd(ctx context.Context, s *store.Store, j *journal.Journal, run journ
 	ticker := time.NewTicker(cancelInterval / 2)
 	defer ticker.Stop()
 	for {
+		alive, heldErr := held(ctx, s, run.Site) // before the run is read: a process ends after its run
 		now, err := j.Show(ctx, run.ID)
-		if err == nil && !now.Finished.IsZero() {
+		switch {
+		case err == nil && !now.Finished.IsZero():
 			return nil
-		}
-		if err == nil {
-			alive, err := held(ctx, s, run.Site)
-			if err == nil && !alive {
-				return fmt.Errorf("run %s: its process ended before the run did; `edge-provision runs resume` continues it", run.ID)
-			}
+		case err == nil && heldErr == nil && !alive:
+			return fmt.Errorf("run %s: its process ended before the run did; `edge-provision runs resume` continues it", run.ID)
 		}
 		select {
 		case <-ctx.Done():

@@ -190,18 +190,35 @@ func (j *Journal) Finish(ctx context.Context, runID uuid.UUID, outcome, failure 
 	})
 }
 
+// Close is Finish for a run that nobody carries out any more: one that has come to
+// its end all the same keeps it, and that is an error.
+func (j *Journal) Close(ctx context.Context, runID uuid.UUID, outcome, failure string) error {
+	return j.store.Write(ctx, "closing run "+runID.String(), func(tx *ent.Tx) error {
+		n, err := tx.Run.Update().Where(run.ID(runID), run.FinishedAtIsNil()).
+			SetState(outcome).SetError(failure).SetFinishedAt(j.now()).Save(ctx)
+		if err == nil && n == 0 {
+			_, err = unended(ctx, tx, runID)
+		}
+		return err
+	})
+}
+
+// unended reads a run that has not ended.
+func unended(ctx context.Context, tx *ent.Tx, runID uuid.UUID) (*ent.Run, error) {
+	row, err := tx.Run.Get(ctx, runID)
+	if err == nil && row.FinishedAt != nil {
+		err = fmt.Errorf("it ended as %q at %s", row.State, row.FinishedAt.UTC().Format(time.RFC3339))
+	}
+	return row, err
+}
+
 // Cancel asks the controller that carries a run out to stop it gracefully.
 // Asking again changes nothing; a run that ended cannot be cancelled.
 func (j *Journal) Cancel(ctx context.Context, runID uuid.UUID) error {
 	return j.store.Write(ctx, "cancelling run "+runID.String(), func(tx *ent.Tx) error {
-		row, err := tx.Run.Get(ctx, runID)
-		switch {
-		case err != nil:
+		row, err := unended(ctx, tx, runID)
+		if err != nil || row.CancelRequestedAt != nil {
 			return err
-		case row.FinishedAt != nil:
-			return fmt.Errorf("it ended as %q at %s", row.State, row.FinishedAt.UTC().Format(time.RFC3339))
-		case row.CancelRequestedAt != nil:
-			return nil
 		}
 		return tx.Run.UpdateOne(row).SetCancelRequestedAt(j.now()).Exec(ctx)
 	})

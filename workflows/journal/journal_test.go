@@ -132,6 +132,7 @@ func TestAnAttemptIsStartedAndEndsOnce(t *testing.T) {
 			"Finished before Started": j.Finished(ctx, r.ID, nodeB, 1, "ok", "", nil),
 			"Finish":                  j.Finish(ctx, unknown, "ok", ""),
 			"Cancel":                  j.Cancel(ctx, unknown),
+			"Close":                   j.Close(ctx, unknown, "interrupted", ""),
 		} {
 			if !errors.Is(err, journal.ErrNotFound) {
 				t.Errorf("%s of what is unknown = %v; want ErrNotFound", what, err)
@@ -184,6 +185,25 @@ func TestCancelIsARequest(t *testing.T) {
 		ok(t, j.Finish(ctx, r.ID, "cancelled", ""))
 		if err := j.Cancel(ctx, r.ID); err == nil || !strings.Contains(err.Error(), "cancelled") {
 			t.Errorf("Cancel of a run that ended = %v; want an error that says how it ended", err)
+		}
+	})
+}
+
+func TestRunThatComesToItsEndIsNotClosedAsCutOff(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		ctx := t.Context()
+		j := journal.New(storetest.Open(t, cfg), clock())
+		dead, done := must[journal.Run](t)(j.Begin(ctx, journal.Run{Site: site})), must[journal.Run](t)(j.Begin(ctx, journal.Run{Site: site}))
+		ok(t, j.Close(ctx, dead.ID, "interrupted", "its process ended"))
+		if got := must[journal.Run](t)(j.Show(ctx, dead.ID)); got.State != "interrupted" || got.Error != "its process ended" || got.Finished.IsZero() {
+			t.Errorf("a run without process = %+v; want it closed", got)
+		}
+		ok(t, j.Finish(ctx, done.ID, "ok", ""))
+		if err := j.Close(ctx, done.ID, "interrupted", "its process ended"); err == nil || !strings.Contains(err.Error(), `"ok"`) {
+			t.Errorf("Close of a run that ended = %v; want an error that says how", err)
+		}
+		if got := must[journal.Run](t)(j.Show(ctx, done.ID)); got.State != "ok" || got.Error != "" {
+			t.Errorf("it = %+v; want it as it ended", got)
 		}
 	})
 }
