@@ -141,12 +141,13 @@ func (c *courier) pause(failures int) time.Duration {
 // deliver sends the next events to a webhook's target, and returns the id up to
 // which it is served, and whether more may wait.
 func (c *courier) deliver(ctx context.Context, w store.Webhook) (cursor int64, more bool, err error) {
-	span, err := c.cfg.Catalog.EventSpan(ctx)
-	if err != nil {
-		return w.Cursor, false, err
-	}
 	events, err := c.cfg.Catalog.EventsAfter(ctx, w.Cursor, deliveryEvents, w.Kinds...)
 	if err != nil || len(events) == 0 {
+		return w.Cursor, false, err
+	}
+	// After the events: what retention removed before they were read is missing.
+	span, err := c.cfg.Catalog.EventSpan(ctx)
+	if err != nil {
 		return w.Cursor, false, err
 	}
 	d := resource.Delivery{Webhook: w.ID, Catalog: c.cfg.Catalog.CatalogID(), Reset: w.Cursor < span.Pruned}

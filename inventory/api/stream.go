@@ -116,13 +116,33 @@ func (s *Server) lost(ctx context.Context, after int64) (reason string, newest i
 	return "", span.Newest, nil
 }
 
+// gap ends the reading of a past of which retention has removed a part meanwhile.
+type gap struct{ reason string }
+
+func (g *gap) Error() string { return "events were removed: " + g.reason }
+
+// whole is a gap when events that were read after another may not be all of them.
+// It is asked when they have been read, and before they are sent. Zero is no
+// event: what comes after it is what is left.
+func (s *Server) whole(ctx context.Context, after int64) error {
+	if after == 0 {
+		return nil
+	}
+	reason, _, err := s.lost(ctx, after)
+	if err == nil && reason != "" {
+		err = &gap{reason}
+	}
+	return err
+}
+
 // watch is what a kind of watch does with the catalog's events.
 type watch struct {
 	// begin sends what there is to a client that begins, or that was reset, and
-	// returns the id of the event from which on it follows.
-	begin func(*stream) (int64, error)
+	// returns the id of the event from which on it follows; zero: from the oldest.
+	begin func(st *stream, reset bool) (int64, error)
 	// past sends what happened after an event, at most one page, and returns the
-	// id of the last that it has looked at, and whether there may be more.
+	// id of the last that it has looked at, and whether there may be more. Where
+	// not all of it is left, it sends nothing and its error is a gap.
 	past func(st *stream, after int64) (last int64, more bool, err error)
 	// now sends one event of the batch that just came.
 	now func(*stream, news) error
@@ -148,17 +168,24 @@ func (s *Server) stream(x *exchange, w watch) error {
 	if err != nil {
 		return err
 	}
-	if reason != "" {
-		if err := st.putJSON("reset", 0, resource.Reset{Reason: reason}); err != nil {
-			return err
-		}
+	switch {
+	case reason != "":
+		after, err = w.anew(st, reason)
+	case !resumes:
+		after, err = w.begin(st, false)
 	}
-	if !resumes || reason != "" {
-		if after, err = w.begin(st); err != nil {
-			return err
-		}
+	if err != nil {
+		return err
 	}
 	return s.goOn(st, w, after)
+}
+
+// anew lets the client forget what it has, and begins again.
+func (w watch) anew(st *stream, reason string) (after int64, err error) {
+	if err := st.putJSON("reset", 0, resource.Reset{Reason: reason}); err != nil {
+		return 0, err
+	}
+	return w.begin(st, true)
 }
 
 // goOn sends what happened after an event, and then what happens.
@@ -166,7 +193,12 @@ func (s *Server) goOn(st *stream, w watch, after int64) error {
 	ctx := st.ctx()
 	catchUp := func(upTo int64) (err error) {
 		for more := true; more && (upTo == 0 || after < upTo); {
-			if after, more, err = w.past(st, after); err != nil {
+			after, more, err = w.past(st, after)
+			if lost, ok := errors.AsType[*gap](err); ok {
+				more = true
+				after, err = w.anew(st, lost.reason)
+			}
+			if err != nil {
 				return err
 			}
 			if err := st.flush(); err != nil {

@@ -22,7 +22,7 @@ var (
 )
 
 const watchDetail = "A stream of Server-Sent Events in the order they were committed. The `id` of each leads on in `Last-Event-ID` after a break. " +
-	"When events after it were removed by retention, or it is unknown, the stream begins with `reset` and then sends everything anew. " +
+	"When events after it were removed by retention, also while the stream catches up, or it is unknown, `reset` comes and then everything anew. " +
 	"A client that does not read for long is cut off; it connects again and goes on. "
 
 func (s *Server) watchRoutes() []route {
@@ -65,9 +65,9 @@ func (s *Server) watchEvents(x *exchange) error {
 		return err
 	}
 	return s.stream(x, watch{
-		begin: func(st *stream) (int64, error) {
-			if _, resumes, err := st.place(); resumes || err != nil {
-				return 0, err // after a reset: all that is left
+		begin: func(_ *stream, reset bool) (int64, error) {
+			if reset {
+				return 0, nil // all that is left
 			}
 			return span.Newest, nil
 		},
@@ -77,6 +77,9 @@ func (s *Server) watchEvents(x *exchange) error {
 				return after, false, err
 			}
 			events, err := s.cfg.Catalog.EventPage(st.ctx(), f, after, hubPage, false)
+			if err == nil {
+				err = s.whole(st.ctx(), after)
+			}
 			if err != nil {
 				return after, false, err
 			}
@@ -169,7 +172,7 @@ func (s *Server) watchMachines(x *exchange) error {
 }
 
 // begin sends every machine that there is.
-func (w *machineWatch) begin(st *stream) (int64, error) {
+func (w *machineWatch) begin(st *stream, _ bool) (int64, error) {
 	// What changes while the machines are read is sent again after them.
 	span, err := w.cfg.Catalog.EventSpan(st.ctx())
 	if err != nil {
@@ -221,6 +224,9 @@ func (w *machineWatch) past(st *stream, after int64) (int64, bool, error) {
 		return after, false, err
 	}
 	events, err := w.cfg.Catalog.EventsAfter(st.ctx(), after, hubPage, inventory.EventMachineChanged, inventory.EventMachineRemoved)
+	if err == nil {
+		err = w.whole(st.ctx(), after)
+	}
 	if err != nil {
 		return after, false, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strconv"
@@ -271,6 +272,48 @@ func TestWatchFromBeforeRetentionIsReset(t *testing.T) {
 		refused(t, s.do(call{path: "/v1/watch/events", header: map[string]string{"Last-Event-ID": id}}), "invalid-parameter")
 	}
 	refused(t, s.get("/v1/watch/machines?filter=facts.x"), "invalid-filter")
+}
+
+// overtaken does something when the answer begins: a watch has found by then that
+// the events after its client's place are all there.
+type overtaken struct {
+	http.ResponseWriter
+	begins func()
+}
+
+func (o *overtaken) Write(p []byte) (int, error) {
+	o.begins()
+	return o.ResponseWriter.Write(p)
+}
+
+func (o *overtaken) Unwrap() http.ResponseWriter { return o.ResponseWriter }
+
+func TestWatchThatRetentionOvertakesIsReset(t *testing.T) {
+	for path, want := range map[string][]string{
+		"/v1/watch/events":   {`reset {"reason":"retention"}`, "3", "4", "5", "6"},
+		"/v1/watch/machines": {"reset retention", "machine a", "synced 1"},
+	} {
+		t.Run(path, func(t *testing.T) {
+			cfg := storetest.SQLite(t)
+			cfg.EventLimit = 4
+			s := openOn(t, cfg)
+			name := step
+			if path == "/v1/watch/machines" {
+				name = short(s.machine(1))
+			}
+			s.record(0, 6)
+			prune := sync.OnceFunc(func() {
+				if _, err := s.catalog.Prune(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+			web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				s.server.Handler().ServeHTTP(&overtaken{w, prune}, r)
+			}))
+			t.Cleanup(web.Close)
+			(&shop{T: t, catalog: s.catalog, http: web}).follow(path, 1).expect(name, want...)
+		})
+	}
 }
 
 // TestClientThatNeverReadsIsCutOff opens a stream on a bare connection with a

@@ -26,12 +26,13 @@ type EventSpan struct {
 // EventSpan returns which events can still be told.
 func (s *Store) EventSpan(ctx context.Context) (EventSpan, error) {
 	const op = "reading the span of events"
-	pruned, err := prunedEvents(ctx, s.main.client)
-	if err != nil {
-		return EventSpan{}, s.explain(op, err)
-	}
 	var newest sql.NullInt64
 	if err := s.main.db.QueryRowContext(ctx, "SELECT MAX(id) FROM events").Scan(&newest); err != nil {
+		return EventSpan{}, s.explain(op, err)
+	}
+	// After the newest: one that is removed in between counts as removed.
+	pruned, err := prunedEvents(ctx, s.main.client)
+	if err != nil {
 		return EventSpan{}, s.explain(op, err)
 	}
 	return EventSpan{Pruned: pruned, Newest: max(pruned, newest.Int64)}, nil
