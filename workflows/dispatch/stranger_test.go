@@ -71,7 +71,13 @@ func TestTokenAdmitsOneAgentOfOneBoot(t *testing.T) {
 	if _, err := r.client().Open(ctx, thief); reason(err) != agent.RefusalToken {
 		t.Errorf("Open with a used token after a restart = %v; want it refused", err)
 	}
-	if err := c.Facts(ctx, inventory.Facts{SchemaVersion: 1}); err != nil {
+	err := c.Facts(ctx, inventory.Facts{SchemaVersion: 1})
+	if refused := new(agent.RefusedError); err != nil && !errors.As(err, &refused) {
+		// Only now it may find that its connection ended with the controller before;
+		// an agent asks again.
+		err = c.Facts(ctx, inventory.Facts{SchemaVersion: 1})
+	}
+	if err != nil {
 		t.Errorf("Facts in a session from before the restart = %v; want them taken", err)
 	}
 	if r.events.count(inventory.EventAgentRefused) == 0 {
