@@ -218,6 +218,52 @@ func (b *breaking) Write(p []byte) (int, error) {
 
 func (b *breaking) Unwrap() http.ResponseWriter { return b.ResponseWriter }
 
+func TestWatchGoesOnWhenItIsCutBeforeItsFirstEvent(t *testing.T) {
+	event, err := json.Marshal(inventory.Event{ID: 7, Kind: inventory.EventDHCPAck})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answers atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch answers.Add(1) {
+		case 1:
+			fmt.Fprint(w, "retry: 2000\n\n")
+			if err := http.NewResponseController(w).Flush(); err != nil {
+				t.Error(err)
+			}
+			panic(http.ErrAbortHandler)
+		case 2:
+			fmt.Fprintf(w, "id: 7\nevent: event\ndata: %s\n\n", event)
+		default:
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprint(w, `{"type":"/v1/problems/forbidden","title":"Forbidden","status":403}`)
+		}
+	}))
+	defer server.Close()
+	c, err := client.New(client.Config{URL: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	events, last := 0, error(nil)
+	for change, err := range c.WatchEvents(ctx, client.EventQuery{}, 0) {
+		if last = err; err == nil && change.Event != nil {
+			events++
+		}
+	}
+	if p, ok := errors.AsType[*resource.Problem](last); events != 1 || !ok || p.Status != http.StatusForbidden || answers.Load() != 3 {
+		t.Errorf("%d events and %v after %d connections; want the event of the second and the refusal of the third", events, last, answers.Load())
+	}
+	server.Close()
+	for _, err := range c.WatchEvents(ctx, client.EventQuery{}, 0) {
+		if err == nil || ctx.Err() != nil {
+			t.Errorf("a server that never answered: %v; want its error, and no second try", err)
+		}
+	}
+}
+
 func TestWatchOfMachinesFollowsTheFilter(t *testing.T) {
 	s, c := serve(t, nil)
 	a := add(t, s, 4)

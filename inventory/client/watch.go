@@ -29,7 +29,8 @@ type Change struct {
 
 // WatchEvents follows events, from the next one on, or after the event with the
 // id after when it is not zero. When the connection breaks it connects again and
-// goes on where it was, until ctx ends or the server refuses.
+// goes on where it was, until ctx ends, the server refuses, or what it sends is no
+// stream of events.
 func (c *Client) WatchEvents(ctx context.Context, q EventQuery, after int64) iter.Seq2[Change, error] {
 	v := q.values()
 	for _, name := range []string{"order", "since", "until"} {
@@ -58,12 +59,12 @@ func (c *Client) watch(ctx context.Context, v url.Values, after int64, what stri
 	return func(yield func(Change, error) bool) {
 		last, failures, connected := after, 0, false
 		for {
-			done, err := c.follow(ctx, v, &last, what, func(change Change) bool {
-				failures, connected = 0, true
+			done, err := c.follow(ctx, v, &last, what, &connected, func(change Change) bool {
+				failures = 0
 				return yield(change, nil)
 			})
 			var refused *resource.Problem
-			final := errors.As(err, &refused) && refused.Status < 500
+			final := errors.As(err, &refused) && refused.Status < 500 || errors.As(err, new(malformed))
 			switch {
 			case done:
 				return
@@ -87,8 +88,14 @@ func (c *Client) watch(ctx context.Context, v url.Values, after int64, what stri
 	}
 }
 
-// follow reads one connection to its end; done: the caller wants no more.
-func (c *Client) follow(ctx context.Context, v url.Values, last *int64, what string, give func(Change) bool) (done bool, err error) {
+// malformed is an error for what would come again in the same way.
+type malformed struct{ error }
+
+func (m malformed) Unwrap() error { return m.error }
+
+// follow reads one connection to its end; connected: the server has begun to
+// answer, done: the caller wants no more.
+func (c *Client) follow(ctx context.Context, v url.Values, last *int64, what string, connected *bool, give func(Change) bool) (done bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watchdog := time.AfterFunc(silence, cancel)
@@ -103,6 +110,7 @@ func (c *Client) follow(ctx context.Context, v url.Values, last *int64, what str
 		return false, err
 	}
 	defer resp.Body.Close()
+	*connected = true
 	lines := bufio.NewReaderSize(&counted{resp.Body, func() { watchdog.Reset(silence) }}, 64<<10)
 	for {
 		m, err := readMessage(lines)
@@ -114,7 +122,7 @@ func (c *Client) follow(ctx context.Context, v url.Values, last *int64, what str
 		}
 		change, ok, err := m.change()
 		if err != nil {
-			return false, err
+			return false, malformed{err}
 		}
 		if ok && !give(change) {
 			return true, nil
@@ -168,7 +176,7 @@ func readMessage(r *bufio.Reader) (message, error) {
 		switch field {
 		case "id":
 			if m.id, err = strconv.ParseInt(value, 10, 64); err != nil {
-				return m, fmt.Errorf("the stream has the id %q: %w", value, err)
+				return m, malformed{fmt.Errorf("the stream has the id %q: %w", value, err)}
 			}
 		case "event":
 			m.event = value
@@ -187,7 +195,7 @@ func readLine(r *bufio.Reader, most int) (string, error) {
 	for {
 		part, err := r.ReadSlice('\n')
 		if line = append(line, part...); len(line) > most {
-			return "", fmt.Errorf("a message of the stream has more than %d bytes", maxMessageBytes)
+			return "", malformed{fmt.Errorf("a message of the stream has more than %d bytes", maxMessageBytes)}
 		}
 		switch {
 		case err == nil:
