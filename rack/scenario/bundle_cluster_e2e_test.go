@@ -300,6 +300,24 @@ func (i *island) quiet(when string) {
 	}
 }
 
+// asked demands that what left the lab since the last look was at most questions for
+// the address of a host.
+func (i *island) asked(when, name string) {
+	i.t.Helper()
+	seen, err := i.sink.Take()
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	i.t.Logf("%s %d packets left the site", when, seen.Packets)
+	other := slices.ContainsFunc(seen.Lines, func(line string) bool {
+		return strings.Contains(line, "which asks for ") && !strings.Contains(line, "which asks for "+name+".")
+	})
+	if seen.Packets != seen.Queries || other {
+		i.t.Errorf("%s %d packets left the site, %d of them questions to a name server; want at most questions for %s:\n%s",
+			when, seen.Packets, seen.Queries, name, strings.Join(seen.Lines, "\n"))
+	}
+}
+
 // command runs plan or apply from the bundle.
 func (i *island) command(code int, limit time.Duration, args ...string) result {
 	i.t.Helper()

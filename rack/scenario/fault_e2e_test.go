@@ -161,7 +161,7 @@ func (c *cluster) powerCuts() {
 
 // TestOfflineStore applies hcl-examples/offline from a bundle to a machine whose
 // disk has room for an archive of images and not for what is in it; and when room
-// is made from another bundle, without that archive. Nothing leaves the site.
+// is made from another bundle, without that archive. Then nothing leaves the site.
 func TestOfflineStore(t *testing.T) {
 	c := newHosts(t, "store-0815", host.Config{Names: []string{"node"}})
 	c.findReleases()
@@ -193,7 +193,17 @@ func TestOfflineStore(t *testing.T) {
 		t.Errorf("the till has %q ready replicas; want 1", got)
 	}
 	i.same()
-	i.quiet("while the bundles were applied")
+	// Until then the node lacked K3s's own images, and what it was to run asked for
+	// the one of every pod's sandbox, if its turn came in that time.
+	i.asked("while the node's images were incomplete", "registry-1.docker.io")
+	for pods, of := range map[string]string{"kube-dns": "kube-system -l k8s-app=kube-dns", "till": "default --all"} {
+		c.on(0, "k3s kubectl delete pod --now -n "+of) // and waits until they are gone
+		c.eventually("another pod of "+pods, 2*time.Minute, func() error {
+			return c.ask(0, "k3s kubectl wait --for=condition=Ready --timeout=15s pod -n "+of)
+		})
+	}
+	i.same()
+	i.quiet("with all images on the node")
 }
 
 // largeImageBytes is what the layer of largeImage unpacks to.
