@@ -127,14 +127,7 @@ func (c carrier) outwait(ctx context.Context, version *world, pause time.Duratio
 var errStoppedByHand = errors.New("somebody stopped it; `edge-provision apply` continues it")
 
 // stopped reports whether somebody asked for the run's end.
-func (r *daemonRun) stopped() bool {
-	select {
-	case <-r.stop:
-		return true
-	default:
-		return false
-	}
-}
+func (r *daemonRun) stopped() bool { return asked(r.stop) }
 
 // edited reports whether the site is to be read again when the run under way has
 // ended.

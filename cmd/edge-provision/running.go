@@ -270,9 +270,12 @@ const cancelInterval = time.Second
 
 // stopAsked reports whether nothing new shall be started, by Ctrl-C or what stands for
 // it in a daemon.
-func (a *app) stopAsked() bool {
+func (a *app) stopAsked() bool { return asked(a.stop) }
+
+// asked reports whether the channel of a stop is closed.
+func asked(stop <-chan struct{}) bool {
 	select {
-	case <-a.stop:
+	case <-stop:
 		return true
 	default:
 		return false
