@@ -70,7 +70,7 @@ func (g *generator) subjects(n int) []inventory.Subject {
 
 func (g *generator) subject(i int) inventory.Subject {
 	var id uuid.UUID
-	id[0], id[15] = byte(g.IntN(256)), byte(i)
+	id[0], id[15] = byte(g.IntN(256)), byte(i+1) // never all zero, which is no id
 	m := inventory.Machine{ID: id, Site: pick(g, strs)}
 	g.fill(reflect.ValueOf(&m.Address).Elem())
 	g.fill(reflect.ValueOf(&m.Serial).Elem())
