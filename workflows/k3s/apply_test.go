@@ -333,6 +333,11 @@ func TestRemovedMemberMustLeaveAMajority(t *testing.T) {
 	}
 	w.hosts["machine.b"].gone = true
 	w.set("machine.c", "k3s.service.active", "inactive\n")
+	lost := w.node("c").DeepCopy()
+	lost.Status.Conditions[0].Status = core.ConditionUnknown
+	if err := w.kube.Tracker().Update(core.SchemeGroupVersion.WithResource("nodes"), lost, ""); err != nil {
+		t.Fatal(err)
+	}
 	w.took()
 	_, err = apply(t, c)
 	if err == nil || !strings.Contains(err.Error(), "is not removed") {
@@ -340,6 +345,22 @@ func TestRemovedMemberMustLeaveAMajority(t *testing.T) {
 	}
 	if log := w.took(); strings.Contains(strings.Join(log, "\n"), "delete") {
 		t.Errorf("Apply() did %q; want nothing deleted", log)
+	}
+}
+
+// From three servers to one: each leaves while the others answer.
+func TestThreeServersBecomeOne(t *testing.T) {
+	w, _ := ha(t)
+	w.took()
+	c := w.config(oldVersion, []string{"a"}, []string{"d"})
+	c.Recorded = true
+	c.TLSSAN = []string{"192.0.2.12", "192.0.2.13"}
+	mustApply(t, c)
+	if log := w.took(); !slices.Contains(log, "api: delete nodes b") || !slices.Contains(log, "api: delete nodes c") {
+		t.Errorf("Apply() did %q; want b and c removed", log)
+	}
+	if r, err := inspect(t, c); err != nil || len(r.Changes) > 0 {
+		t.Errorf("Inspect() = %q, %v; want nothing to do", r.Changes, err)
 	}
 }
 

@@ -154,6 +154,14 @@ type member struct {
 	Renewed time.Time
 }
 
+// role is what the node came as.
+func (m member) role() role {
+	if m.Etcd {
+		return server
+	}
+	return agent
+}
+
 // members lists the nodes.
 func (c *client) members(ctx context.Context) (map[string]member, error) {
 	list, err := c.kube.CoreV1().Nodes().List(ctx, meta.ListOptions{})

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	core "k8s.io/api/core/v1"
 )
 
 // scene is everything that was seen at one moment.
@@ -136,10 +134,7 @@ func (c *Cluster) decide(s scene, fresh Tokens) (*decision, error) {
 		}
 	}
 	for _, name := range c.Snapshots.Named {
-		taken := slices.ContainsFunc(servers, func(o *observation) bool {
-			return slices.ContainsFunc(o.snapshots, func(f string) bool { return strings.HasPrefix(f, name+"-") })
-		})
-		if !taken {
+		if !taken(name, servers) {
 			d.snapshots = append(d.snapshots, name)
 		}
 	}
@@ -188,6 +183,7 @@ func (c *Cluster) refusals(s scene) error {
 			}
 		}
 	}
+	errs = append(errs, c.checkEncryption(s.seen[:len(c.Servers)]))
 	if len(clusters) > 1 {
 		var text []string
 		for _, machines := range clusters {
@@ -516,8 +512,6 @@ func (c *Cluster) labelChanges(n Node, m *member) []string {
 	return out
 }
 
-func taintText(t core.Taint) string { return t.Key + "=" + t.Value + ":" + string(t.Effect) }
-
 // waves is the order in which nodes are changed: what stands in one wave is
 // changed at the same time, and a wave begins when the one before is ready.
 // Stopped servers are started together, because one alone has no majority; what
@@ -542,6 +536,9 @@ func (d *decision) waves() [][]*target {
 	if starts = of(server, start); len(starts) > 0 {
 		waves = append(waves, starts)
 	}
+	restarts, upgrades := of(server, restart), of(server, upgrade)
+	// Nobody can join through a server that runs with other critical settings.
+	each(slices.DeleteFunc(slices.Concat(restarts, upgrades), func(t *target) bool { return !t.differs() }))
 	joins := of(server, enter)
 	// Who begins the cluster comes before who joins it.
 	slices.SortStableFunc(joins, func(a, b *target) int {
@@ -554,8 +551,8 @@ func (d *decision) waves() [][]*target {
 		return 1
 	})
 	each(joins)
-	each(of(server, restart))
-	each(of(server, upgrade))
+	each(slices.DeleteFunc(restarts, (*target).differs))
+	each(slices.DeleteFunc(upgrades, (*target).differs))
 	if agents := slices.Concat(of(agent, start), of(agent, enter), of(agent, restart)); len(agents) > 0 {
 		waves = append(waves, agents)
 	}

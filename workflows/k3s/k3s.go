@@ -131,7 +131,7 @@ type Node struct {
 	// it is reached at over SSH is used.
 	IP     netip.Addr
 	Labels map[string]string
-	// Taints have the form key=value:effect.
+	// Taints have the form key=value:effect or key:effect.
 	Taints []string
 }
 
@@ -222,6 +222,11 @@ func New(c Config) (*Cluster, error) {
 		c.connect = connect
 	}
 	c.Servers, c.Agents = slices.Clone(c.Servers), slices.Clone(c.Agents)
+	for _, nodes := range [][]Node{c.Servers, c.Agents} {
+		for i := range nodes {
+			nodes[i].Taints = canonicalTaints(nodes[i].Taints)
+		}
+	}
 	if err := c.check(); err != nil {
 		return nil, err
 	}

@@ -60,3 +60,9 @@ func (r role) unit() string {
 
 func (r role) unitPath() string { return "/etc/systemd/system/" + r.unit() + ".service" }
 func (r role) envPath() string  { return r.unitPath() + ".env" }
+
+// leavingPath is the drop-in of a unit whose node is leaving the cluster. It is gone
+// with the next start of the machine.
+func (r role) leavingPath() string {
+	return "/run/systemd/system/" + r.unit() + ".service.d/edge-leaving.conf"
+}

@@ -5,10 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
-
-	"github.com/edge-provision/edge-provision/workflows/remote"
 )
 
 // memberPatch is what makes a node ours and as declared.
@@ -22,22 +19,7 @@ func memberPatch(owner string, n Node, m *member) (map[string]any, error) {
 	for k, v := range n.Labels {
 		labels[k] = v
 	}
-	var taints []map[string]any
-	have, changed := map[string]bool{}, false
-	for _, t := range m.Taints {
-		text := taintText(t)
-		if slices.Contains(before.Taints, text) && !slices.Contains(n.Taints, text) {
-			changed = true
-			continue
-		}
-		have[text] = true
-		taints = append(taints, taint(text))
-	}
-	for _, t := range n.Taints {
-		if !have[t] {
-			taints, changed = append(taints, taint(t)), true
-		}
-	}
+	taints, changed := taintsOf(n, m, before)
 	now, err := json.Marshal(appliedOf(n))
 	if err != nil {
 		return nil, err
@@ -54,35 +36,30 @@ func memberPatch(owner string, n Node, m *member) (map[string]any, error) {
 	return change, nil
 }
 
-// taint splits key=value:effect.
-func taint(text string) map[string]any {
-	key, effect := text, ""
-	if i := strings.LastIndexByte(text, ':'); i >= 0 {
-		key, effect = text[:i], text[i+1:]
-	}
-	key, value, _ := strings.Cut(key, "=")
-	out := map[string]any{"key": key, "effect": effect}
-	if value != "" {
-		out["value"] = value
-	}
-	return out
-}
-
 // voters counts the servers that hold data of the cluster, and those of them
-// that answer, one of them left out.
+// that answer, one of them left out. One that is no longer declared is not asked:
+// it is taken to answer as long as the cluster calls its node ready, or it could
+// neither leave nor be replaced. etcd itself refuses to remove a member when too few
+// others are connected (strict-reconfig-check).
 func (w *work) voters(without string) (all, up int) {
 	for _, m := range w.members {
 		if !m.Etcd {
 			continue
 		}
 		all++
-		for _, l := range w.clients {
-			if l.node.Name == m.Name && m.Name != without {
-				up++
-			}
+		if m.Name != without && w.answers(m) {
+			up++
 		}
 	}
 	return all, up
+}
+
+// answers reports whether a server is taken to answer.
+func (w *work) answers(m member) bool {
+	if !slices.ContainsFunc(w.Servers, func(n Node) bool { return n.Name == m.Name }) {
+		return m.Ready
+	}
+	return slices.ContainsFunc(w.clients, func(l *live) bool { return l.node.Name == m.Name })
 }
 
 // mayStop refuses to stop a server when the others could not go on without it.
@@ -184,61 +161,4 @@ func (w *work) forget(ctx context.Context, m member, machine string) error {
 		return err
 	}
 	return api.deletePassword(ctx, m.Name)
-}
-
-// leave takes a node out that is no longer declared.
-func (w *work) leave(ctx context.Context, m member) error {
-	if err := w.mayRemove(m); err != nil {
-		return err
-	}
-	api, err := w.api(m.Machine)
-	if err != nil {
-		return err
-	}
-	h, reach := w.host(ctx, m.Machine)
-	if reach != nil && !slices.Contains(w.Replace, m.Name) {
-		// What cannot be uninstalled has to be off, or it would go on.
-		if err := w.silent(ctx, m); err != nil {
-			return fmt.Errorf("%w (%w)", err, reach)
-		}
-	}
-	if reach == nil {
-		defer h.Close()
-		w.say("%s: node %s is no longer declared", m.Machine, m.Name)
-		if err := w.vacate(ctx, api, &m, m.Machine); err != nil {
-			return err
-		}
-	}
-	if err := w.forget(ctx, m, m.Machine); err != nil {
-		return err
-	}
-	if reach == nil {
-		w.say("%s: removing K3s", m.Machine)
-		return w.uninstall(ctx, h, keepVolumes)
-	}
-	return nil
-}
-
-// snapshotLimit bounds a snapshot: etcd holds 8 GiB at most, on disks of an edge
-// machine.
-const snapshotLimit = 5 * time.Minute
-
-// snapshot saves etcd under a name.
-func (w *work) snapshot(ctx context.Context, name string) error {
-	if len(w.clients) == 0 {
-		return fmt.Errorf("no server answers that could take the snapshot %q", name)
-	}
-	machine := w.clients[0].machine
-	h, err := w.host(ctx, machine)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	w.say("%s: saving etcd as %s", machine, name)
-	ctx, cancel := context.WithTimeoutCause(ctx, snapshotLimit, fmt.Errorf("saving etcd took longer than %s", snapshotLimit))
-	defer cancel()
-	if _, err := h.Run(ctx, remote.Command{Line: h.path(binaryPath) + " etcd-snapshot save --name " + remote.Quote(name)}); err != nil {
-		return fmt.Errorf("saving etcd: %w", err)
-	}
-	return nil
 }

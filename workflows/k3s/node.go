@@ -226,8 +226,8 @@ func (w *work) launch(ctx context.Context, h *host, t *target) error {
 	// A restart that finds the unit between two automatic ones does not set its
 	// counter of them to zero (systemd's service_stop), which reset-failed does in
 	// every state.
-	line := fmt.Sprintf("systemctl unmask --quiet %[1]s; systemctl daemon-reload && systemctl enable --quiet %[1]s && "+
-		"{ systemctl reset-failed %[1]s 2>/dev/null; systemctl show %[1]s -p InvocationID --value; } && systemctl restart --no-block %[1]s", u)
+	line := fmt.Sprintf("rm -f %[2]s; systemctl unmask --quiet %[1]s; systemctl daemon-reload && systemctl enable --quiet %[1]s && "+
+		"{ systemctl reset-failed %[1]s 2>/dev/null; systemctl show %[1]s -p InvocationID --value; } && systemctl restart --no-block %[1]s", u, h.path(t.role.leavingPath()))
 	r, err := h.Run(ctx, remote.Command{Line: line})
 	if err != nil {
 		return err
@@ -251,7 +251,8 @@ func (w *work) launch(ctx context.Context, h *host, t *target) error {
 
 // mark writes down that K3s got ready with the files that it now has.
 func (w *work) mark(ctx context.Context, h *host, t *target) error {
-	return w.writeMark(ctx, h, started{Owner: w.Owner, Digest: t.digest, Files: t.paths(), Fixed: w.fixed(), Found: t.started.Found})
+	encrypted := w.Profile == CIS
+	return w.writeMark(ctx, h, started{Owner: w.Owner, Digest: t.digest, Files: t.paths(), Fixed: w.fixed(), Encrypted: &encrypted, Found: t.started.Found})
 }
 
 // paths are those of the files that the node should have.

@@ -51,8 +51,9 @@ type observation struct {
 	// ca is the digest of the CA of the cluster that it is in.
 	ca     string
 	tokens Tokens
-	// join is what its config.yaml says, if there is one.
-	join *join
+	// join and critical are what its config.yaml says, if there is one.
+	join     *join
+	critical *critical
 	// version is what the binary says of itself; zero when there is none.
 	version Version
 	// snapshots are the names of etcd's snapshots on its disk.
@@ -92,6 +93,9 @@ type started struct {
 	Files []string `json:"files,omitempty"`
 	// Fixed are the settings that a cluster keeps for life.
 	Fixed string `json:"fixed,omitempty"`
+	// Encrypted says whether K3s encrypts Secrets, which it also does for life; nil in
+	// marks of older releases.
+	Encrypted *bool `json:"encrypted,omitempty"`
 	// Found are shared directories that were there before K3s was.
 	Found []string `json:"found,omitempty"`
 }
@@ -203,7 +207,7 @@ func (c *Cluster) look(ctx context.Context, h *host, o *observation) error {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		o.join = parseJoin(f)
+		o.join, o.critical = parseJoin(f), parseCritical(f)
 	}
 	if o.role == server {
 		return c.readTokens(ctx, h, o)

@@ -105,13 +105,15 @@ func uninstallScript() string {
 // paths, $2 is all, volumes or keep. It is plain POSIX sh. Each part is done as far as it
 // can be, and the end tells what is left.
 const removal = `R=$1 mode=$2
+for bin in "$R@DATA@"/data/*/bin; do [ -d "$bin" ] && PATH=$PATH:$bin:$bin/aux; done
 sys() { systemctl "$@" 2>/dev/null; }
 for u in k3s k3s-agent; do
   group=$(sys show "$u.service" -p ControlGroup | cut -d= -f2)
   sys disable --quiet "$u.service"
   sys stop "$u.service"
   sys reset-failed "$u.service"
-  rm -f "$R/etc/systemd/system/$u.service" "$R/etc/systemd/system/$u.service.env"
+  rm -f "$R/etc/systemd/system/$u.service" "$R/etc/systemd/system/$u.service.env" "$R/run/systemd/system/$u.service.d/edge-leaving.conf"
+  rmdir "$R/run/systemd/system/$u.service.d" 2>/dev/null
   # KillMode=process leaves the children of the service.
   [ -n "$group" ] && for root in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
     [ -d "$root$group" ] && find "$root$group" -name cgroup.procs -exec cat {} + 2>/dev/null
@@ -137,10 +139,11 @@ for i in 1 2 3; do
   sleep 1
 done
 
-# Mounts, the innermost first.
+# Mounts, the innermost first. A disk that somebody mounted for K3s is none of them:
+# its mount point is emptied and stays.
 awk -v r="$R" '{print $2}' /proc/mounts | sort -ru | while read -r m; do
   case "$m" in
-  "$R/run/k3s"* | "$R/var/lib/rancher/k3s"* | "$R/var/lib/kubelet"* | "$R/run/netns/cni-"* | "$R/run/calico"* | "$R/var/lib/calico"*) umount -l "$m" ;;
+  "$R/run/k3s"* | "$R/var/lib/kubelet/pods/"* | "$R/var/lib/kubelet/plugins/"* | "$R/run/netns/cni-"* | "$R/run/calico"* | "$R/var/lib/calico"*) umount -l "$m" ;;
   esac
 done
 
@@ -180,7 +183,9 @@ for l in @LINKS@; do
   case "$(readlink "$R$l")" in k3s | */k3s) rm -f "$R$l" ;; esac
 done
 rm -f "$R@BINARY@" "$R@STAGED@" "$R@SYSCTL@".edge-* 
-rm -rf "$R/etc/rancher/k3s" "$R/etc/rancher/node" "$R/run/k3s"
+rm -rf "$R/etc/rancher/k3s" "$R/run/k3s"
+# The cluster knows the node by its password.
+[ "$mode" = keep ] || rm -rf "$R/etc/rancher/node"
 found=" $(tr -d '\n' <"$R@STARTED@" 2>/dev/null | sed -n 's/.*"found":\[\([^]]*\)\].*/\1/p' | tr -d '"' | tr ',' ' ') "
 case "$(cat "$R@STARTED@" 2>/dev/null)" in *@SYSCTL@*) rm -f "$R@SYSCTL@" ;; esac
 for e in "$R@DATA@"/* "$R@DATA@"/server/*; do
@@ -191,6 +196,7 @@ for e in "$R@DATA@"/* "$R@DATA@"/server/*; do
 done
 [ "$mode" = all ] && rm -rf "$R@DATA@"
 rmdir "$R@DATA@" 2>/dev/null
+held=
 # Without a mark nothing says that the directories are ours.
 [ -f "$R@STARTED@" ] && for d in @SHARED@; do
   case "$found" in *" $d "*) continue ;; esac
@@ -198,7 +204,8 @@ rmdir "$R@DATA@" 2>/dev/null
   case "$d" in
   /run/netns) umount -l "$R$d" 2>/dev/null; rmdir "$R$d" 2>/dev/null ;;
   /etc/rancher | /var/lib/rancher) rmdir "$R$d" 2>/dev/null ;;
-  *) rm -rf "$R$d" ;;
+  # What is mounted below could be anybody's data.
+  *) if grep -q -F " $R$d/" /proc/mounts; then held="$held $d"; else rm -rf "$R$d" 2>/dev/null; fi ;;
   esac
 done
 if [ "$mode" = all ]; then
@@ -206,9 +213,9 @@ if [ "$mode" = all ]; then
   rmdir "$R/var/lib/edge-provision" 2>/dev/null
 fi
 
-left=
+left=$held
 for p in @BINARY@ /etc/systemd/system/k3s.service /etc/systemd/system/k3s-agent.service; do [ -e "$R$p" ] && left="$left $p"; done
-[ "$mode" = all ] && [ -e "$R@DATA@" ] && left="$left @DATA@"
+[ "$mode" = all ] && [ -n "$(find "$R@DATA@" ! -type d -print -quit 2>/dev/null)" ] && left="$left @DATA@"
 [ -z "$left" ] || { echo "these could not be removed:$left" >&2; exit 1; }
 exit 0
 `

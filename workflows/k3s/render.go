@@ -91,8 +91,14 @@ func (f file) sum() string {
 }
 
 // unitFile is the unit that K3s's install script writes (install.sh,
-// create_systemd_service_file), with all settings left to config.yaml.
+// create_systemd_service_file), with all settings left to config.yaml. The start of an
+// agent is not waited for: it is ready when a server answers, and a machine must come up
+// without one.
 func unitFile(r role) []byte {
+	kind := "notify"
+	if r == agent {
+		kind = "exec"
+	}
 	return fmt.Appendf(nil, `[Unit]
 Description=Lightweight Kubernetes
 Documentation=https://k3s.io
@@ -103,7 +109,7 @@ After=network-online.target
 WantedBy=multi-user.target
 
 [Service]
-Type=notify
+Type=%s
 EnvironmentFile=-/etc/default/%%N
 EnvironmentFile=-/etc/sysconfig/%%N
 EnvironmentFile=-%s
@@ -120,7 +126,7 @@ RestartSec=5s
 ExecStartPre=-/sbin/modprobe br_netfilter
 ExecStartPre=-/sbin/modprobe overlay
 ExecStart=%s %s
-`, r.envPath(), binaryPath, r)
+`, kind, r.envPath(), binaryPath, r)
 }
 
 // envFile holds the tokens. The server that begins the cluster takes the short
@@ -157,11 +163,13 @@ func (c *Config) config(s self) ([]byte, error) {
 	if s.node.IP.IsValid() {
 		set("node-ip", s.node.IP.String())
 	}
-	if len(s.node.Labels) > 0 {
-		var labels []string
-		for _, k := range slices.Sorted(maps.Keys(s.node.Labels)) {
+	var labels []string
+	for _, k := range slices.Sorted(maps.Keys(s.node.Labels)) {
+		if kubeletTakes(k) {
 			labels = append(labels, k+"="+s.node.Labels[k])
 		}
+	}
+	if len(labels) > 0 {
 		set("node-label", labels)
 	}
 	if len(s.node.Taints) > 0 {
@@ -215,6 +223,8 @@ func (c *Config) serverConfig(set func(key string, value any)) {
 	case c.FlannelBackend != "":
 		set("flannel-backend", c.FlannelBackend)
 	}
+	// etcd's own metrics, on port 2381 of the node: without them nobody sees a slow disk.
+	set("etcd-expose-metrics", true)
 	if c.Snapshots.Schedule != "" {
 		set("etcd-snapshot-schedule-cron", c.Snapshots.Schedule)
 	}

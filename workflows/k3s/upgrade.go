@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -22,10 +21,7 @@ import (
 // upgrade where it costs nothing.
 func (w *work) beforeUpgrade(ctx context.Context) error {
 	name := "edge-before-" + strings.NewReplacer("+", "-", ".", "-").Replace(w.Version.String())
-	taken := slices.ContainsFunc(w.seen, func(o *observation) bool {
-		return slices.ContainsFunc(o.snapshots, func(s string) bool { return strings.HasPrefix(s, name+"-") })
-	})
-	if !taken {
+	if !taken(name, w.seen) {
 		if err := w.snapshot(ctx, name); err != nil {
 			return err
 		}

@@ -223,12 +223,13 @@ func (w *world) offer(name, content string) artifact.Ref {
 	return ref
 }
 
-// binary is a k3s that knows its version and can take snapshots.
+// binary is a k3s that knows its version and can take snapshots, unless its disk is
+// full: then it ends as well as ever.
 func (w *world) binary(version string) artifact.Ref {
 	return w.offer("k3s-"+version, `#!/bin/sh
 case "$1" in
 --version) echo "k3s version `+version+` (pretended)" ;;
-etcd-snapshot) echo "$NAME: $1 $2 $4" >>"$WORLD/log"; d=$ROOT/var/lib/rancher/k3s/server/db/snapshots; mkdir -p "$d"; : >"$d/$4-node-1" ;;
+etcd-snapshot) echo "$NAME: $1 $2 $4" >>"$WORLD/log"; d=$ROOT/var/lib/rancher/k3s/server/db/snapshots; mkdir -p "$d"; [ -e "$ROOT/fake/full" ] || echo data >"$d/$4-$NAME-1782000000" ;;
 esac
 `)
 }

@@ -84,6 +84,10 @@ var (
 	snapshotPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 )
 
+// scheduledSnapshots is how the names of those begin that K3s takes by itself, and
+// removes by that when there are too many (k3s pkg/etcd/snapshot.go).
+const scheduledSnapshots = "etcd-snapshot"
+
 // checkK3s finds what can be known to be wrong before anything is.
 func checkK3s(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics {
 	var diags hcl.Diagnostics
@@ -167,9 +171,19 @@ func checkK3s(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics {
 			add("binary", "Invalid digest", "%q is not a SHA-256 digest: 64 hexadecimal digits in lower case, as in the release's sha256sum-*.txt.", v)
 		}
 	}
-	for _, t := range list(inputs, "taints") {
-		if !taintPattern.MatchString(t) {
-			add("taints", "Invalid taint", "%q is not a taint; write it like key=value:NoSchedule.", t)
+	taints := func(attribute string, of cty.Value) {
+		for _, t := range list(of, "taints") {
+			if !taintPattern.MatchString(t) {
+				add(attribute, "Invalid taint", "%q is not a taint; write it like key=value:NoSchedule.", t)
+			}
+		}
+	}
+	taints("taints", inputs)
+	if nodes, _ := inputs.GetAttr("node").Unmark(); nodes.IsKnown() && !nodes.IsNull() {
+		for _, n := range nodes.AsValueSlice() {
+			if n, _ := n.Unmark(); n.IsKnown() && !n.IsNull() {
+				taints("node", n)
+			}
 		}
 	}
 	for _, name := range []string{"drain_timeout", "start_timeout"} {
@@ -183,6 +197,9 @@ func checkK3s(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics {
 		for _, n := range list(s, "named") {
 			if !snapshotPattern.MatchString(n) {
 				add("snapshots", "Invalid name", "%q cannot be the name of a snapshot: use lower-case letters, digits and hyphens.", n)
+			}
+			if strings.HasPrefix(n, scheduledSnapshots) {
+				add("snapshots", "Invalid name", "%q begins like the names of scheduled snapshots: K3s would remove it as one of them. Use another name.", n)
 			}
 		}
 	}

@@ -55,6 +55,8 @@ func TestK3sClustersThatCannotWorkAreRefusedByValidate(t *testing.T) {
 		{"Flannel's backend without Flannel", three, k3sMinor + "cni = \"calico\"\nflannel_backend = \"vxlan\"", "there is no Flannel"},
 		{"an unknown profile", three, k3sMinor + "profile = \"paranoid\"", "is one of: cis"},
 		{"a taint without effect", three, k3sMinor + "taints = [\"a=b\"]", "write it like key=value:NoSchedule"},
+		{"a taint of one node without effect", three, k3sMinor + "node {\nmachine = machine.node[\"a\"]\ntaints = [\"a=b\"]\n}", "write it like key=value:NoSchedule"},
+		{"a snapshot with the name of scheduled ones", three, k3sMinor + "snapshots {\nnamed = [\"etcd-snapshot-x\"]\n}", "begins like the names of scheduled snapshots"},
 		{"a snapshot with a strange name", three, k3sMinor + "snapshots {\nnamed = [\"../x\"]\n}", "cannot be the name of a snapshot"},
 		{"a bound that is none", three, k3sMinor + "drain_timeout = \"soon\"", "is not a duration"},
 	}
