@@ -65,14 +65,32 @@ func (d *daemon) server(from *app) *app {
 	return b
 }
 
+// errSuperseded says that another version has been taken up since the site was read,
+// which may be newer than what was read.
+var errSuperseded = errors.New("another version of the site was taken up while this one was made ready")
+
+// reads bounds how often one reload reads the site: each time but the first, a client's
+// apply was approved meanwhile.
+const reads = 5
+
 // replace does the work of reload.
 func (d *daemon) replace(ctx context.Context, after *daemonRun) error {
+	for i := 1; ; i++ {
+		if err := d.replaceServed(ctx, d.current(), after); !errors.Is(err, errSuperseded) || i == reads {
+			return err
+		}
+	}
+}
+
+// replaceServed reads the site and puts it in the place of the version that was served
+// before it was read.
+func (d *daemon) replaceServed(ctx context.Context, served *world, after *daemonRun) error {
 	b := d.server(d.app)
 	next, err := b.load(d.path)
 	if err != nil {
 		return err
 	}
-	if was := d.current().site.Name; next.Name != was {
+	if was := served.site.Name; next.Name != was {
 		return fmt.Errorf("the site in %s is called %q now, and serve holds %q: stop serve and start it again", d.path, next.Name, was)
 	}
 	if err := d.service.Fits(next); err != nil {
@@ -82,12 +100,12 @@ func (d *daemon) replace(ctx context.Context, after *daemonRun) error {
 		fmt.Fprintf(d.app.stderr, "Site %s has no mistakes; it is taken up when the %s that is under way has ended.\n", next.Name, run.command)
 		return nil
 	}
-	w, err := b.openSite(ctx, next, d.path, d.current().tell)
+	w, err := b.openSite(ctx, next, d.path, served.tell)
 	if err != nil {
 		return err
 	}
 	w.agent = d.agent
-	if err := d.adopt(ctx, w, after); err != nil {
+	if err := d.adopt(ctx, w, served, after); err != nil {
 		return err
 	}
 	fmt.Fprintf(d.app.stderr, "Serving site %s as it is now in %s.\n", next.Name, d.path)
@@ -125,9 +143,10 @@ func (d *daemon) postpone(beside *daemonRun) *daemonRun {
 var errRunBegan = errors.New("a run has begun meanwhile; the site is read again when it has ended")
 
 // adopt serves the site of another world from now on, and records what machines
-// are by it, unless a run other than by has begun meanwhile.
-func (d *daemon) adopt(ctx context.Context, w *world, by *daemonRun) error {
-	unused, err := d.succeed(ctx, w, by)
+// are by it, unless a run other than by has begun meanwhile, or another world has taken
+// the place of the one that it is to follow; nil: it may follow any.
+func (d *daemon) adopt(ctx context.Context, w, follows *world, by *daemonRun) error {
+	unused, err := d.succeed(ctx, w, follows, by)
 	if err != nil {
 		return errors.Join(err, w.close())
 	}
@@ -142,7 +161,7 @@ func (d *daemon) adopt(ctx context.Context, w *world, by *daemonRun) error {
 
 // succeed gets ready what machines boot while a world is served, which may take
 // long, and exchanges it for the one that is served.
-func (d *daemon) succeed(ctx context.Context, w *world, by *daemonRun) (unused *world, err error) {
+func (d *daemon) succeed(ctx context.Context, w, follows *world, by *daemonRun) (unused *world, err error) {
 	installer, err := d.installerFor(ctx, w)
 	if err != nil {
 		return nil, err
@@ -151,18 +170,21 @@ func (d *daemon) succeed(ctx context.Context, w *world, by *daemonRun) (unused *
 	if err != nil {
 		return nil, fmt.Errorf("getting the installer of this version ready: %w; where its files are gone, start serve again to have them made", err)
 	}
-	return d.exchange(ctx, w, boot, by)
+	return d.exchange(ctx, w, follows, boot, by)
 }
 
 // exchange puts a world in the place of the one that is served, with its installer,
 // and returns the one that nobody uses any more, if there is one, for the caller to
 // close. Meanwhile nothing is recorded by the version before, and no run begins.
 // A world that is refused leaves everything as it was, the installer too.
-func (d *daemon) exchange(ctx context.Context, w *world, boot func(), by *daemonRun) (unused *world, err error) {
+func (d *daemon) exchange(ctx context.Context, w, follows *world, boot func(), by *daemonRun) (unused *world, err error) {
 	d.turn.Lock()
 	defer d.turn.Unlock()
 	if d.postpone(by) != nil {
 		return nil, errRunBegan
+	}
+	if follows != nil && d.current() != follows {
+		return nil, errSuperseded
 	}
 	if err := d.service.Fits(w.site); err != nil {
 		return nil, err
@@ -215,7 +237,7 @@ func (d *daemon) serveFor(ctx context.Context, run *world) error {
 		return err
 	}
 	w.agent = d.agent
-	if err := d.adopt(ctx, w, run.app.run); err != nil {
+	if err := d.adopt(ctx, w, nil, run.app.run); err != nil {
 		return err
 	}
 	if b.verified != nil {

@@ -125,6 +125,32 @@ func TestAReloadThatWasPutOffComesBeforeTheNextRun(t *testing.T) {
 	}
 }
 
+// What a reload has read is older than what was approved while it was made ready.
+func TestAVersionThatWasReadBeforeTheOneServedIsNotTakenUp(t *testing.T) {
+	p := newPlant(t)
+	p.declare(quick)
+	d := daemonHere(t, filepath.Dir(p.dir), p.site())
+	served, b := d.current(), d.server(d.app)
+	text, err := b.load(d.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	older, err := b.openSite(t.Context(), text, d.path, served.tell)
+	if err != nil {
+		t.Fatal(err)
+	}
+	older.agent = d.agent
+	p.declare(strings.ReplaceAll(quick, "welcome", "changed"))
+	d.reload(t.Context())
+	newer := d.current()
+	if newer == served {
+		t.Fatal("the site was not taken up as it is now")
+	}
+	if err := d.adopt(t.Context(), older, served, nil); !errors.Is(err, errSuperseded) || d.current() != newer {
+		t.Errorf("adopt() = %v, and the newer version is served: %t; want it superseded", err, d.current() == newer)
+	}
+}
+
 func TestMachinesAreClassifiedByWhatAClientApplies(t *testing.T) {
 	p := newPlant(t)
 	p.declare(slow)
