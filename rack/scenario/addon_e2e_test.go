@@ -200,7 +200,8 @@ const logToken = "Bearer the-clinic's-own-token"
 // monitoring by one apply from a bundle, in a network whose only way out counts
 // what leaves; finds nothing to do in a second; and sees and repairs what
 // somebody deletes and edits. Without its policies the tenants' pods reach each
-// other across nodes, and what verifies the step says so.
+// other across nodes, and what verifies the step says so. At the end the site is
+// taken away with its data.
 func TestClusterWithAddOns(t *testing.T) {
 	c := newHosts(t, "clinic", host.Config{
 		Hosts: 3, Names: []string{"node-a", "node-b", "node-c"}, Network: netip.MustParsePrefix("192.168.62.0/24"), DiskBytes: []int64{100 << 30, 32 << 30},
@@ -227,6 +228,7 @@ func TestClusterWithAddOns(t *testing.T) {
 	c.site = c.example("clinic/site", map[string]int{"52:54:00:62:00:11": 0, "52:54:00:62:00:12": 1, "52:54:00:62:00:13": 2})
 	i := newIsland(c, f.build())
 	i.withoutSecret(logToken)
+	before := i.allBelongings()
 	// K3s comes with a provisioner of its own in this directory. The stand-in's is
 	// that of Portworx, too.
 	c.on(0, "install -d -m 0700 /var/lib/rancher/k3s/server && mkdir /var/lib/rancher/k3s/server/manifests && cat >/var/lib/rancher/k3s/server/manifests/provisioner.yaml <<'EOF'\n"+provisioner+"EOF")
@@ -266,4 +268,11 @@ func TestClusterWithAddOns(t *testing.T) {
 	i.same()
 	i.onNodes(append(brought, unrunImage))
 	i.quiet("while what was done by hand was repaired")
+
+	// Nothing is left of all of it, but for the directory in which the stand-in for
+	// Portworx's and K3s's provisioners had its volumes, and what was made above before
+	// K3s came.
+	i.destroy("k3s.cluster", "portworx.storage", "local_path.scratch", "fluentd.logs", "prometheus.metrics", "manifest.database", "helm.viewer", "calico.network")
+	i.nothingLeft(before, "file /var/lib/standin-volumes", "file /var/lib/rancher")
+	i.quiet("while the site was taken away")
 }

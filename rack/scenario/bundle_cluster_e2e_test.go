@@ -329,6 +329,16 @@ func (i *island) apply() result {
 	return i.command(0, clusterLimit, "apply", "--auto-approve")
 }
 
+// destroy takes the site away, with the data of these steps.
+func (i *island) destroy(steps ...string) {
+	i.t.Helper()
+	args := []string{"destroy", "--auto-approve"}
+	for _, s := range steps {
+		args = append(args, "--destroy-data", "workflow.platform.step."+s)
+	}
+	i.command(0, clusterLimit, args...)
+}
+
 func (i *island) same() {
 	i.t.Helper()
 	i.command(0, commandLimit, "plan", "--detailed-exitcode")

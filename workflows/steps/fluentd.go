@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hcldec"
@@ -12,6 +14,7 @@ import (
 	"github.com/edge-provision/edge-provision/workflows/addon/fluentd"
 	"github.com/edge-provision/edge-provision/workflows/artifact"
 	"github.com/edge-provision/edge-provision/workflows/kube"
+	"github.com/edge-provision/edge-provision/workflows/remote"
 	"github.com/edge-provision/edge-provision/workflows/site"
 )
 
@@ -97,6 +100,8 @@ type fluentdStep struct {
 	*clusterStep
 	config fluentd.Config
 	ask    string // where the sink tells whether a marker has arrived
+	// machines are those of the cluster's nodes, as far as the cluster is a k3s step's.
+	machines []string
 }
 
 func newFluentd(inputs cty.Value, env Env) (Step, error) {
@@ -106,6 +111,9 @@ func newFluentd(inputs cty.Value, env Env) (Step, error) {
 	}
 	s := &fluentdStep{clusterStep: base, config: fluentdConfig(inputs, env.Site), ask: text(inputs, "verify_url")}
 	s.config.Preloaded = preloaded(inputs, env)
+	if cluster, _ := inputs.GetAttr("cluster").UnmarkDeep(); cluster.Type().HasAttribute("nodes") && cluster.GetAttr("nodes").Type().Equals(cty.Map(cty.String)) {
+		s.machines = slices.Sorted(maps.Keys(textMap(cluster, "nodes")))
+	}
 	s.set = func(context.Context) (kube.Set, error) { return s.config.Set() }
 	s.verify = s.works
 	s.outputs = func(context.Context) (map[string]cty.Value, error) {
@@ -125,4 +133,60 @@ func (s *fluentdStep) works(ctx context.Context) error {
 		return fmt.Errorf("%w\nThe sink's own word would tell more: give verify_url", err)
 	}
 	return err
+}
+
+// Loss implements Remover: also the log lines that wait on the nodes for the sink.
+func (s *fluentdStep) Loss(ctx context.Context) ([]string, error) {
+	out, err := s.clusterStep.Loss(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range s.machines {
+		waiting, err := s.waiting(ctx, m)
+		switch {
+		case err != nil:
+			out = append(out, fmt.Sprintf("%s, which could not be asked: log lines that may be in %s", m, fluentd.StateDir))
+		case waiting:
+			out = append(out, fmt.Sprintf("%s: log lines in %s that the sink has not acknowledged", m, fluentd.StateDir))
+		}
+	}
+	return out, nil
+}
+
+// Remove implements Remover. What waits for the sink stays on its node unless data is
+// true, and the next installation sends it; a node where nothing waits keeps nothing.
+func (s *fluentdStep) Remove(ctx context.Context, data bool) error {
+	if err := s.clusterStep.Remove(ctx, data); err != nil {
+		return err
+	}
+	if len(s.machines) == 0 {
+		return nil
+	}
+	if err := s.config.Ended(ctx, s.cluster, s.env.Clock); err != nil {
+		return err
+	}
+	line := fluentd.EraseUnlessBuffered
+	if data {
+		line = fluentd.Erase
+	}
+	return onHosts(ctx, s.env.Hosts, s.machines, func(ctx context.Context, m string, h *remote.Host) error {
+		if _, err := h.Run(ctx, remote.Command{Line: line}); err != nil {
+			return fmt.Errorf("%s: removing %s: %w", m, fluentd.StateDir, err)
+		}
+		return nil
+	})
+}
+
+// Undo implements Undoer. What holds data is left.
+func (s *fluentdStep) Undo(ctx context.Context) error { return s.Remove(ctx, false) }
+
+// waiting tells whether log lines wait on a machine for the sink.
+func (s *fluentdStep) waiting(ctx context.Context, machine string) (bool, error) {
+	h, err := s.env.Hosts.Host(ctx, machine)
+	if err != nil {
+		return false, err
+	}
+	defer h.Close()
+	r, err := h.Run(ctx, remote.Command{Line: fluentd.FindBuffered})
+	return r.Stdout != "", err
 }

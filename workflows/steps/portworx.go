@@ -3,8 +3,10 @@ package steps
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -79,6 +81,13 @@ func checkPortworx(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostic
 			if w.AsString() != portworx.Cores && w.AsString() != portworx.Memory {
 				diags = append(diags, mistake(ranges, "waive", "Requirement that cannot be waived", fmt.Sprintf("%q is not \"cores\" or \"memory\".", w.AsString())))
 			}
+		}
+	}
+	if v, _ := inputs.GetAttr("licence").Unmark(); v.IsKnown() && !v.IsNull() && !activation.MatchString(v.AsString()) {
+		if file, err := base64.StdEncoding.DecodeString(v.AsString()); err != nil || len(file) == 0 {
+			diags = append(diags, mistake(ranges, "licence", "Not a licence of Portworx",
+				"It is neither an activation id, such as 9035-1a42-9af0-ccd9-dab6, nor the content of a licence file in base64. "+
+					"Where the machines cannot reach the vendor's server, write filebase64(\"licence.bin\")."))
 		}
 	}
 	nodes := inputs.GetAttr("nodes")
@@ -345,14 +354,33 @@ func (s *portworxStep) works(ctx context.Context) error {
 	return nil
 }
 
-// license gives Portworx its licence key once. pxctl takes it on its command
-// line only, where root on the node can see it while it runs.
+// activation is the id by which Portworx fetches a licence from its vendor's server.
+var activation = regexp.MustCompile(`^[0-9A-Fa-f]{4}(-[0-9A-Fa-f]{4})+$`)
+
+// Source of both: docs.portworx.com, pxctl license: "add" takes a file, "activate" an
+// id, on its command line only, where root on the node can see it while it runs.
+const (
+	activateLicence = `IFS= read -r id && /opt/pwx/bin/pxctl license activate "$id"`
+	addLicence      = `f=$(mktemp /run/portworx-licence.XXXXXX) && trap 'rm -f "$f"' EXIT HUP INT TERM && base64 -d >"$f" && /opt/pwx/bin/pxctl license add "$f"`
+)
+
+// license gives Portworx its licence, once for each cluster of Portworx's. That one
+// has an id of its own, which is kept and lost with the data: disks that were wiped
+// bear no licence either.
 func (s *portworxStep) license(ctx context.Context) error {
-	key := text(s.inputs, "licence")
-	if key == "" {
+	licence := text(s.inputs, "licence")
+	if licence == "" {
 		return nil
 	}
-	mark := "portworx-licence/" + s.config.Name + "/" + workflows.DigestOf(key)
+	live, err := s.cluster.Get(ctx, "core.libopenstorage.org/v1", "StorageCluster", portworx.Namespace, s.config.Name)
+	if err != nil {
+		return err
+	}
+	id, _, _ := unstructured.NestedString(live.Object, "status", "clusterUid")
+	if id == "" {
+		return fmt.Errorf("adding the licence: StorageCluster %s does not say which cluster of Portworx's it is (status.clusterUid); apply again once kubectl get storagecluster shows it", s.config.Name)
+	}
+	mark := "portworx-licence/" + id + "/" + workflows.DigestOf(licence)
 	done, err := s.env.Marks.Marked(ctx, mark)
 	if err != nil || done {
 		return err
@@ -362,10 +390,11 @@ func (s *portworxStep) license(ctx context.Context) error {
 		return err
 	}
 	defer h.Close()
-	_, err = h.Run(ctx, remote.Command{
-		Line: `IFS= read -r key && /opt/pwx/bin/pxctl license add "$key"`, Stdin: strings.NewReader(key + "\n"), Sensitive: true,
-	})
-	if err != nil {
+	line := addLicence
+	if activation.MatchString(licence) {
+		line = activateLicence
+	}
+	if _, err = h.Run(ctx, remote.Command{Line: line, Stdin: strings.NewReader(licence + "\n"), Sensitive: true}); err != nil {
 		return fmt.Errorf("adding the licence: %w", err)
 	}
 	return s.env.Marks.Mark(ctx, mark)
@@ -403,16 +432,30 @@ func (s *portworxStep) Loss(ctx context.Context) ([]string, error) {
 // its volumes again.
 func (s *portworxStep) Remove(ctx context.Context, data bool) error {
 	if data {
-		s.config.Wipe = true
-		set, err := s.objects(ctx)
-		if err != nil {
-			return err
-		}
-		if err := s.cluster.Apply(ctx, set, s.opts); err != nil {
+		if err := s.wipe(ctx); err != nil {
 			return fmt.Errorf("telling Portworx to wipe its disks: %w", err)
 		}
 	}
 	return s.clusterStep.Remove(ctx, data)
+}
+
+// wipe declares the StorageCluster as one that wipes its disks when it is deleted. One
+// that is gone was told so by a removal that did not come to its end, and is not made
+// anew.
+func (s *portworxStep) wipe(ctx context.Context) error {
+	_, err := s.cluster.Get(ctx, "core.libopenstorage.org/v1", "StorageCluster", portworx.Namespace, s.config.Name)
+	if errors.Is(err, kube.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.config.Wipe = true
+	set, err := s.objects(ctx)
+	if err != nil {
+		return err
+	}
+	return s.cluster.Apply(ctx, set, s.opts)
 }
 
 // devices are what each machine gives.
