@@ -135,19 +135,20 @@ func (s *fluentdStep) works(ctx context.Context) error {
 	return err
 }
 
-// Loss implements Remover: also the log lines that wait on the nodes for the sink.
+// Loss implements Remover: also the log lines that may wait on the nodes for the sink.
+// Whether any do changes from one second to the next, and what is consented to must not.
 func (s *fluentdStep) Loss(ctx context.Context) ([]string, error) {
 	out, err := s.clusterStep.Loss(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, m := range s.machines {
-		waiting, err := s.waiting(ctx, m)
+		there, err := s.found(ctx, m)
 		switch {
 		case err != nil:
-			out = append(out, fmt.Sprintf("%s, which could not be asked: log lines that may be in %s", m, fluentd.StateDir))
-		case waiting:
-			out = append(out, fmt.Sprintf("%s: log lines in %s that the sink has not acknowledged", m, fluentd.StateDir))
+			out = append(out, fmt.Sprintf("%s, which could not be asked: log lines that the sink has not acknowledged, if there are any in %s", m, fluentd.StateDir))
+		case there:
+			out = append(out, fmt.Sprintf("%s: log lines that the sink has not acknowledged, if there are any in %s", m, fluentd.StateDir))
 		}
 	}
 	return out, nil
@@ -180,13 +181,13 @@ func (s *fluentdStep) Remove(ctx context.Context, data bool) error {
 // Undo implements Undoer. What holds data is left.
 func (s *fluentdStep) Undo(ctx context.Context) error { return s.Remove(ctx, false) }
 
-// waiting tells whether log lines wait on a machine for the sink.
-func (s *fluentdStep) waiting(ctx context.Context, machine string) (bool, error) {
+// found tells whether Fluentd has left anything on a machine.
+func (s *fluentdStep) found(ctx context.Context, machine string) (bool, error) {
 	h, err := s.env.Hosts.Host(ctx, machine)
 	if err != nil {
 		return false, err
 	}
 	defer h.Close()
-	r, err := h.Run(ctx, remote.Command{Line: fluentd.FindBuffered})
+	r, err := h.Run(ctx, remote.Command{Line: fluentd.Find})
 	return r.Stdout != "", err
 }

@@ -14,12 +14,12 @@ import (
 // are what the sink has not acknowledged; the positions in log files are worth nothing
 // without it.
 const (
-	// FindBuffered prints the path of a chunk, or nothing where there is none.
-	FindBuffered = "if [ -d " + StateDir + "/buffer ]; then find " + StateDir + "/buffer -type f -print -quit; fi"
+	// Find prints the path of the state, or nothing where there is none.
+	Find = "[ ! -e " + StateDir + " ] || echo " + StateDir
 	// Erase removes all of it.
 	Erase = "rm -rf -- " + StateDir
 	// EraseUnlessBuffered removes all of it where nothing waits for the sink.
-	EraseUnlessBuffered = `[ -n "$(` + FindBuffered + `)" ] || ` + Erase
+	EraseUnlessBuffered = `[ -d ` + StateDir + `/buffer ] && [ -n "$(find ` + StateDir + `/buffer -type f -print -quit)" ] || ` + Erase
 )
 
 // endBound is how long the pods may take to end: their grace period of 30 s, and as
