@@ -23,7 +23,7 @@ func (c *Cluster) Loss(ctx context.Context) ([]string, error) {
 		case o.err != nil:
 			out = append(out, fmt.Sprintf("data of the cluster (etcd) that may be on %s, which could not be asked", o.node.Machine))
 		case o.joined:
-			out = append(out, fmt.Sprintf("the cluster's data (etcd) on %s, with %d snapshots", o.node.Machine, len(o.snapshots)))
+			out = append(out, fmt.Sprintf("the cluster's data (etcd) on %s, and its snapshots (%d)", o.node.Machine, len(o.snapshots)))
 		}
 	}
 	for i, l := range clients {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"slices"
 	"sync"
 
@@ -289,7 +290,7 @@ func (d *Destroyer) remove(ctx context.Context, a workflows.Action) error {
 			return fmt.Errorf("%s: looking at what would be lost: %w", a.Address, err)
 		}
 		for _, l := range loss {
-			if a.DestroysData() && !slices.Contains(a.Loss, l) {
+			if a.DestroysData() && !slices.ContainsFunc(a.Loss, func(shown string) bool { return withoutAmount(shown) == withoutAmount(l) }) {
 				return workflows.GiveUp(fmt.Errorf("%s: it holds data that was not shown when its loss was consented to: %s; run destroy again", a.Address, l))
 			}
 		}
@@ -299,6 +300,13 @@ func (d *Destroyer) remove(ctx context.Context, a workflows.Action) error {
 	}
 	return nil
 }
+
+// amount is what a line about a loss may end with.
+var amount = regexp.MustCompile(` \(\d+\)$`)
+
+// withoutAmount is what a line about a loss is about: how much there is of it gets less
+// while that goes which depends on it.
+func withoutAmount(line string) string { return amount.ReplaceAllString(line, "") }
 
 // release gives a machine up: nothing of it is known as installed any more, its
 // disk is left as it is. The installation's phase goes first, so that from then

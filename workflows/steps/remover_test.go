@@ -239,6 +239,30 @@ func TestDataThatCameAfterTheConsentStopsTheRemoval(t *testing.T) {
 	}
 }
 
+// What depends on the data goes first, so that there is less of it when its turn comes.
+func TestLessThanWasConsentedToIsNoOtherLoss(t *testing.T) {
+	b := newBench(t, `
+  step "file" "f" {
+    hosts   = machine.old
+    path    = "DIR/f"
+    content = "ours"
+    owner   = "`+owner()+`"
+    group   = "`+group()+`"
+  }`)
+	b.mustDo()
+	d := destroyer(b.runner)
+	b.write("f", "somebody's")
+	plan := removal(t, d)
+	if len(plan.Actions[0].Loss) != 1 {
+		t.Fatalf("the plan's losses are %q; want the file", plan.Actions[0].Loss)
+	}
+	plan.Actions[0].Loss[0] += " (3)"
+	plan.Actions[0].DataConsent = workflows.ConsentTyped
+	if endings := carry(t, d, plan); endings[0].Outcome != workflows.OutcomeOK {
+		t.Errorf("endings = %+v; want it removed: the amount alone is another", endings)
+	}
+}
+
 // TestStepThatIsDueIsRemovedOnce has one set of inputs twice in its record.
 func TestStepThatIsDueIsRemovedOnce(t *testing.T) {
 	b := newBench(t, `

@@ -61,7 +61,9 @@ type Undoer interface {
 // Remover is a Step that `destroy` can take away.
 type Remover interface {
 	// Loss lists, a line each, the data that Remove would destroy and that
-	// nothing brings back; empty when only what a new run creates again goes.
+	// nothing brings back; empty when only what a new run creates again goes. A
+	// line may end with a number in parentheses, which is not the same at every
+	// look; all before it is, as long as the data is there.
 	Loss(ctx context.Context) ([]string, error)
 	// Remove takes away what the step brought, and nothing else. It may begin
 	// anywhere; what is gone already is no error. Data that Loss names is kept
