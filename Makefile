@@ -40,8 +40,9 @@ workload: ## Build the real Prometheus and its exporters, and stand-ins for imag
 	GO='$(GO)' rack/workload/build.sh
 
 .PHONY: test-standin
-test-standin: ## The tests of the stand-ins, which are a module of their own
+test-standin: ## The tests of the stand-ins, which are modules of their own
 	cd rack/standin && $(GO) test ./calico ./k3s
+	cd rack/workload && $(GO) test ./standin
 
 .PHONY: test
 test: ## All tests that need neither root nor emulation (RACE=1: under the race detector)

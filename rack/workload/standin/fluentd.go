@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,14 +15,16 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
 // shipLogs reads the configuration that our step writes for Fluentd, as far as
-// it is the endpoint of an HTTP output, follows the containers' log files in
-// CRI's format, and posts their lines. It counts writes as Fluentd does. It has
-// no buffer: what cannot be sent is read again.
+// it is an HTTP output and what is done with containers' logs, follows their files in
+// CRI's format, and posts their lines. It takes the sink's answers and counts as
+// Fluentd does: an attempt when it begins, a failure when it is to be repeated, and a
+// chunk that the sink refuses for good goes to the backup. It has no buffer: what
+// cannot be sent is read again.
 func shipLogs(ctx context.Context) error {
 	s, err := newShipper("/fluentd/etc/fluent.conf")
 	if err != nil {
@@ -40,47 +43,85 @@ func shipLogs(ctx context.Context) error {
 }
 
 type shipper struct {
+	id       string // of the output
 	endpoint string
+	logs     string // pattern of the containers' files
 	exclude  string
 	header   string
 	site     string
+	backup   string       // directory for chunks that the sink refuses for good
+	retried  map[int]bool // statuses after which a chunk is sent again
 	client   *http.Client
 	offsets  map[string]int64
-	writes   atomic.Int64
-	retries  atomic.Int64
+
+	mu sync.Mutex
+	// attempts and failures are counters; queued is the size of the chunk that is under
+	// way or waits to be sent again, and waiting says which of the two.
+	attempts, failures, queued int
+	waiting                    bool
 }
 
-var (
-	endpointLine = regexp.MustCompile(`(?m)^\s*endpoint '(.*)'$`)
-	excludeLine  = regexp.MustCompile(`(?m)^\s*exclude_path \["(.*)"\]$`)
-	siteLine     = regexp.MustCompile(`(?m)^\s*site '(.*)'$`)
-)
+// setting is the value of a parameter of the configuration, and empty where there is
+// none.
+func setting(configuration []byte, name string) string {
+	m := regexp.MustCompile(`(?m)^\s*` + name + ` (.*)$`).FindSubmatch(configuration)
+	if m == nil {
+		return ""
+	}
+	return string(m[1])
+}
 
 func newShipper(path string) (*shipper, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	endpoint := endpointLine.FindSubmatch(b)
-	if endpoint == nil {
+	s := &shipper{
+		id: setting(b, "@id"), endpoint: strings.Trim(setting(b, "endpoint"), "'"), logs: setting(b, "path"), exclude: strings.Trim(setting(b, "exclude_path"), `[]"`),
+		site: strings.Trim(setting(b, "site"), "'"), retried: map[int]bool{}, offsets: map[string]int64{},
+		// Fluentd's takes a redirection for an answer like others.
+		client: &http.Client{Timeout: 20 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+	}
+	if s.endpoint == "" {
 		return nil, fmt.Errorf("%s has no HTTP output, and this stand-in speaks nothing else", path)
 	}
-	s := &shipper{
-		endpoint: string(endpoint[1]), header: os.Getenv("AUTHORIZATION"),
-		client: &http.Client{Timeout: 20 * time.Second}, offsets: map[string]int64{},
+	if strings.Contains(setting(b, "headers"), "ENV['AUTHORIZATION']") {
+		s.header = os.Getenv("AUTHORIZATION")
 	}
-	if m := excludeLine.FindSubmatch(b); m != nil {
-		s.exclude = string(m[1])
-	}
-	if m := siteLine.FindSubmatch(b); m != nil {
-		s.site = string(m[1])
+	s.backup = filepath.Join(cmp.Or(setting(b, "root_dir"), "/tmp/fluent"), "backup", "worker0", s.id)
+	for _, code := range strings.Split(cmp.Or(setting(b, "retryable_response_codes"), "503"), ",") {
+		status, err := strconv.Atoi(code)
+		if err != nil {
+			return nil, fmt.Errorf("%s: retryable_response_codes: %w", path, err)
+		}
+		s.retried[status] = true
 	}
 	return s, nil
 }
 
 func (s *shipper) metrics(w http.ResponseWriter, _ *http.Request) {
-	fmt.Fprintf(w, "fluentd_output_status_write_count{plugin_id=\"standin\",type=\"http\"} %d.0\n", s.writes.Load())
-	fmt.Fprintf(w, "fluentd_output_status_retry_count{plugin_id=\"standin\",type=\"http\"} %d.0\n", s.retries.Load())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	waiting := 0
+	if s.waiting {
+		waiting = 1
+	}
+	for _, m := range []struct {
+		name string
+		n    int
+	}{
+		{"write_count", s.attempts}, {"retry_count", s.failures}, {"num_errors", s.failures}, {"rollback_count", 0},
+		{"buffer_stage_length", 0}, {"buffer_queue_length", waiting}, {"buffer_queue_byte_size", s.queued},
+	} {
+		fmt.Fprintf(w, "fluentd_output_status_%s{plugin_id=%q,type=\"http\"} %d.0\n", m.name, s.id, m.n)
+	}
+}
+
+// count changes what metrics tells.
+func (s *shipper) count(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
 }
 
 func (s *shipper) follow(ctx context.Context) {
@@ -93,7 +134,6 @@ func (s *shipper) follow(ctx context.Context) {
 		case <-tick.C:
 		}
 		if err := s.ship(ctx); err != nil {
-			s.retries.Add(1)
 			fmt.Fprintln(os.Stderr, err)
 		}
 	}
@@ -103,15 +143,16 @@ func (s *shipper) follow(ctx context.Context) {
 type record struct {
 	Message string `json:"message"`
 	Stream  string `json:"stream"`
+	Time    string `json:"time"`
 	File    string `json:"file"`
 	Node    string `json:"node"`
 	Site    string `json:"site"`
 }
 
 // ship posts what is new in all files, and remembers how far it was only when
-// the sink has taken it.
+// the sink has taken it or has refused it for good.
 func (s *shipper) ship(ctx context.Context) error {
-	files, err := filepath.Glob("/var/log/containers/*.log")
+	files, err := filepath.Glob(s.logs)
 	if err != nil {
 		return err
 	}
@@ -130,16 +171,51 @@ func (s *shipper) ship(ctx context.Context) error {
 	if len(batch) == 0 {
 		return nil
 	}
-	if err := s.post(ctx, batch); err != nil {
+	if err := s.send(ctx, batch); err != nil {
 		return err
 	}
 	for f, offset := range reached {
 		s.offsets[f] = offset
 	}
-	s.writes.Add(1)
 	return nil
 }
 
+// send is one attempt with one chunk. An error is a failure after which it is sent
+// again.
+func (s *shipper) send(ctx context.Context, batch []record) error {
+	chunk, err := json.Marshal(batch)
+	if err != nil {
+		return err
+	}
+	s.count(func() { s.attempts++; s.queued, s.waiting = len(chunk), false })
+	status, err := s.post(ctx, chunk)
+	if err == nil && s.retried[status] {
+		err = fmt.Errorf("the sink answers %d", status)
+	}
+	if err != nil {
+		s.count(func() { s.failures++; s.waiting = true })
+		return err
+	}
+	if status/100 != 2 {
+		if err := s.reject(chunk, status); err != nil {
+			return err
+		}
+	}
+	s.count(func() { s.queued = 0 })
+	return nil
+}
+
+// reject keeps a chunk that the sink refuses for good.
+func (s *shipper) reject(chunk []byte, status int) error {
+	path := filepath.Join(s.backup, strconv.FormatInt(time.Now().UnixNano(), 16)+".log")
+	fmt.Fprintf(os.Stderr, "the sink answers %d; bad chunk is moved to %s\n", status, path)
+	if err := os.MkdirAll(s.backup, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, chunk, 0o600)
+}
+
+// read returns the lines that are whole since the last time, and how far they reach.
 func (s *shipper) read(path string) ([]record, int64, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -151,49 +227,48 @@ func (s *shipper) read(path string) ([]record, int64, error) {
 		return nil, 0, err
 	}
 	var out []record
-	partial := ""
+	// whole is as far as no line has a part missing, and kept how many of out that is.
+	whole, kept := offset, 0
+	parts := map[string]*record{} // by stream
 	lines := bufio.NewReader(f)
 	for {
 		line, err := lines.ReadString('\n')
 		if err != nil {
-			return out, offset, nil // the rest has no end yet
+			return out[:kept], whole, nil // the rest has no end yet
 		}
 		offset += int64(len(line))
 		// time, stream, P or F, message
 		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
-		if len(fields) != 4 {
-			continue
+		if len(fields) == 4 {
+			r := parts[fields[1]]
+			if r == nil {
+				r = &record{Stream: fields[1], Time: fields[0], File: filepath.Base(path), Node: os.Getenv("NODE_NAME"), Site: s.site}
+				parts[fields[1]] = r
+			}
+			r.Message += fields[3]
+			if fields[2] != "P" {
+				out = append(out, *r)
+				delete(parts, fields[1])
+			}
 		}
-		partial += fields[3]
-		if fields[2] == "P" {
-			continue
+		if len(parts) == 0 {
+			whole, kept = offset, len(out)
 		}
-		out = append(out, record{Message: partial, Stream: fields[1], File: filepath.Base(path), Node: os.Getenv("NODE_NAME"), Site: s.site})
-		partial = ""
 	}
 }
 
-func (s *shipper) post(ctx context.Context, batch []record) error {
-	b, err := json.Marshal(batch)
+func (s *shipper) post(ctx context.Context, chunk []byte) (int, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.endpoint, bytes.NewReader(chunk))
 	if err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.endpoint, bytes.NewReader(b))
-	if err != nil {
-		return err
+		return 0, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("X-Records", strconv.Itoa(len(batch)))
 	if s.header != "" {
 		req.Header.Set("Authorization", s.header)
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	defer resp.Body.Close()
-	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("the sink answers %s", resp.Status)
-	}
-	return nil
+	return resp.StatusCode, resp.Body.Close()
 }

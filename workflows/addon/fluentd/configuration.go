@@ -14,12 +14,20 @@ import (
 // characters that Fluentd would interpret, or comes from the environment.
 //
 // The format of container logs under containerd is CRI's, where a long line
-// comes in parts marked P that concat puts together again. follow_inodes keeps
+// comes in parts marked P. concat puts those of one stream together again as they
+// were; it removes the field that partial_cri_stream_key names, so that this is one
+// that no record has (fluent-plugin-concat, filter_concat.rb). follow_inodes keeps
 // the tail of a file that is rotated away. Chunks are acknowledged by the sink
 // before they leave the disk; retries have no end, because an uplink may be gone
 // for days.
+//
+// A chunk that the sink refuses for good goes to backup/ below root_dir
+// (Fluentd's output.rb, backup_chunk). That is within the buffer's directory, so
+// that it counts as what the sink has not acknowledged when an installation is
+// removed. Fluentd never removes it; the source exec does, from the oldest on.
 var source = template.Must(template.New("fluent.conf").Parse(`<system>
   log_level warn
+  root_dir {{.StateDir}}/buffer
 </system>
 
 <source>
@@ -62,14 +70,32 @@ var source = template.Must(template.New("fluent.conf").Parse(`<system>
     fields_lowercase true
   </entry>
 </source>
+<source>
+  @type exec
+  @label @NOTHING
+  tag rejected
+  command {{.Trim}}
+  run_interval 10m
+  <parse>
+    @type none
+  </parse>
+</source>
+
+<label @NOTHING>
+  <match **>
+    @type null
+  </match>
+</label>
 
 <label @COLLECT>
   <filter kubernetes.**>
     @type concat
     key message
+    separator ""
     use_partial_cri_logtag true
     partial_cri_logtag_key logtag
-    partial_cri_stream_key stream
+    partial_cri_stream_key no_field
+    stream_identity_key stream
     flush_interval 5
     timeout_label @SHIP
   </filter>
@@ -86,7 +112,7 @@ var source = template.Must(template.New("fluent.conf").Parse(`<system>
     skip_container_metadata true
     skip_master_url true
   </filter>
-  <filter **>
+{{.Filters}}  <filter **>
     @type record_transformer
     <record>
       site {{.Site}}
@@ -94,6 +120,7 @@ var source = template.Must(template.New("fluent.conf").Parse(`<system>
     </record>
   </filter>
   <match **>
+    @id {{.ID}}
 {{.Output}}    <buffer>
       @type file
       path {{.StateDir}}/buffer
@@ -112,65 +139,34 @@ var source = template.Must(template.New("fluent.conf").Parse(`<system>
 </label>
 `))
 
+// rejected are the chunks that the sink has refused for good, and sinkID the name of
+// the output, which is in their path and in the labels of its metrics.
+const (
+	sinkID   = "sink"
+	rejected = StateDir + "/buffer/backup/worker0/" + sinkID + "/*.log"
+)
+
+// trim is a command that removes rejected chunks but for the newest, as many as have
+// this size together. It prints nothing.
+func trim(bytes int64) string {
+	return fmt.Sprintf("ls -1t %s 2>/dev/null | xargs -r stat -c '%%s %%n' | awk '{ bytes += $1 } bytes > %d { print $2 }' | xargs -r rm -f", rejected, bytes)
+}
+
 func (c Config) configuration() string {
 	overflow := "block"
 	if c.Buffer.DropOldest {
 		overflow = "drop_oldest_chunk"
 	}
+	limit := cmp.Or(c.Buffer.LimitBytes, defaultLimitBytes)
 	var b strings.Builder
 	err := source.Execute(&b, map[string]any{
-		"MetricsPort": MetricsPort, "StateDir": StateDir, "Namespace": c.InNamespace(), "Site": quote(c.Site),
-		"Output": c.output(), "Limit": cmp.Or(c.Buffer.LimitBytes, defaultLimitBytes), "Flush": cmp.Or(c.Buffer.FlushSeconds, 10), "Overflow": overflow,
+		"MetricsPort": MetricsPort, "StateDir": StateDir, "Namespace": c.InNamespace(), "Site": quote(c.Site), "ID": sinkID, "Trim": trim(limit / 4),
+		"Filters": c.filters(), "Output": c.output(), "Limit": limit, "Flush": cmp.Or(c.Buffer.FlushSeconds, 10), "Overflow": overflow,
 	})
 	if err != nil {
 		// The template is a constant and gets every value that it names.
 		panic(fmt.Sprintf("writing fluent.conf: %v", err))
 	}
-	return b.String()
-}
-
-// output is the beginning of the match section: the kind of sink.
-func (c Config) output() string {
-	var b strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&b, "    "+format+"\n", args...) }
-	if h := c.Sink.HTTP; h != nil {
-		line("@type http")
-		line("endpoint %s", quote(h.URL))
-		line("json_array true")
-		line("open_timeout 20")
-		line("read_timeout 60")
-		line("error_response_as_unrecoverable false")
-		if h.CA != "" {
-			line("tls_ca_cert_path /etc/fluentd-secret/ca.crt")
-		}
-		if h.Authorization != "" {
-			line(`headers {"Authorization":"#{ENV['AUTHORIZATION']}"}`)
-		}
-		line("<format>")
-		line("  @type json")
-		line("</format>")
-		return b.String()
-	}
-	f := c.Sink.Forward
-	line("@type forward")
-	line("require_ack_response true")
-	line("ack_response_timeout 60s")
-	line("send_timeout 60s")
-	if f.CA != "" {
-		line("transport tls")
-		line("tls_cert_path /etc/fluentd-secret/ca.crt")
-		line("tls_verify_hostname true")
-	}
-	if f.SharedKey != "" {
-		line("<security>")
-		line(`  self_hostname "#{ENV['NODE_NAME']}"`)
-		line(`  shared_key "#{ENV['SHARED_KEY']}"`)
-		line("</security>")
-	}
-	line("<server>")
-	line("  host %s", f.Host)
-	line("  port %d", cmp.Or(f.Port, 24224))
-	line("</server>")
 	return b.String()
 }
 

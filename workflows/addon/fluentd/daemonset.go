@@ -11,7 +11,12 @@ func (c Config) daemonSet(digest string) kube.Object {
 		pull = "IfNotPresent"
 	}
 	probe := map[string]any{"httpGet": map[string]any{"path": "/metrics", "port": int64(MetricsPort)}, "periodSeconds": int64(10), "timeoutSeconds": int64(5)}
-	env := []any{map[string]any{"name": "NODE_NAME", "valueFrom": map[string]any{"fieldRef": map[string]any{"fieldPath": "spec.nodeName"}}}}
+	var env []any
+	// By K8S_NODE_NAME the plugin kubernetes_metadata watches the pods of its own node
+	// alone (fluent-plugin-kubernetes_metadata_filter, README).
+	for _, variable := range []string{"NODE_NAME", "K8S_NODE_NAME"} {
+		env = append(env, map[string]any{"name": variable, "valueFrom": map[string]any{"fieldRef": map[string]any{"fieldPath": "spec.nodeName"}}})
+	}
 	for _, key := range []string{"shared-key", "authorization"} {
 		if _, there := c.secrets()[key]; there {
 			env = append(env, map[string]any{"name": variable[key], "valueFrom": map[string]any{"secretKeyRef": map[string]any{"name": name, "key": key}}})

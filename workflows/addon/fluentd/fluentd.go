@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"strings"
@@ -42,8 +43,8 @@ type Sink struct {
 // Forward is Fluentd's own protocol, with acknowledgement of each chunk.
 // Source: Fluentd's out_forward and its Forward Protocol Specification v1.
 type Forward struct {
-	Host string
-	Port int // 24224 when zero
+	Host string // with CA a name
+	Port int    // 24224 when zero
 	// CA is the PEM of the authority that the sink's certificate must be signed
 	// by. Without it the connection is plain, and Plaintext must say so.
 	CA        string
@@ -109,6 +110,10 @@ func (c Config) Check() error {
 		}
 		if f.CA == "" && !f.Plaintext {
 			add("logs would cross the uplink in clear: give the sink's `ca`, or say plaintext = true")
+		}
+		if _, err := netip.ParseAddr(f.Host); err == nil && f.CA != "" {
+			// out_forward has then no name to look for in the sink's certificate.
+			add("Fluentd verifies the certificate of a sink by its name only: give `host` a name instead of the address %s", f.Host)
 		}
 		if f.CA != "" && f.Plaintext {
 			add("`ca` and plaintext = true exclude each other")

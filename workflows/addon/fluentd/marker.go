@@ -1,7 +1,6 @@
 package fluentd
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -11,7 +10,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -23,12 +21,18 @@ import (
 
 // That Fluentd runs says nothing: it runs well while nothing is shipped. The
 // marker is one line from a pod on every node, followed to where it arrives: at
-// the sink, when the sink can be asked, or else to the sink's acknowledgement,
-// which Fluentd counts.
+// the sink, when the sink can be asked, or else to the sink's acknowledgement of
+// all chunks that may hold it.
 
-// arriveBound is how long a marker may take: the buffer's flush interval, a slow
-// uplink, and the sink's own indexing.
-const arriveBound = 5 * time.Minute
+const (
+	// arriveBound is how long a marker may take: the buffer's flush interval, a slow
+	// uplink, and the sink's own indexing.
+	arriveBound = 5 * time.Minute
+	// readBound is after how long a line that was printed is in Fluentd's buffer and in
+	// its metrics: it looks for new files and counts every five seconds, and the same
+	// again for a busy node.
+	readBound = 20 * time.Second
+)
 
 // Cluster is what the marker needs of a cluster; *kube.Cluster implements it.
 type Cluster interface {
@@ -52,7 +56,8 @@ type Marker struct {
 	Owner   kube.Owner
 	// AskURL tells whether a marker has arrived: {marker} in it is replaced, and
 	// the answer must be 200 with the marker in its body. Empty: the
-	// acknowledgements that Fluentd counts are taken for it.
+	// acknowledgements that Fluentd counts are taken for it, among which are those of
+	// chunks that the sink refused for good.
 	AskURL string
 	Clock  Clock
 	Say    func(format string, args ...any)
@@ -71,11 +76,12 @@ func (e *LostError) Error() string {
 
 func (e *LostError) Unwrap() error { return e.Last }
 
-// shipper is the Fluentd of one node, and how many chunks the sink had
-// acknowledged before the marker.
+// shipper is the Fluentd of one node.
 type shipper struct {
 	node, pod, marker string
-	before            float64
+	// before is from before the marker was printed, and read from when it was in the
+	// buffer, or had left it already.
+	before, read progress
 }
 
 // Run returns nil when a line of every node has arrived.
@@ -90,6 +96,9 @@ func (m Marker) Run(ctx context.Context) (err error) {
 	}
 	m.Say("following a marked line from each of %d nodes", len(shippers))
 	if err := m.send(ctx, shippers); err != nil {
+		return err
+	}
+	if err := m.awaitReading(ctx, shippers); err != nil {
 		return err
 	}
 	deadline := m.Clock.Now().Add(arriveBound)
@@ -146,7 +155,7 @@ func (m Marker) shippers(ctx context.Context) ([]shipper, error) {
 		if s.pod == "" {
 			return nil, fmt.Errorf("node %s runs no Fluentd", s.node)
 		}
-		if s.before, err = m.acknowledged(ctx, s.pod); err != nil {
+		if s.before, err = m.progress(ctx, s.pod); err != nil {
 			return nil, err
 		}
 		out = append(out, s)
@@ -190,54 +199,47 @@ func (m Marker) send(ctx context.Context, shippers []shipper) error {
 	return nil
 }
 
+// awaitReading notes what each Fluentd has to send when it has read its marker, where
+// that is what the marker is followed by.
+func (m Marker) awaitReading(ctx context.Context, shippers []shipper) error {
+	if m.AskURL != "" {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-m.Clock.After(readBound):
+	}
+	for i, s := range shippers {
+		var err error
+		if shippers[i].read, err = m.progress(ctx, s.pod); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // arrived tells whether the marker of one node has come to where it is looked
 // for.
 func (m Marker) arrived(ctx context.Context, s shipper) error {
 	if m.AskURL != "" {
 		return m.ask(ctx, s.marker)
 	}
-	now, err := m.acknowledged(ctx, s.pod)
+	now, err := m.progress(ctx, s.pod)
 	if err != nil {
 		return err
 	}
-	// The first chunk that was acknowledged may have been closed before the
-	// marker was in it; the second was not.
-	if now < s.before+2 {
-		return fmt.Errorf("the sink has acknowledged %g chunks since, and two are needed", now-s.before)
+	// Fluentd sends chunks in the order in which they were begun, but for those that are
+	// full before their time, so that the ones that waited when the marker had been read
+	// are acknowledged next.
+	need := max(s.before.acknowledged+1, s.read.acknowledged+s.read.waiting)
+	if now.acknowledged < need {
+		return fmt.Errorf("the sink has acknowledged %g chunks since, and may have the line when it has acknowledged %g", max(0, now.acknowledged-s.before.acknowledged), need-s.before.acknowledged)
+	}
+	if now.queued > 0 {
+		return fmt.Errorf("the sink has not acknowledged the last %g bytes that Fluentd sends it", now.queued)
 	}
 	return nil
-}
-
-// acknowledged is how many chunks the sink has taken from one Fluentd. Source:
-// fluent-plugin-prometheus, prometheus_output_monitor.
-func (m Marker) acknowledged(ctx context.Context, pod string) (float64, error) {
-	metrics, err := m.Cluster.AskPod(ctx, m.Config.InNamespace(), pod, MetricsPort, "/metrics")
-	if err != nil {
-		return 0, fmt.Errorf("asking pod %s for its metrics: %w", pod, err)
-	}
-	return writes(metrics, m.Config.output())
-}
-
-// writes reads the counter of the output that the configuration has.
-func writes(metrics []byte, output string) (float64, error) {
-	kind := "forward"
-	if strings.Contains(output, "@type http\n") {
-		kind = "http"
-	}
-	lines := bufio.NewScanner(bytes.NewReader(metrics))
-	for lines.Scan() {
-		line := lines.Text()
-		if !strings.HasPrefix(line, "fluentd_output_status_write_count{") || !strings.Contains(line, `type="`+kind+`"`) {
-			continue
-		}
-		n, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64)
-		if err != nil {
-			return 0, fmt.Errorf("its metric %q is not understood", line)
-		}
-		return n, nil
-	}
-	// The counter appears with the first write.
-	return 0, lines.Err()
 }
 
 // maxAnswerBytes bounds what a sink's answer is searched for the marker.

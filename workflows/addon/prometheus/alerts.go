@@ -8,7 +8,8 @@ type alert struct {
 // edgeAlerts are for a site that nobody looks at. Each one names something that
 // gets worse by itself or that somebody has to drive to. The series come from
 // K3s's, etcd's, kube-state-metrics', node exporter's, fluent-plugin-prometheus'
-// and Portworx's own references of metrics.
+// and Portworx's own references of metrics. What each node of Portworx tells of the
+// whole cluster is alerted once.
 var edgeAlerts = []alert{
 	{
 		"NodeNotReady", `kube_node_status_condition{condition="Ready",status="true"} == 0`, "5m", "critical",
@@ -28,19 +29,25 @@ var edgeAlerts = []alert{
 	},
 	{
 		"EtcdNoLeader", `etcd_server_has_leader == 0`, "1m", "critical",
-		"etcd at {{ $labels.instance }} has no leader: the cluster takes no changes.",
+		"etcd on {{ $labels.node }} has no leader: the cluster takes no changes.",
 	},
 	{
 		"EtcdSlowDisk", `histogram_quantile(0.99, rate(etcd_disk_wal_fsync_duration_seconds_bucket[5m])) > 0.5`, "10m", "warning",
-		"etcd at {{ $labels.instance }} waits more than half a second for its disk.",
+		"etcd on {{ $labels.node }} waits more than half a second for its disk.",
 	},
 	{
-		"CertificateExpires", `min by (instance) (k3s_certificate_expiration_seconds) < 30 * 86400`, "1h", "warning",
-		"A certificate of K3s at {{ $labels.instance }} ends in less than 30 days; restart K3s to renew it.",
+		"CertificateExpires", `min by (node) (k3s_certificate_expiration_seconds) < 30 * 86400`, "1h", "warning",
+		"A certificate of K3s on {{ $labels.node }} ends in less than 30 days; restart K3s to renew it.",
 	},
 	{
-		"EtcdSnapshotOld", `sum by (instance) (increase(k3s_etcd_snapshot_save_duration_seconds_count{status="success"}[2d])) == 0`, "1h", "warning",
-		"etcd at {{ $labels.instance }} has made no snapshot for two days.",
+		// The series begins at 1 with the first snapshot after K3s's start, which is no
+		// increase.
+		"EtcdSnapshotOld", `sum by (node) (increase(` + snapshots + `[2d])) == 0 and sum by (node) (` + snapshots + ` offset 2d)`, "1h", "warning",
+		"etcd on {{ $labels.node }} has made no snapshot for two days.",
+	},
+	{
+		"EtcdSnapshotMissing", `up{job="etcd"} and up{job="etcd"} offset 2d unless on (node) last_over_time(` + snapshots + `[2d])`, "1h", "warning",
+		"etcd on {{ $labels.node }} has made no snapshot since K3s was started, or for two days.",
 	},
 	{
 		"ClockSkew", `abs(node_timex_offset_seconds) > 0.5 or node_timex_sync_status == 0`, "30m", "warning",
@@ -59,7 +66,7 @@ var edgeAlerts = []alert{
 		"Calico's operator reports {{ $labels.name }} as degraded.",
 	},
 	{
-		"PortworxNodeOffline", `px_cluster_status_nodes_offline > 0`, "5m", "critical",
+		"PortworxNodeOffline", `max(px_cluster_status_nodes_offline) > 0`, "5m", "critical",
 		"{{ $value }} nodes of the storage cluster are offline.",
 	},
 	{
@@ -67,7 +74,7 @@ var edgeAlerts = []alert{
 		"A storage pool on {{ $labels.node }} is four fifths full.",
 	},
 	{
-		"PortworxLicenceEnds", `px_node_status_license_expiry < 14`, "1h", "warning",
+		"PortworxLicenceEnds", `min(px_node_status_license_expiry) < 14`, "1h", "warning",
 		"The licence of Portworx ends in {{ $value }} days.",
 	},
 	{
@@ -77,6 +84,9 @@ var edgeAlerts = []alert{
 	// An alert that always fires tells whoever listens that alerts arrive.
 	{"Watchdog", `vector(1)`, "", "none", "Alerts of this site arrive."},
 }
+
+// snapshots counts those that each server has made of its etcd since K3s was started.
+const snapshots = `k3s_etcd_snapshot_save_duration_seconds_count{status="success"}`
 
 // siteNodes is a rule that has a value as soon as rules are evaluated and nodes
 // are known, by which an installation is verified.

@@ -2,8 +2,9 @@
 // that keeps a few days and evaluates its own alerts, with a node exporter on
 // every node and kube-state-metrics, and a thin stream of chosen series to a
 // central store when there is one. It runs as a server and not as an agent,
-// because an agent evaluates no rules and loses what it could not send for four
-// hours.
+// because an agent evaluates no rules and answers no queries. What the store has not
+// taken for two hours does not leave the site any more (Prometheus, remote write
+// tuning); the site itself has it for as long as it keeps anything.
 package prometheus
 
 import (

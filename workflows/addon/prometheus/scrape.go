@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/edge-provision/edge-provision/workflows/addon/portworx"
 )
 
 // keepSeries are what leaves the site by default: what a fleet's overview and its
@@ -16,6 +18,26 @@ const keepSeries = "up|ALERTS|node_load1|node_cpu_seconds_total|node_memory_MemA
 	"node_filesystem_avail_bytes|node_filesystem_size_bytes|node_boot_time_seconds|node_timex_offset_seconds|" +
 	"kube_node_status_condition|kube_node_info|kube_pod_container_status_restarts_total|kube_deployment_status_replicas_unavailable|" +
 	"etcd_server_has_leader|fluentd_output_status_buffer_total_bytes|fluentd_output_status_retry_count|px_cluster_status_.*|px_pool_stats_.*"
+
+const (
+	// latencies by verb, resource and bucket are nine tenths of an API server's series.
+	latencies = "apiserver_request_(duration|sli_duration|slo_duration)_seconds_bucket|apiserver_(response|watch_events)_sizes_bucket|etcd_request_duration_seconds_bucket"
+	// etcdSeries are those of an etcd that the alerts and a first look at it need.
+	// Source: etcd's reference of metrics.
+	etcdSeries = "etcd_server_(has_leader|leader_changes_seen_total|proposals_failed_total|proposals_pending|quota_backend_bytes)|" +
+		"etcd_disk_(wal_fsync|backend_commit)_duration_seconds_(bucket|sum|count)|etcd_mvcc_db_total_size_(in_bytes|in_use_in_bytes)"
+)
+
+// etcdPort serves etcd's own metrics, without TLS; K3s opens it on a node's address
+// with etcd-expose-metrics (k3s, pkg/etcd/etcd.go, listenMetricsURLs).
+const etcdPort = 2381
+
+// etcdNode is the label of a node whose K3s has a member of etcd.
+const etcdNode = "node-role.kubernetes.io/etcd"
+
+// portworxPort serves Portworx's metrics on every node that runs it. Source: Portworx's
+// reference of metrics.
+const portworxPort = 9001
 
 // files are prometheus.yml and its rule files.
 func (c Config) files() (map[string]string, error) {
@@ -68,7 +90,10 @@ func (c Config) configuration() map[string]any {
 // scrapes are one job for each kind of target. All components of a K3s server
 // share one process and one registry, so that the API server's endpoint is
 // theirs too; jobs for scheduler and controller manager would count everything
-// several times.
+// several times. The kubelet's endpoint cannot be left out, and has all that the API
+// server's has (k3s-io/k3s#12917). Of the two only the kubelet's has K3s's own series
+// here, so that no alert comes twice: it bears the node's name, and agents have
+// certificates, too. etcd has a registry of its own.
 func (c Config) scrapes() []any {
 	// K3s signs the kubelets' certificates, too, with the authority that pods are
 	// given, for the addresses of their nodes: the token goes to nobody else.
@@ -80,13 +105,22 @@ func (c Config) scrapes() []any {
 		job("prometheus", map[string]any{"static_configs": []any{map[string]any{"targets": []any{"localhost:9090"}}}}),
 		job("k3s", account, map[string]any{
 			"scheme": "https", "kubernetes_sd_configs": []any{discovery("endpoints", "default")},
-			"relabel_configs": []any{keep("__meta_kubernetes_service_name;__meta_kubernetes_endpoint_port_name", "kubernetes;https")},
-			// Latencies by verb, resource and bucket are nine tenths of it.
-			"metric_relabel_configs": []any{drop("__name__", "apiserver_request_(duration|sli_duration|slo_duration)_seconds_bucket|apiserver_(response|watch_events)_sizes_bucket|etcd_request_duration_seconds_bucket")},
+			"relabel_configs":        []any{keep("__meta_kubernetes_service_name;__meta_kubernetes_endpoint_port_name", "kubernetes;https")},
+			"metric_relabel_configs": []any{drop("__name__", latencies+"|k3s_.*")},
+		}),
+		job("etcd", map[string]any{
+			"kubernetes_sd_configs": []any{discovery("node", "")},
+			"relabel_configs": []any{
+				keep("__meta_kubernetes_node_label_node_role_kubernetes_io_etcd", "true"),
+				map[string]any{"source_labels": []any{"__address__"}, "regex": `(.+):\d+`, "replacement": fmt.Sprintf("$1:%d", etcdPort), "target_label": "__address__"},
+				rename("__meta_kubernetes_node_name", "node"),
+			},
+			"metric_relabel_configs": []any{keep("__name__", etcdSeries)},
 		}),
 		job("kubelet", account, map[string]any{
 			"scheme": "https", "kubernetes_sd_configs": []any{discovery("node", "")},
-			"relabel_configs": []any{rename("__meta_kubernetes_node_name", "node")},
+			"relabel_configs":        []any{rename("__meta_kubernetes_node_name", "node")},
+			"metric_relabel_configs": []any{drop("__name__", latencies)},
 		}),
 		job("cadvisor", account, map[string]any{
 			"scheme": "https", "metrics_path": "/metrics/cadvisor", "kubernetes_sd_configs": []any{discovery("node", "")},
@@ -94,22 +128,36 @@ func (c Config) scrapes() []any {
 		}),
 		job("node-exporter", map[string]any{
 			"kubernetes_sd_configs": []any{discovery("pod", c.InNamespace())},
-			"relabel_configs":       []any{keep("__meta_kubernetes_pod_label_app_kubernetes_io_name", "node-exporter"), rename("__meta_kubernetes_pod_node_name", "node")},
+			"relabel_configs":       []any{running(), keep("__meta_kubernetes_pod_label_app_kubernetes_io_name", "node-exporter"), rename("__meta_kubernetes_pod_node_name", "node")},
 		}),
 		job("kube-state-metrics", map[string]any{
 			"honor_labels": true, "kubernetes_sd_configs": []any{discovery("pod", c.InNamespace())},
 			"relabel_configs": []any{
+				running(),
 				keep("__meta_kubernetes_pod_label_app_kubernetes_io_name;__meta_kubernetes_pod_container_port_name", "kube-state-metrics;http"),
+			},
+		}),
+		// The operator gives this label to the pods of the data plane alone.
+		job("portworx", map[string]any{
+			"kubernetes_sd_configs": []any{discovery("pod", portworx.Namespace)},
+			"relabel_configs": []any{
+				running(),
+				keep("__meta_kubernetes_pod_label_name", "portworx"),
+				map[string]any{"source_labels": []any{"__meta_kubernetes_pod_ip"}, "replacement": fmt.Sprintf("$1:%d", portworxPort), "target_label": "__address__"},
+				rename("__meta_kubernetes_pod_node_name", "node"),
 			},
 		}),
 		job("pods", map[string]any{
 			"kubernetes_sd_configs": []any{discovery("pod", "")},
 			"relabel_configs": []any{
+				running(),
 				keep("__meta_kubernetes_pod_annotation_prometheus_io_scrape", "true"),
 				map[string]any{
 					"source_labels": []any{"__meta_kubernetes_pod_ip", "__meta_kubernetes_pod_annotation_prometheus_io_port"},
 					"separator":     ":", "regex": `([0-9.]+:\d+)`, "target_label": "__address__",
 				},
+				map[string]any{"source_labels": []any{"__meta_kubernetes_pod_annotation_prometheus_io_path"}, "regex": "(.+)", "target_label": "__metrics_path__"},
+				map[string]any{"source_labels": []any{"__meta_kubernetes_pod_annotation_prometheus_io_scheme"}, "regex": "(https?)", "target_label": "__scheme__"},
 				rename("__meta_kubernetes_namespace", "namespace"), rename("__meta_kubernetes_pod_name", "pod"),
 				rename("__meta_kubernetes_pod_node_name", "node"),
 			},
@@ -140,6 +188,8 @@ func (c Config) remoteWrite() map[string]any {
 		"queue_config": map[string]any{
 			"max_shards": 4, "capacity": 10000, "max_samples_per_send": 2000, "batch_send_deadline": "30s",
 			"min_backoff": "1s", "max_backoff": "5m",
+			// A store that a whole fleet comes back to answers so.
+			"retry_on_http_429": true,
 		},
 	}
 	if r.CA != "" {
@@ -178,6 +228,12 @@ func match(action, labels, regex string) map[string]any {
 		sources = append(sources, l)
 	}
 	return map[string]any{"action": action, "source_labels": sources, "regex": regex}
+}
+
+// running drops pods that have ended, which Kubernetes keeps for a while, and those
+// that have not begun.
+func running() map[string]any {
+	return drop("__meta_kubernetes_pod_phase", "Pending|Succeeded|Failed|Completed")
 }
 
 func rename(from, to string) map[string]any {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -38,11 +37,20 @@ type Verifier struct {
 	Say     func(format string, args ...any)
 }
 
-// jobs must have at least one target, all of them up.
-var jobs = []string{"prometheus", "k3s", "kubelet", "node-exporter", "kube-state-metrics"}
+// expected is how many targets each job has at least, all of them up, in a cluster
+// with these nodes. Other jobs may have none, and targets of theirs may be down.
+func expected(nodes []kube.Object) map[string]int {
+	members := 0
+	for _, n := range nodes {
+		if n.GetLabels()[etcdNode] == "true" {
+			members++
+		}
+	}
+	return map[string]int{"prometheus": 1, "k3s": 1, "etcd": members, "kubelet": len(nodes), "node-exporter": len(nodes), "kube-state-metrics": 1}
+}
 
-// perNode are jobs with one target on every node.
-var perNode = []string{"kubelet", "node-exporter"}
+// unexposed is said where etcd's metrics are not served.
+const unexposed = "K3s serves etcd's metrics on a node's address with etcd-expose-metrics: true in the config.yaml of its servers, as a k3s step writes it"
 
 // Run returns nil when every expected target is up, the rules are evaluated
 // without an error, and the nodes that they count are the cluster's.
@@ -67,7 +75,7 @@ func (v Verifier) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(v.targets(ctx, len(nodes)), v.rules(ctx), v.nodes(ctx, len(nodes)))
+	return errors.Join(v.targets(ctx, expected(nodes)), v.rules(ctx), v.nodes(ctx, len(nodes)))
 }
 
 // ask sends one request of Prometheus' HTTP API and decodes its data.
@@ -90,7 +98,7 @@ func (v Verifier) ask(ctx context.Context, path string, query url.Values, into a
 	return json.Unmarshal(answer.Data, into)
 }
 
-func (v Verifier) targets(ctx context.Context, nodes int) error {
+func (v Verifier) targets(ctx context.Context, want map[string]int) error {
 	var data struct {
 		Active []struct {
 			Labels    map[string]string `json:"labels"`
@@ -107,17 +115,16 @@ func (v Verifier) targets(ctx context.Context, nodes int) error {
 	for _, t := range data.Active {
 		job := t.Labels["job"]
 		found[job]++
-		if t.Health != "up" && slices.Contains(jobs, job) {
+		if _, counts := want[job]; counts && t.Health != "up" {
 			wrong = append(wrong, strings.TrimSpace(fmt.Sprintf("%s at %s is %s %s", job, t.ScrapeURL, t.Health, t.LastError)))
+			if job == "etcd" && t.Health == "down" {
+				wrong = append(wrong, unexposed)
+			}
 		}
 	}
-	for _, job := range jobs {
-		want := 1
-		if slices.Contains(perNode, job) {
-			want = nodes
-		}
-		if found[job] < want {
-			wrong = append(wrong, fmt.Sprintf("%s has %d targets and should have %d", job, found[job], want))
+	for _, job := range sortedKeys(want) {
+		if found[job] < want[job] {
+			wrong = append(wrong, fmt.Sprintf("%s has %d targets and should have %d", job, found[job], want[job]))
 		}
 	}
 	if len(wrong) > 0 {
