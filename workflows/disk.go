@@ -69,7 +69,8 @@ func rootDisk(m *site.Machine, v MachineView) (disk inventory.Disk, matches int,
 	}
 	switch {
 	case v.Facts.Disks == nil:
-		return disk, len(matched), at, "nobody saw which disks the machine has: its agent reports none, and does not say that it could look for them; let the machine boot its installer anew"
+		return disk, len(matched), at, "nobody saw which disks the machine has: its agent reports none, and does not say that it could look for them. " +
+			"Either it could not read them, or a driver still looked for its disks when the agent's patience ended, which its log and console tell; let the machine boot its installer anew"
 	case len(v.Facts.Disks) == 0:
 		return disk, len(matched), at, "the machine has no disk that an image could be written to; is its controller in RAID mode, or the disk unplugged?"
 	case len(matched) == 0:

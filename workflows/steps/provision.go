@@ -103,8 +103,27 @@ func (p *Provisioner) Inspect(ctx context.Context, m *site.Machine, a workflows.
 	if err != nil {
 		return err
 	}
-	_, err = p.intoInstaller(ctx, m, row)
+	if _, err = p.intoInstaller(ctx, m, row); err != nil {
+		return err
+	}
+	facts, err := p.Dispatch.WaitFacts(ctx, row.ID)
+	if err == nil && facts.Disks == nil {
+		_, err = p.lookAgain(ctx, m, row, "its disks were not seen")
+	}
 	return err
+}
+
+// lookAgain has the agent report the machine's hardware once more: a disk may have come
+// since, of a controller that takes its time.
+func (p *Provisioner) lookAgain(ctx context.Context, m *site.Machine, row inventory.Machine, why string) (inventory.Facts, error) {
+	p.say(m.Address, "inspect", "%s; looking once more", why)
+	ctx, cancel := context.WithTimeoutCause(ctx, m.BootTimeout, fmt.Errorf("%s did not report its hardware once more in %s, its boot_timeout", m.Address, m.BootTimeout))
+	defer cancel()
+	facts, err := p.Dispatch.RefreshFacts(ctx, row.ID)
+	if err != nil {
+		return facts, overdue(ctx, err)
+	}
+	return facts, nil
 }
 
 // discovered waits until a machine that is declared by what it is has been
@@ -148,8 +167,8 @@ func (p *Provisioner) Install(ctx context.Context, run uuid.UUID, m *site.Machin
 	if err != nil {
 		return err
 	}
-	if err := hasDisk(facts, a.Erase.Disk); err != nil {
-		return workflows.GiveUp(fmt.Errorf("%s: %w", m.Address, err))
+	if err := p.approvedDisk(ctx, m, row, facts, a.Erase.Disk); err != nil {
+		return err
 	}
 	image, err := p.Images.Publish(ctx, m.Image, m.Network)
 	if err != nil {
@@ -525,6 +544,21 @@ func (p *Provisioner) explain(ctx context.Context, m *site.Machine, err error) e
 		return fmt.Errorf("%w\n%s", err, where)
 	}
 	return err
+}
+
+// approvedDisk checks that the approved disk is in the machine.
+func (p *Provisioner) approvedDisk(ctx context.Context, m *site.Machine, row inventory.Machine, facts inventory.Facts, want workflows.DiskName) error {
+	if workflows.HasDisk(facts, want) {
+		return nil
+	}
+	facts, err := p.lookAgain(ctx, m, row, fmt.Sprintf("the disk %s was not seen", workflows.DescribeDisk(want)))
+	if err != nil {
+		return err
+	}
+	if err := hasDisk(facts, want); err != nil {
+		return workflows.GiveUp(fmt.Errorf("%s: %w", m.Address, err))
+	}
+	return nil
 }
 
 // hasDisk checks that the approved disk is in the machine that reported facts.

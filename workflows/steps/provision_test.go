@@ -154,6 +154,29 @@ func TestDiskThatIsNotThereIsNotReplacedByAnother(t *testing.T) {
 	}
 }
 
+// A controller with many disks may tell of the first after minutes.
+func TestDiskThatComesLateIsLookedForOnceMore(t *testing.T) {
+	s := newShop(t, true)
+	disks := s.computer.facts.Disks
+	late := workflows.Action{Address: "machine.a", Kind: workflows.KindInstall, Erase: &workflows.Erase{Disk: workflows.NameDisk(disks[0])}}
+	s.computer.first = func(f *inventory.Facts) { f.Disks = []inventory.Disk{} }
+	if err := s.prov.Install(s.ctx(), uuid.New(), s.machine, late); err != nil {
+		t.Errorf("Install() = %v; want the disk taken that is there at the second look", err)
+	}
+}
+
+func TestMachineWithoutKnownDisksIsInspectedOnceMore(t *testing.T) {
+	s := newShop(t, true)
+	s.computer.first = func(f *inventory.Facts) { f.Disks = nil }
+	if err := s.prov.Inspect(s.ctx(), s.machine, workflows.Action{}); err != nil {
+		t.Fatal(err)
+	}
+	facts, err := steps.KnownFacts(t.Context(), s.catalog, s.row.ID)
+	if err != nil || facts == nil || len(facts.Disks) == 0 {
+		t.Errorf("known facts %+v, %v; want the disks of the second look", facts, err)
+	}
+}
+
 func TestMachineThatRunsIsCycledAndOneInTheInstallerIsNot(t *testing.T) {
 	s := newShop(t, true)
 	if err := s.computer.Memory.Do(t.Context(), sim.On); err != nil {

@@ -106,6 +106,7 @@ type computer struct {
 	shop   *shop
 	agent  func(boot string) *agent.Loop
 	facts  inventory.Facts
+	first  func(*inventory.Facts) // changes the facts of the next report alone; may be nil
 	server *remotetest.Server
 	signer ssh.Signer
 
@@ -320,8 +321,15 @@ func (s *shop) serveAgents() {
 		}
 		return agent.NewLoop(agent.Config{
 			Client: client, Token: token, Boot: boot, MAC: shopMAC, Version: "test", Executor: s.computer,
-			Facts: func(context.Context) (inventory.Facts, error) { return s.computer.facts, nil },
-			Hold:  100 * time.Millisecond, Backoff: 10 * time.Millisecond, LostAfter: testBound,
+			Facts: func(context.Context) (inventory.Facts, error) {
+				facts := s.computer.facts
+				if first := s.computer.first; first != nil {
+					s.computer.first = nil
+					first(&facts)
+				}
+				return facts, nil
+			},
+			Hold: 100 * time.Millisecond, Backoff: 10 * time.Millisecond, LostAfter: testBound,
 		})
 	}
 }

@@ -35,10 +35,13 @@ const (
 	errorPause = 60 * time.Second
 	// networkWait bounds the search for an address on all ports.
 	networkWait = 30 * time.Minute
-	// settleWait bounds the wait for disks to appear, settleQuiet is how long
-	// the kernel has to be silent about new ones.
+	// settleWait bounds the wait for the kernel to be silent about new disks,
+	// settleQuiet is how long it has to be.
 	settleWait  = 15 * time.Second
 	settleQuiet = 400 * time.Millisecond
+	// driverWait bounds the wait for a driver that still looks for its disks: a SAS
+	// controller with many of them may take minutes to tell of the first.
+	driverWait = 3 * time.Minute
 )
 
 // Main is the whole life of process 1. It returns only if the kernel refuses to
@@ -141,6 +144,7 @@ func serve(ctx context.Context, c CommandLine, version string, console *Console)
 		load = modules.Load
 	}
 	watch := newUevents(rescan)
+	watch.waiting = func(left time.Duration) { tellWaiting(console, log, modules, left) }
 	// Disks are found while the network comes up; what needs them waits for
 	// watch to settle.
 	background.Go(func() { watch.run(ctx) })
@@ -182,7 +186,8 @@ func serve(ctx context.Context, c CommandLine, version string, console *Console)
 	executor := host.New(host.Config{
 		Getter: client,
 		Disks: func(ctx context.Context) ([]inventory.Disk, error) {
-			watch.settle(ctx)
+			// A disk that is wanted and not there yet is missed by name.
+			_ = watch.settle(ctx)
 			return probe.Disks(ctx, source)
 		},
 		Mounter:  host.Devices{Dir: "/mnt", Load: load},
@@ -193,8 +198,12 @@ func serve(ctx context.Context, c CommandLine, version string, console *Console)
 	return agent.NewLoop(agent.Config{
 		Client: client, Token: c.Token, Boot: c.Boot, MAC: port.bootMAC(c), Version: version,
 		Facts: func(ctx context.Context) (inventory.Facts, error) {
-			watch.settle(ctx)
+			known := watch.settle(ctx)
 			facts, err := probe.Collect(ctx, source)
+			if !known {
+				// Whoever chose among those that were seen might choose the wrong one.
+				facts.Disks = nil
+			}
 			executor.FindOwners(ctx, facts.Disks)
 			return facts, err
 		},
@@ -202,6 +211,25 @@ func serve(ctx context.Context, c CommandLine, version string, console *Console)
 		Neighbors: func(ctx context.Context) ([]inventory.Neighbor, error) { return probe.Neighbors(ctx, source) },
 		Executor:  executor, Say: console.Say, LostAfter: c.Lost, Logger: log,
 	}).Run(ctx)
+}
+
+// tellWaiting says that the disks are waited for, or no longer. It is said in the log,
+// and by that to the controller, which would else take a machine that says nothing for
+// one that has gone.
+func tellWaiting(console *Console, log *slog.Logger, modules *Modules, left time.Duration) {
+	names := "unknown"
+	if modules != nil {
+		if underway := modules.Underway(); len(underway) > 0 {
+			names = strings.Join(underway, ", ")
+		}
+	}
+	if left > 0 {
+		console.Sayf("Drivers still look for their devices (kernel modules: %s); waiting up to %s more for disks.", names, left.Round(time.Second))
+		log.Info("drivers still look for their devices", "modules", names, "left", left.Round(time.Second).String())
+		return
+	}
+	// A warning stands on the console too.
+	log.Warn("drivers still look for their devices after "+driverWait.String()+": the disks of this machine are reported as not known", "modules", names)
 }
 
 // bootMAC is the port that the token was given to; without one on the command

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -233,33 +234,82 @@ func (m *Modules) For(modalias string) []string {
 	return slices.Compact(names)
 }
 
-// parallelLoads bounds the modules that are inserted at once; a driver's probe
-// waits for its hardware most of the time.
-const parallelLoads = 8
+const (
+	// parallelLoads bounds the modules that are inserted at once; a driver's probe
+	// waits for its hardware most of the time.
+	parallelLoads = 8
+	// slowLoad is after how long a module counts as slow: others need not wait for it
+	// to be done. Even a fast one may take as long as the slowest, because the kernel
+	// waits in finit_module(2) for what any driver does asynchronously, such as the
+	// scan of a SCSI host (do_init_module in kernel/module/main.c).
+	slowLoad = time.Second
+)
 
 // LoadForDevices loads modules for all devices under sys (/sys) that are not
-// driven yet, until that brings forth no new devices.
+// driven yet, until that brings forth no new devices. What a fast driver found gets
+// its own driver while a slow one is still at work.
 func (m *Modules) LoadForDevices(ctx context.Context, sys string) error {
 	var errs []error
+	ended := make(chan error)
+	limit := make(chan struct{}, parallelLoads)
+	running := 0
 	for ctx.Err() == nil {
 		fresh := m.wanted(sys)
-		if len(fresh) == 0 {
+		for _, name := range fresh {
+			limit <- struct{}{}
+			running++
+			go func() { ended <- m.loadWithin(name, limit) }()
+		}
+		if running == 0 {
 			break
 		}
-		limit := make(chan struct{}, parallelLoads)
-		failed := make([]error, len(fresh))
-		var group sync.WaitGroup
-		for i, name := range fresh {
-			limit <- struct{}{}
-			group.Go(func() {
-				defer func() { <-limit }()
-				failed[i] = m.Load(name)
-			})
+		slow := time.After(slowLoad)
+		for again := false; running > 0 && !again; {
+			select {
+			case err := <-ended:
+				running--
+				errs = append(errs, err)
+			case <-slow:
+				again = true
+			case <-ctx.Done():
+				again = true
+			}
 		}
-		group.Wait()
-		errs = append(errs, failed...)
+	}
+	for ; running > 0; running-- {
+		errs = append(errs, <-ended)
 	}
 	return errors.Join(errs...)
+}
+
+// loadWithin is Load, which gives its place in limit up when it is done or slow.
+func (m *Modules) loadWithin(name string, limit <-chan struct{}) error {
+	loaded := make(chan error, 1)
+	go func() { loaded <- m.Load(name) }()
+	select {
+	case err := <-loaded:
+		<-limit
+		return err
+	case <-time.After(slowLoad):
+		<-limit
+		return <-loaded
+	}
+}
+
+// Underway lists the modules that the kernel is still loading, sorted.
+func (m *Modules) Underway() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var names []string
+	for name, l := range m.loading {
+		select {
+		case <-l.done:
+		default:
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // networkClass is how the modalias of an Ethernet controller goes on after vendor

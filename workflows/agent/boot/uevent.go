@@ -12,14 +12,24 @@ import (
 // a scan of everything: a lost announcement then costs nothing but time.
 type uevents struct {
 	rescan func()
+	// waiting is told, from time to time, that what wants to know the machine's disks
+	// waits for drivers, and at last, when nothing is left to wait, that it does no
+	// longer; nil tells nobody.
+	waiting func(left time.Duration)
 
-	mu   sync.Mutex
-	last time.Time // of an announcement that was read, or the end of a scan
-	busy int       // scans under way
+	mu    sync.Mutex
+	last  time.Time // of an announcement that was read, or the end of a scan
+	busy  int       // scans under way, and what else loads drivers
+	scans int       // scans under way
+	since time.Time // when the first of these scans began
 }
 
 // newUevents returns a listener; the first scan counts as under way already.
-func newUevents(rescan func()) *uevents { return &uevents{rescan: rescan, last: time.Now(), busy: 1} }
+func newUevents(rescan func()) *uevents {
+	u := &uevents{rescan: rescan, last: time.Now()}
+	u.beginScan()
+	return u
+}
 
 // during runs do in the background; until it ends, nothing settles.
 func (u *uevents) during(do func(), background *sync.WaitGroup) {
@@ -32,9 +42,25 @@ func (u *uevents) during(do func(), background *sync.WaitGroup) {
 
 // scan looks for devices now.
 func (u *uevents) scan() {
-	u.begin()
-	defer u.end()
+	u.beginScan()
+	defer u.endScan()
 	u.rescan()
+}
+
+func (u *uevents) beginScan() {
+	u.begin()
+	u.mu.Lock()
+	if u.scans++; u.scans == 1 {
+		u.since = time.Now()
+	}
+	u.mu.Unlock()
+}
+
+func (u *uevents) endScan() {
+	u.mu.Lock()
+	u.scans--
+	u.mu.Unlock()
+	u.end()
 }
 
 func (u *uevents) begin() {
@@ -65,7 +91,7 @@ func (u *uevents) run(ctx context.Context) {
 	}
 	buffer := make([]byte, 16<<10)
 	u.rescan()
-	u.end()
+	u.endScan()
 	lastScan := time.Now()
 	for ctx.Err() == nil {
 		heard := false
@@ -98,25 +124,50 @@ func (u *uevents) run(ctx context.Context) {
 }
 
 // settle waits until the kernel has been silent for settleQuiet, and nothing was
-// loaded as long.
-func (u *uevents) settle(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, settleWait)
-	defer cancel()
-	for {
+// loaded as long. It does not wait for ever: for announcements that do not end, up to
+// settleWait, and for a driver that looks for its devices, up to driverWait. known is
+// false after the latter, when disks may be there that nobody has seen yet.
+func (u *uevents) settle(ctx context.Context) (known bool) {
+	began := time.Now()
+	calm, told := began, began
+	for ctx.Err() == nil {
+		now := time.Now()
 		u.mu.Lock()
-		quiet := time.Since(u.last)
+		quiet := now.Sub(u.last)
 		if u.busy > 0 {
-			// A driver is looking at its hardware.
 			quiet = 0
 		}
+		scanning := u.scans > 0
+		slow := scanning && now.Sub(u.since) >= settleQuiet
 		u.mu.Unlock()
-		if quiet >= settleQuiet {
-			return
+		if slow {
+			calm = now
+		}
+		left := driverWait - now.Sub(began)
+		switch {
+		case quiet >= settleQuiet:
+			return true
+		case left <= 0:
+			if scanning {
+				u.tell(0)
+			}
+			return !scanning
+		case now.Sub(calm) >= settleWait:
+			return true
+		case slow && now.Sub(told) >= settleWait:
+			told = now
+			u.tell(left)
 		}
 		select {
 		case <-time.After(settleQuiet - quiet):
 		case <-ctx.Done():
-			return
 		}
+	}
+	return false
+}
+
+func (u *uevents) tell(left time.Duration) {
+	if u.waiting != nil {
+		u.waiting(left)
 	}
 }
