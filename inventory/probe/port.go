@@ -32,7 +32,25 @@ const netDir = "sys/class/net"
 func (m *machine) isPort(name string) bool {
 	// ARPHRD_ETHER is 1 (linux/if_arp.h). A port without a device is
 	// software: bridge, bond, VLAN, tap, veth.
-	return m.text(netDir, name, "type") == "1" && m.exists(path.Join(netDir, name, "device")) && !m.exists(path.Join(netDir, name, "phy80211"))
+	if m.text(netDir, name, "type") != "1" || !m.exists(path.Join(netDir, name, "device")) || m.exists(path.Join(netDir, name, "phy80211")) {
+		return false
+	}
+	mac, err := inventory.ParseMAC(m.text(netDir, name, "address"))
+	// One whose address cannot be read is told of as that.
+	return err != nil || !Gadget(m.link(netDir, name, "device/driver"), mac)
+}
+
+// gadgetDrivers are the drivers of networks whose other end is a computer on the same
+// USB: drivers/net/usb/{cdc_ether,cdc_eem,cdc_ncm,rndis_host}.c of Linux.
+var gadgetDrivers = []string{"cdc_ether", "cdc_eem", "cdc_ncm", "rndis_host"}
+
+// Gadget reports whether a port leads to the machine's own BMC, or to another computer
+// on its USB, and not out of it. Such a port has an address that nobody assigned: the
+// same one in all machines of a kind, or another one at each start, so that it must not
+// identify the machine. An adapter that has one of these drivers has a universally
+// administered address, and counts (IEEE 802, U/L bit).
+func Gadget(driver string, mac inventory.MAC) bool {
+	return mac[0]&2 != 0 && slices.Contains(gadgetDrivers, driver)
 }
 
 // ports reads the physical Ethernet ports, sorted by name.

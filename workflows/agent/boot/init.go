@@ -149,7 +149,7 @@ func serve(ctx context.Context, c CommandLine, version string, console *Console)
 	// watch to settle.
 	background.Go(func() { watch.run(ctx) })
 
-	network := &Network{Console: console}
+	network := &Network{Console: console, Boot: c.MAC}
 	source := probe.Machine(c.MAC)
 	var connected atomic.Bool
 	listener := lldp.NewListener(lldp.Config{Ports: func() []string {

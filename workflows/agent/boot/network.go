@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/probe"
 )
 
 // Port is a network port that is up and has an address.
@@ -46,6 +47,9 @@ const (
 // Network brings up ports.
 type Network struct {
 	Console *Console
+	// Boot is the port that the machine booted through, whatever it is; zero when it is
+	// not known.
+	Boot inventory.MAC
 	// Sys is where sysfs is; empty means /sys.
 	Sys string
 }
@@ -97,7 +101,7 @@ func (n *Network) Up(ctx context.Context, c CommandLine) (*Port, error) {
 	}
 }
 
-// ports lists the physical Ethernet ports, sorted by name.
+// ports lists the physical Ethernet ports that lead out of the machine, sorted by name.
 func (n *Network) ports() []Port {
 	entries, err := os.ReadDir(filepath.Join(n.sys(), "class/net"))
 	if err != nil {
@@ -112,7 +116,8 @@ func (n *Network) ports() []Port {
 		if _, err := os.Stat(filepath.Join(n.sys(), "class/net", p.Name, "device")); err != nil {
 			continue
 		}
-		if p.MAC, err = inventory.ParseMAC(n.attr(p.Name, "address")); err == nil {
+		driver, _ := os.Readlink(filepath.Join(n.sys(), "class/net", p.Name, "device/driver")) // empty where there is none
+		if p.MAC, err = inventory.ParseMAC(n.attr(p.Name, "address")); err == nil && (p.MAC == n.Boot || !probe.Gadget(filepath.Base(driver), p.MAC)) {
 			ports = append(ports, p)
 		}
 	}
@@ -217,6 +222,10 @@ func (p *Port) take(lease *nclient4.Lease) error {
 	ones, bits := lease.ACK.SubnetMask().Size()
 	if !ok || address.IsUnspecified() || bits != 32 {
 		return fmt.Errorf("the DHCP server %s gave no usable address: %s, netmask %s", lease.ACK.ServerIdentifier(), lease.ACK.YourIPAddr, lease.ACK.SubnetMask())
+	}
+	if address.IsLinkLocalUnicast() {
+		// The BMC of some servers gives one on a port between the two.
+		return fmt.Errorf("the DHCP server %s gave the link-local address %s (RFC 3927), by which no controller can be reached: it is no server of a site's network", lease.ACK.ServerIdentifier(), address)
 	}
 	p.lease = lease
 	p.Address = netip.PrefixFrom(address, ones)
