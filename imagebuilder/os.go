@@ -46,6 +46,13 @@ var basePackages = []string{
 	"systemd-sysv", "udev", "zstd",
 }
 
+// timeDaemons are Debian's packages that keep the clock, of which a system has one: each provides and conflicts with
+// time-daemon. No other package brings one, for those that are only recommended are left out.
+var timeDaemons = []string{"chrony", "ntp", "ntpsec", "openntpd", defaultTimeDaemon}
+
+// defaultTimeDaemon is the one of an image that asks for none. The agent gives it the site's time servers.
+const defaultTimeDaemon = "systemd-timesyncd"
+
 var kernelPackages = map[string]string{"generic": "linux-image-amd64", "cloud": "linux-image-cloud-amd64"}
 
 const (
@@ -86,7 +93,11 @@ func (s OSSpec) normalize() (OSSpec, error) {
 			return s, fmt.Errorf("image: kernel argument %.80q has a character that GRUB would take for its own", arg)
 		}
 	}
-	s.Packages = slices.Concat(s.Packages, basePackages, []string{kernelPackages[s.Kernel]})
+	base := basePackages
+	if !slices.ContainsFunc(s.Packages, func(name string) bool { return slices.Contains(timeDaemons, name) }) {
+		base = append(slices.Clone(base), defaultTimeDaemon)
+	}
+	s.Packages = slices.Concat(s.Packages, base, []string{kernelPackages[s.Kernel]})
 	slices.Sort(s.Packages)
 	s.Packages = slices.Compact(s.Packages)
 	if s.Lock != nil {

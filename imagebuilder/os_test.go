@@ -48,6 +48,19 @@ func TestOSSpecDefaultsAndRefusals(t *testing.T) {
 	}
 }
 
+// Two of them cannot be installed together, and without one the clock is never set.
+func TestOSSpecHasOneTimeDaemon(t *testing.T) {
+	for asked, want := range map[string]bool{"vim": true, "chrony": false, "ntpsec": false, "openntpd": false, "systemd-timesyncd": true} {
+		spec, err := OSSpec{Release: "bookworm", Packages: []string{asked}}.normalize()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Contains(spec.Packages, "systemd-timesyncd"); got != want {
+			t.Errorf("an image that asks for %s has systemd-timesyncd: %v; want %v", asked, got, want)
+		}
+	}
+}
+
 func TestOSKeyChangesWithEverythingThatChangesTheImage(t *testing.T) {
 	base := OSSpec{Release: "bookworm", Packages: []string{"chrony"}}
 	keys := map[string]string{}

@@ -154,6 +154,36 @@ func (i *installed) table() *gpt.Table {
 	return table
 }
 
+// Nobody sees that a declared time server is never asked before certificates fail.
+func TestTimeServersNeedWhoAsksThem(t *testing.T) {
+	for _, place := range []string{"", "usr/lib/systemd/systemd-timesyncd", "lib/systemd/systemd-timesyncd"} {
+		i := newInstalled(t)
+		if err := os.RemoveAll(filepath.Join(i.root, "etc/chrony")); err != nil {
+			t.Fatal(err)
+		}
+		if place != "" {
+			i.put(place, "")
+		}
+		result := i.configure(nil)
+		if place == "" {
+			if result.Outcome == agent.OutcomeOK || result.Error.Code != agent.CodeImageContract || !strings.Contains(result.Error.Message, "systemd-timesyncd") {
+				t.Errorf("configure without a time daemon = %s %+v; want it to name one that is missing", result.Outcome, result.Error)
+			}
+			continue
+		}
+		if got := i.get("etc/systemd/timesyncd.conf.d/edge-provision.conf"); result.Outcome != agent.OutcomeOK || got != "[Time]\nNTP=172.22.0.1\n" {
+			t.Errorf("configure with %s = %s %+v, wrote %q; want the time server", place, result.Outcome, result.Error, got)
+		}
+	}
+	i := newInstalled(t)
+	if err := os.RemoveAll(filepath.Join(i.root, "etc/chrony")); err != nil {
+		t.Fatal(err)
+	}
+	if result := i.configure(func(c *agent.Configure) { c.NTP = nil }); result.Outcome != agent.OutcomeOK {
+		t.Errorf("configure without time servers = %s %+v; want ok", result.Outcome, result.Error)
+	}
+}
+
 func TestConfigureMakesTheImageThisMachine(t *testing.T) {
 	i := newInstalled(t)
 	result := i.configure(nil)

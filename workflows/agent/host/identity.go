@@ -161,6 +161,10 @@ func (t *tree) resolver(n agent.NetworkConfig) error {
 	return t.write(file{name: "etc/resolv.conf", data: []byte(text.String()), mode: 0o644})
 }
 
+// timesyncd is where Debian and its kin keep systemd-timesyncd, a package of its own
+// in Debian since 11.
+var timesyncd = []string{"usr/lib/systemd/systemd-timesyncd", "lib/systemd/systemd-timesyncd"}
+
 // clock points chrony or systemd-timesyncd to the site's time servers.
 func (t *tree) clock(servers []string) error {
 	if len(servers) == 0 {
@@ -173,6 +177,10 @@ func (t *tree) clock(servers []string) error {
 		}
 		// Debian's chrony.conf reads this directory (chrony.conf(5), sourcedir).
 		return t.write(file{name: "etc/chrony/sources.d/edge-provision.sources", data: []byte(text.String()), mode: 0o644})
+	}
+	if !t.present(timesyncd[0]) && !t.present(timesyncd[1]) {
+		return failing(agent.CodeImageContract, "the image has neither chrony nor systemd-timesyncd, so nothing on the machine would ask the declared time servers (%s): "+
+			"add the package systemd-timesyncd or chrony to the image, or say no ntp in its network", strings.Join(servers, ", "))
 	}
 	text := "[Time]\nNTP=" + strings.Join(servers, " ") + "\n"
 	return t.write(file{name: "etc/systemd/timesyncd.conf.d/edge-provision.conf", data: []byte(text), mode: 0o644})
