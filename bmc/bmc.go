@@ -110,8 +110,9 @@ type Config struct {
 	CoolDown   time.Duration
 
 	// CipherSuite is the IPMI cipher suite id (IPMI 2.0 table 22-20): 3
-	// (SHA-1, AES-128; the default, because every IPMI 2.0 controller must
-	// have it) or 17 (SHA-256, AES-128). Weaker ones are refused.
+	// (SHA-1, AES-128; the default, because IPMI 2.0 demands it of every
+	// controller, though newer ones may have it switched off) or 17 (SHA-256,
+	// AES-128). Weaker ones are refused.
 	CipherSuite int
 	// IPMITool is the path of ipmitool; empty: looked up in PATH.
 	IPMITool string

@@ -27,7 +27,7 @@ var (
 		single:     []string{"bmc", "root_disk", "ssh", "rack"},
 	}
 	bmcShape = shape{
-		attributes: []string{"address", "username", "password", "ca_cert", "fingerprint"},
+		attributes: []string{"address", "username", "password", "ca_cert", "fingerprint", "cipher_suite"},
 		required:   []string{"driver"},
 	}
 	requireShape  = shape{required: []string{"condition", "message"}}
@@ -147,7 +147,7 @@ func (d *decoder) bmc() *BMC {
 	case BMCRedfish, BMCIPMI:
 		b.Driver = BMCDriver(driver)
 	case BMCNone:
-		for _, name := range []string{"address", "username", "password", "ca_cert", "fingerprint"} {
+		for _, name := range bmcShape.attributes {
 			if d.any([]string{name}) != "" {
 				d.fail(name, "Needless argument", "The driver \"none\" talks to no BMC, so it has no %q.", name)
 			}
@@ -173,6 +173,7 @@ func (d *decoder) bmc() *BMC {
 	}
 	d.bmcAddress(b)
 	d.bmcTrust(b)
+	d.bmcCipherSuite(b)
 	return b
 }
 
@@ -208,6 +209,23 @@ func (d *decoder) bmcAddress(b *BMC) {
 		d.fail("address", "Invalid BMC address", "A Redfish address starts with https://, because the password would be readable on the wire otherwise.")
 	default:
 		b.Address = strings.TrimSuffix(u.String(), "/")
+	}
+}
+
+// defaultCipherSuite is the one that IPMI 2.0 demands of every controller.
+const defaultCipherSuite = 3
+
+// bmcCipherSuite reads what an IPMI session is protected by.
+func (d *decoder) bmcCipherSuite(b *BMC) {
+	if b.Driver != BMCIPMI {
+		if d.any([]string{"cipher_suite"}) != "" {
+			d.fail("cipher_suite", "Needless argument", "Redfish is protected by TLS, so cipher_suite belongs to the ipmi driver only.")
+		}
+		return
+	}
+	b.CipherSuite = int(d.integer("cipher_suite", defaultCipherSuite, 0, 255))
+	if b.CipherSuite != defaultCipherSuite && b.CipherSuite != 17 {
+		d.fail("cipher_suite", "Unknown choice", "%d is not a cipher suite that can be used: it is 3 (SHA-1), the default, or 17 (SHA-256). Others do not encrypt, or do not protect what is sent from being changed.", b.CipherSuite)
 	}
 }
 

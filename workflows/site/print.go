@@ -163,6 +163,9 @@ func (p *printer) machine(m *Machine) {
 		p.line(1, "bmc %s %s as %s, password %s", b.Driver, b.Address, b.Username, b.Password)
 		p.flag(2, "ca_cert", b.CACert != "")
 		p.text(2, "fingerprint", b.Fingerprint)
+		if b.CipherSuite != 0 && b.CipherSuite != defaultCipherSuite {
+			p.line(2, "cipher_suite %d", b.CipherSuite)
+		}
 	}
 	for _, r := range m.Require {
 		p.line(1, "require %s: %s", r.Condition, r.Message)

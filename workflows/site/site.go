@@ -240,6 +240,9 @@ type BMC struct {
 	// host trusts.
 	CACert      string
 	Fingerprint string
+	// CipherSuite is what protects a session of ipmi, 3 or 17 (IPMI 2.0 table
+	// 22-20); 0 for redfish.
+	CipherSuite int
 }
 
 // BMCDriver names a protocol.

@@ -106,7 +106,7 @@ func BMCConfig(s *site.Site, m *site.Machine) bmc.Config {
 	c := bmc.Config{
 		Driver: bmc.Driver(m.BMC.Driver), Address: m.BMC.Address,
 		Username: m.BMC.Username, Password: bmc.Secret(m.BMC.Password.Reveal()),
-		CA: []byte(m.BMC.CACert), Machine: m.Address, Declared: declared(m.BMC.DeclRange), Site: s.Name, MAC: m.MAC,
+		CipherSuite: m.BMC.CipherSuite, CA: []byte(m.BMC.CACert), Machine: m.Address, Declared: declared(m.BMC.DeclRange), Site: s.Name, MAC: m.MAC,
 	}
 	if f := m.BMC.Fingerprint; f != "" {
 		c.Fingerprint = "sha256:" + strings.TrimPrefix(f, "sha256:")

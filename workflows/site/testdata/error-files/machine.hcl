@@ -137,6 +137,28 @@ machine "itself" {
     password = "emulated"
   }
 }
+machine "weak" {
+  mac     = "52:54:00:00:00:25"
+  network = network.edge
+  bmc {
+    driver       = "ipmi"
+    address      = "172.23.0.25"
+    username     = "admin"
+    password     = "emulated"
+    cipher_suite = 1 # ERROR: Unknown choice | not a cipher suite
+  }
+}
+machine "tls" {
+  mac     = "52:54:00:00:00:26"
+  network = network.edge
+  bmc {
+    driver       = "redfish"
+    address      = "https://172.23.0.26"
+    username     = "admin"
+    password     = "emulated"
+    cipher_suite = 17 # ERROR: Needless argument
+  }
+}
 machine "adopted" {
   address = "10.1.1.1"
   image   = image.os # ERROR: Adopted machine
