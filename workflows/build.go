@@ -360,6 +360,7 @@ func (b *builder) install(a Action, m *site.Machine, v MachineView) Action {
 	}
 	a.Image, a.ImageDigest = m.Image.Address, b.seen.Images[m.Image.Address].Digest
 	a = withPower(a, m, v)
+	b.warnDrive(m, disk, v.Facts)
 	a.Erase = &Erase{Disk: NameDisk(disk), Signatures: slices.Clone(disk.Signatures), Consent: ConsentBlank}
 	if len(disk.Signatures) > 0 {
 		a.Erase.Consent, a.Erase.Serial = ConsentNeeded, TypedName(v)
@@ -369,6 +370,24 @@ func (b *builder) install(a Action, m *site.Machine, v MachineView) Action {
 	}
 	a.Inputs = installInputs(m, a)
 	return a
+}
+
+// warnDrive says of a machine with BIOS and several disks that its firmware decides which
+// of them is started: a machine that has asked the network first is sent to drive 0x80
+// (pxe.Answer.BIOSDrive), and no name of a disk says which one that is.
+func (b *builder) warnDrive(m *site.Machine, disk inventory.Disk, f *inventory.Facts) {
+	if f.Firmware == nil || f.Firmware.Mode != "bios" || len(f.Disks) < 2 {
+		return
+	}
+	at := m.DeclRange
+	if m.RootDisk.DeclRange.Filename != "" {
+		at = m.RootDisk.DeclRange
+	}
+	b.diags = append(b.diags, &hcl.Diagnostic{
+		Severity: hcl.DiagWarning, Summary: "The firmware decides which disk is started", Subject: at.Ptr(),
+		Detail: fmt.Sprintf("%s: it boots by BIOS and has %d disks, and a BIOS starts the first of its own boot order, also after the network. "+
+			"Put %s before the other disks in the setup of its firmware, or it may start another one. UEFI has no such doubt", m.Address, len(f.Disks), DescribeDisk(NameDisk(disk))),
+	})
 }
 
 // unfit says why the machine's image cannot be started from a disk, as far as

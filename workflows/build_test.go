@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/workflows"
 	"github.com/edge-provision/edge-provision/workflows/site"
 )
@@ -66,6 +67,12 @@ func blind() workflows.MachineView {
 	return v
 }
 
+// firmware is how a machine booted.
+func firmware(v workflows.MachineView, mode string) workflows.MachineView {
+	v.Facts.Firmware = &inventory.Firmware{Mode: mode}
+	return v
+}
+
 // was sees machine a as it was installed, then changed.
 func was(change func(*workflows.MachineView)) func(*site.Site) workflows.Observation {
 	return func(s *site.Site) workflows.Observation {
@@ -116,6 +123,18 @@ var planCases = []planCase{
 	},
 	{
 		name: "blank-disk", text: node(""), see: one(known(disk("sda", "D1", 100))),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindInstall},
+		says: []string{"1 disk will be erased."},
+	},
+	{
+		name: "bios-with-two-disks", text: node("  root_disk {\n    match = disk.serial == \"D2\"\n  }"),
+		see:  one(firmware(known(disk("sda", "D1", 100), disk("sdb", "D2", 200)), "bios")),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindInstall},
+		says: []string{"Warning: The firmware decides which disk is started", "Put sdb (200 GiB, serial D2) before the other disks"},
+	},
+	{
+		name: "uefi-with-two-disks", text: node("  root_disk {\n    match = disk.serial == \"D2\"\n  }"),
+		see:  one(firmware(known(disk("sda", "D1", 100), disk("sdb", "D2", 200)), "uefi")),
 		want: map[string]workflows.Kind{"machine.a": workflows.KindInstall},
 		says: []string{"1 disk will be erased."},
 	},
