@@ -29,6 +29,7 @@ var helmType = Type{
 			"create_namespace": attribute("create_namespace", cty.Bool, false),
 			"values":           attribute("values", cty.DynamicPseudoType, false),
 			"api_versions":     attribute("api_versions", cty.List(cty.String), false),
+			"skip_crds":        attribute("skip_crds", cty.Bool, false),
 			"wait":             attribute("wait", cty.Bool, false),
 		}),
 		Outputs: map[string]cty.Type{"chart": cty.String, "version": cty.String, "manifest_digest": cty.String},
@@ -54,8 +55,10 @@ type helmStep struct {
 	request chart.Request
 	// namespace is whether the step declares its namespace itself.
 	namespace bool
-	chart     *chart.Chart
-	digest    string
+	// skip leaves out what is in the crds/ directories of the chart.
+	skip   bool
+	chart  *chart.Chart
+	digest string
 }
 
 func newHelm(inputs cty.Value, env Env) (Step, error) {
@@ -67,7 +70,7 @@ func newHelm(inputs cty.Value, env Env) (Step, error) {
 	if err != nil {
 		return nil, fmt.Errorf("values: %w", err)
 	}
-	s := &helmStep{clusterStep: base}
+	s := &helmStep{clusterStep: base, skip: truth(inputs, "skip_crds")}
 	s.ref = fileRefs(cty.TupleVal([]cty.Value{inputs.GetAttr("chart")}))[0]
 	s.request = chart.Request{
 		Release: text(inputs, "release"), Namespace: text(inputs, "namespace"), Values: values, APIVersions: textList(inputs, "api_versions"),
@@ -106,6 +109,9 @@ func (s *helmStep) render(ctx context.Context) (kube.Set, error) {
 	}
 	for _, w := range rendered.Warnings {
 		s.env.Say("%s", w)
+	}
+	if s.skip {
+		rendered.CRDs = nil
 	}
 	crds, err := kube.Parse(s.chart.Name()+"/crds", rendered.CRDs)
 	if err != nil {

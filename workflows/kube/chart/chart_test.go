@@ -90,6 +90,38 @@ func TestRenderLeavesTheChartAndTheValuesAlone(t *testing.T) {
 	}
 }
 
+// TestDefinitionsOfDependencies: of one that is switched off there are none, and of one
+// that is taken in twice each comes once.
+func TestDefinitionsOfDependencies(t *testing.T) {
+	c, err := writeChart(t, map[string]string{
+		"Chart.yaml":                  minimal + "dependencies:\n- {name: d, version: 0.1.0, alias: one, condition: one.enabled}\n- {name: d, version: 0.1.0, alias: two, condition: two.enabled}\n",
+		"values.yaml":                 "one: {enabled: true}\ntwo: {enabled: true}\n",
+		"charts/d/Chart.yaml":         "apiVersion: v2\nname: d\nversion: 0.1.0\n",
+		"charts/d/crds/things.yaml":   "kind: CustomResourceDefinition\n",
+		"charts/d/templates/own.yaml": "kind: ConfigMap\n",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	off := map[string]any{"enabled": false}
+	for _, tt := range []struct {
+		values map[string]any
+		want   int
+	}{
+		{nil, 1},
+		{map[string]any{"one": off}, 1},
+		{map[string]any{"one": off, "two": off}, 0},
+	} {
+		got, err := c.Render(t.Context(), request(tt.values))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := bytes.Count(got.CRDs, []byte("kind: CustomResourceDefinition")); n != tt.want {
+			t.Errorf("with %v there are %d definitions; want %d:\n%s", tt.values, n, tt.want, got.CRDs)
+		}
+	}
+}
+
 func TestPackedAndUnpackedAreOneChart(t *testing.T) {
 	var packed bytes.Buffer
 	zipped := gzip.NewWriter(&packed)

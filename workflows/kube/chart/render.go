@@ -37,8 +37,9 @@ type Request struct {
 
 // Rendered is what a chart comes to.
 type Rendered struct {
-	// CRDs are the documents of the chart's crds/ directories, Manifests
-	// all the others, hooks included; both are YAML streams.
+	// CRDs are the documents of the crds/ directories of the chart and of those
+	// dependencies that the values do not switch off, Manifests all the others,
+	// hooks included; both are YAML streams.
 	CRDs, Manifests []byte
 	// Notes is the chart's NOTES.txt, for a person.
 	Notes string
@@ -58,11 +59,11 @@ func (c *Chart) Render(ctx context.Context, r Request) (Rendered, error) {
 		return Rendered{}, err
 	}
 	// The clocks differ in every unit that a template could print.
-	first, err := c.render(ctx, r, time.Date(2001, 2, 3, 4, 5, 6, 7, time.UTC))
+	first, crds, err := c.render(ctx, r, time.Date(2001, 2, 3, 4, 5, 6, 7, time.UTC))
 	if err != nil {
 		return Rendered{}, err
 	}
-	second, err := c.render(ctx, r, time.Date(2033, 11, 24, 17, 48, 59, 123456789, time.UTC))
+	second, _, err := c.render(ctx, r, time.Date(2033, 11, 24, 17, 48, 59, 123456789, time.UTC))
 	if err != nil {
 		return Rendered{}, err
 	}
@@ -73,9 +74,7 @@ func (c *Chart) Render(ctx context.Context, r Request) (Rendered, error) {
 		}
 	}
 	out := Rendered{Warnings: warnings, Notes: strings.TrimSpace(first[path.Join(c.chart.ChartFullPath(), "templates", "NOTES.txt")])}
-	for _, crd := range c.chart.CRDObjects() {
-		out.CRDs = appendDocument(out.CRDs, crd.Filename, string(crd.File.Data))
-	}
+	out.CRDs = definitions(crds)
 	for _, name := range sortedKeys(first) {
 		if path.Base(name) != "NOTES.txt" {
 			out.Manifests = appendDocument(out.Manifests, name, first[name])
@@ -87,21 +86,38 @@ func (c *Chart) Render(ctx context.Context, r Request) (Rendered, error) {
 	return out, nil
 }
 
-// render runs Helm's engine once, at a time that templates see as now.
-func (c *Chart) render(ctx context.Context, r Request, now time.Time) (map[string]string, error) {
+// definitions is the stream of what crds/ directories hold. A dependency that is taken
+// in under two names brings its own twice; Helm passes over what it has made already.
+func definitions(crds []helmchart.CRD) []byte {
+	var out []byte
+	seen := map[string]bool{}
+	for _, crd := range crds {
+		text := string(crd.File.Data)
+		if !seen[text] {
+			out = appendDocument(out, crd.Filename, text)
+		}
+		seen[text] = true
+	}
+	return out
+}
+
+// render runs Helm's engine once, at a time that templates see as now. The
+// definitions are those of the chart whose dependencies have been switched, as in
+// Helm's Install.
+func (c *Chart) render(ctx context.Context, r Request, now time.Time) (map[string]string, []helmchart.CRD, error) {
 	version, err := common.ParseKubeVersion(r.KubeVersion)
 	if err != nil {
-		return nil, fmt.Errorf("rendering chart %s: the cluster's version %q: %w", c.Name(), r.KubeVersion, err)
+		return nil, nil, fmt.Errorf("rendering chart %s: the cluster's version %q: %w", c.Name(), r.KubeVersion, err)
 	}
 	if want := c.chart.Metadata.KubeVersion; want != "" && !chartutil.IsCompatibleRange(want, version.String()) {
-		return nil, fmt.Errorf("chart %s %s is for Kubernetes %s; the cluster has %s", c.Name(), c.Version(), want, r.KubeVersion)
+		return nil, nil, fmt.Errorf("chart %s %s is for Kubernetes %s; the cluster has %s", c.Name(), c.Version(), want, r.KubeVersion)
 	}
 	// Dependencies are switched off in the chart itself, so that each
 	// rendering begins with a fresh one.
 	fresh := clone(c.chart)
 	values := deepCopy(r.Values)
 	if err := chartutil.ProcessDependencies(fresh, values); err != nil {
-		return nil, fmt.Errorf("rendering chart %s: its dependencies: %w", c.Name(), err)
+		return nil, nil, fmt.Errorf("rendering chart %s: its dependencies: %w", c.Name(), err)
 	}
 	capabilities := common.DefaultCapabilities.Copy()
 	capabilities.KubeVersion = *version
@@ -110,22 +126,22 @@ func (c *Chart) render(ctx context.Context, r Request, now time.Time) (map[strin
 	// The schema is checked by validate, which fetches nothing.
 	top, err := util.ToRenderValuesWithSchemaValidation(fresh, values, options, capabilities, true)
 	if err != nil {
-		return nil, fmt.Errorf("rendering chart %s: %w", c.Name(), err)
+		return nil, nil, fmt.Errorf("rendering chart %s: %w", c.Name(), err)
 	}
 	all, err := top.Table("Values")
 	if err != nil {
-		return nil, fmt.Errorf("rendering chart %s: %w", c.Name(), err)
+		return nil, nil, fmt.Errorf("rendering chart %s: %w", c.Name(), err)
 	}
 	if err := validate(fresh, all); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	e := engine.Engine{CustomTemplateFuncs: template.FuncMap{"now": func() time.Time { return now }}}
 	rendered, err := e.RenderWithContext(ctx, fresh, top)
 	if err != nil {
-		return nil, fmt.Errorf("rendering chart %s: %w", c.Name(), err)
+		return nil, nil, fmt.Errorf("rendering chart %s: %w", c.Name(), err)
 	}
 	maps.DeleteFunc(rendered, func(_, text string) bool { return strings.TrimSpace(text) == "" })
-	return rendered, nil
+	return rendered, fresh.CRDObjects(), nil
 }
 
 // clone copies what ProcessDependencies changes: the tree of charts, their
