@@ -5,9 +5,11 @@ import (
 	"bytes"
 	"compress/gzip"
 	"flag"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -118,6 +120,52 @@ func TestDefinitionsOfDependencies(t *testing.T) {
 		}
 		if n := bytes.Count(got.CRDs, []byte("kind: CustomResourceDefinition")); n != tt.want {
 			t.Errorf("with %v there are %d definitions; want %d:\n%s", tt.values, n, tt.want, got.CRDs)
+		}
+	}
+}
+
+func TestTemplatesAskForKindsOfTheCluster(t *testing.T) {
+	c, err := writeChart(t, map[string]string{
+		"Chart.yaml":          minimal,
+		"values.yaml":         "ask: []\n",
+		"templates/kind.yaml": "{{ range .Values.ask }}{{ . }}: {{ $.Capabilities.APIVersions.Has . }}\n{{ end }}",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, now := "v1.21.14", "v1.34.4+k3s1"
+	for _, tt := range []struct {
+		ask    string
+		served []string
+	}{
+		{"v1", []string{old, now}},
+		{"v1/Pod", []string{old, now}},
+		{"apps/v1/Deployment", []string{old, now}},
+		{"policy/v1/PodDisruptionBudget", []string{old, now}},
+		{"networking.k8s.io/v1/Ingress", []string{old, now}},
+		{"apiextensions.k8s.io/v1/CustomResourceDefinition", []string{old, now}},
+		{"apiregistration.k8s.io/v1", []string{old, now}},
+		{"autoscaling/v2", []string{now}},
+		{"autoscaling/v2/HorizontalPodAutoscaler", []string{now}},
+		{"policy/v1beta1", []string{old}},
+		{"extensions/v1beta1/Ingress", []string{old}},
+		{"apps/v1beta1", nil},
+		{"networking.k8s.io/v1beta1/IPAddress", nil},
+		{"admissionregistration.k8s.io/v1alpha1", nil},
+		{"v1/PodList", nil},
+		{"monitoring.coreos.com/v1", nil},
+	} {
+		for _, version := range []string{old, now} {
+			r := request(map[string]any{"ask": []any{tt.ask}})
+			r.KubeVersion = version
+			got, err := c.Render(t.Context(), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := fmt.Sprintf("%s: %t\n", tt.ask, slices.Contains(tt.served, version))
+			if !strings.Contains(string(got.Manifests), want) {
+				t.Errorf("on %s it renders\n%s\nwant %s", version, got.Manifests, want)
+			}
 		}
 	}
 }

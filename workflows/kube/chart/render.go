@@ -121,7 +121,7 @@ func (c *Chart) render(ctx context.Context, r Request, now time.Time) (map[strin
 	}
 	capabilities := common.DefaultCapabilities.Copy()
 	capabilities.KubeVersion = *version
-	capabilities.APIVersions = append(slices.Clone(capabilities.APIVersions), r.APIVersions...)
+	capabilities.APIVersions = append(builtin(*version), r.APIVersions...)
 	options := common.ReleaseOptions{Name: r.Release, Namespace: r.Namespace, Revision: 1, IsInstall: true}
 	// The schema is checked by validate, which fetches nothing.
 	top, err := util.ToRenderValuesWithSchemaValidation(fresh, values, options, capabilities, true)
