@@ -26,11 +26,22 @@ const (
 // each an object or a List of them. Empty documents are skipped, duplicate keys
 // are refused. Name says in errors where the text comes from.
 func Parse(name string, manifest []byte) ([]Object, error) {
+	return parse(name, manifest, false)
+}
+
+// ParseRendered reads what came of a chart's templates as Helm does, which is less
+// strict: dashes at the beginning of a line end a document whatever follows them (the
+// expression sep of Helm's pkg/release/v1/util/manifest.go).
+func ParseRendered(name string, manifest []byte) ([]Object, error) {
+	return parse(name, manifest, true)
+}
+
+func parse(name string, manifest []byte, rendered bool) ([]Object, error) {
 	if len(manifest) > maxManifestBytes {
 		return nil, fmt.Errorf("%s: it has %d bytes; the limit is %d", name, len(manifest), maxManifestBytes)
 	}
 	var out []Object
-	for n, document := range split(manifest) {
+	for n, document := range split(manifest, rendered) {
 		o, err := parseDocument(document)
 		if err == nil {
 			out, err = expand(out, o)
@@ -97,8 +108,9 @@ func expand(out []Object, m map[string]any) ([]Object, error) {
 }
 
 // split cuts a manifest at the lines of three dashes (YAML 1.2.2, section 9.1.4).
-// What follows the dashes on the same line belongs to the next document.
-func split(manifest []byte) [][]byte {
+// What follows the dashes on the same line belongs to the next document. Of rendered
+// text that may be the first line of an object.
+func split(manifest []byte, rendered bool) [][]byte {
 	var out [][]byte
 	begin := 0
 	for at := 0; at < len(manifest); {
@@ -108,9 +120,12 @@ func split(manifest []byte) [][]byte {
 			next = len(manifest)
 		}
 		line := manifest[at:next]
-		if bytes.HasPrefix(line, []byte("---")) && (len(line) == 3 || strings.IndexByte(" \t\r\n", line[3]) >= 0) {
+		if bytes.HasPrefix(line, []byte("---")) && (rendered || len(line) == 3 || strings.IndexByte(" \t\r\n", line[3]) >= 0) {
 			out = append(out, manifest[begin:at])
 			begin = at + 3
+			for rendered && begin < next && (manifest[begin] == ' ' || manifest[begin] == '\t') {
+				begin++
+			}
 		}
 		at = next
 	}

@@ -56,6 +56,24 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestParseRenderedSplitsAsHelmDoes(t *testing.T) {
+	const cm = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s}\n"
+	for _, dashes := range []string{"---", "--- ", "---\t", "---\n", "---\r\n", "--- # b follows\n"} {
+		manifest := "---\n# Source: c/templates/a.yaml\n" + fmt.Sprintf(cm, "a") + dashes + fmt.Sprintf(cm, "b") + "---"
+		objects, err := ParseRendered("c", []byte(manifest))
+		var got []string
+		for _, o := range objects {
+			got = append(got, IDOf(o).String())
+		}
+		if err != nil || !slices.Equal(got, []string{"ConfigMap/a", "ConfigMap/b"}) {
+			t.Errorf("ParseRendered with %q between two objects = %v, %v; want both", dashes, got, err)
+		}
+	}
+	if _, err := Parse("shop.yaml", []byte(fmt.Sprintf(cm, "a")+"---"+fmt.Sprintf(cm, "b"))); err == nil {
+		t.Error("Parse takes dashes that end no document of YAML")
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: ConfigMap\n  metadata: {name: a, labels: {x: \"y\"}}\n---\n{}\n"))
 	f.Add([]byte(`{"apiVersion":"batch/v1","kind":"Job","metadata":{"name":"a","annotations":{"helm.sh/hook":"pre-install","helm.sh/hook-weight":"-5"}}}`))

@@ -113,11 +113,11 @@ func (s *helmStep) render(ctx context.Context) (kube.Set, error) {
 	if s.skip {
 		rendered.CRDs = nil
 	}
-	crds, err := kube.Parse(s.chart.Name()+"/crds", rendered.CRDs)
+	crds, err := kube.ParseRendered(s.chart.Name()+"/crds", rendered.CRDs)
 	if err != nil {
 		return kube.Set{}, err
 	}
-	objects, err := kube.Parse(s.chart.Name(), rendered.Manifests)
+	objects, err := kube.ParseRendered(s.chart.Name(), rendered.Manifests)
 	if err != nil {
 		return kube.Set{}, err
 	}
