@@ -26,55 +26,72 @@ const (
 // each an object or a List of them. Empty documents are skipped, duplicate keys
 // are refused. Name says in errors where the text comes from.
 func Parse(name string, manifest []byte) ([]Object, error) {
-	return parse(name, manifest, false)
+	objects, _, err := parse(name, manifest, false)
+	return objects, err
 }
 
 // ParseRendered reads what came of a chart's templates as Helm does, which is less
 // strict: dashes at the beginning of a line end a document whatever follows them (the
-// expression sep of Helm's pkg/release/v1/util/manifest.go).
-func ParseRendered(name string, manifest []byte) ([]Object, error) {
+// expression sep of Helm's pkg/release/v1/util/manifest.go), and of keys that are there
+// twice the last one counts. Notes say for a person where that is so.
+func ParseRendered(name string, manifest []byte) (objects []Object, notes []string, err error) {
 	return parse(name, manifest, true)
 }
 
-func parse(name string, manifest []byte, rendered bool) ([]Object, error) {
+func parse(name string, manifest []byte, rendered bool) (out []Object, notes []string, err error) {
 	if len(manifest) > maxManifestBytes {
-		return nil, fmt.Errorf("%s: it has %d bytes; the limit is %d", name, len(manifest), maxManifestBytes)
+		return nil, nil, fmt.Errorf("%s: it has %d bytes; the limit is %d", name, len(manifest), maxManifestBytes)
 	}
-	var out []Object
 	for n, document := range split(manifest, rendered) {
-		o, err := parseDocument(document)
+		o, note, err := parseDocument(document, rendered)
 		if err == nil {
 			out, err = expand(out, o)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: document %d: %w", name, n+1, err)
+			return nil, nil, fmt.Errorf("%s: document %d: %w", name, n+1, err)
+		}
+		if note != "" {
+			notes = append(notes, fmt.Sprintf("%s: document %d: %v %s: %s", name, n+1, o["kind"], str(&unstructured.Unstructured{Object: o}, "metadata", "name"), note))
 		}
 	}
-	return out, nil
+	return out, notes, nil
 }
 
 var errTooMany = fmt.Errorf("there are more than %d objects in one manifest", maxDocuments)
 
-// parseDocument reads one document; nil when there is nothing in it.
-func parseDocument(document []byte) (map[string]any, error) {
+// parseDocument reads one document; nil when there is nothing in it. The note says
+// which keys of a rendered one are there twice.
+func parseDocument(document []byte, rendered bool) (m map[string]any, note string, err error) {
 	if len(bytes.TrimSpace(document)) == 0 {
-		return nil, nil
+		return nil, "", nil
 	}
 	asJSON, err := yaml.YAMLToJSONStrict(document)
+	if err != nil && rendered {
+		asJSON, note, err = lastKeys(document, err)
+	}
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if bytes.Equal(bytes.TrimSpace(asJSON), []byte("null")) {
-		return nil, nil
+		return nil, "", nil
 	}
 	if depth(asJSON) > maxDepth {
-		return nil, fmt.Errorf("it is nested deeper than %d levels", maxDepth)
+		return nil, "", fmt.Errorf("it is nested deeper than %d levels", maxDepth)
 	}
-	var m map[string]any
 	if err := json.Unmarshal(asJSON, &m); err != nil {
-		return nil, errors.New("it is not an object: a manifest has apiVersion, kind and metadata")
+		return nil, "", errors.New("it is not an object: a manifest has apiVersion, kind and metadata")
 	}
-	return m, nil
+	return m, note, nil
+}
+
+// lastKeys reads a document that was refused, with the last of those keys that it has
+// twice. What is wrong with it otherwise stays wrong.
+func lastKeys(document []byte, refused error) (asJSON []byte, note string, err error) {
+	if asJSON, err = yaml.YAMLToJSON(document); err != nil {
+		return nil, "", refused
+	}
+	lines := strings.Fields(strings.TrimPrefix(refused.Error(), "yaml: unmarshal errors:"))
+	return asJSON, strings.Join(lines, " ") + "; the last one counts", nil
 }
 
 // expand appends m to out, or its items when it is a List.

@@ -60,7 +60,7 @@ func TestParseRenderedSplitsAsHelmDoes(t *testing.T) {
 	const cm = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s}\n"
 	for _, dashes := range []string{"---", "--- ", "---\t", "---\n", "---\r\n", "--- # b follows\n"} {
 		manifest := "---\n# Source: c/templates/a.yaml\n" + fmt.Sprintf(cm, "a") + dashes + fmt.Sprintf(cm, "b") + "---"
-		objects, err := ParseRendered("c", []byte(manifest))
+		objects, _, err := ParseRendered("c", []byte(manifest))
 		var got []string
 		for _, o := range objects {
 			got = append(got, IDOf(o).String())
@@ -71,6 +71,23 @@ func TestParseRenderedSplitsAsHelmDoes(t *testing.T) {
 	}
 	if _, err := Parse("shop.yaml", []byte(fmt.Sprintf(cm, "a")+"---"+fmt.Sprintf(cm, "b"))); err == nil {
 		t.Error("Parse takes dashes that end no document of YAML")
+	}
+}
+
+func TestParseRenderedTakesTheLastOfTwoKeys(t *testing.T) {
+	manifest := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\ndata:\n  k: first\n  other: x\n  k: last\n"
+	objects, notes, err := ParseRendered("shop", []byte(manifest))
+	if err != nil || len(objects) != 2 {
+		t.Fatalf("ParseRendered = %v, %v; want both objects", objects, err)
+	}
+	if got := str(objects[1], "data", "k"); got != "last" {
+		t.Errorf("k = %q; want the last", got)
+	}
+	if want := `shop: document 2: ConfigMap b: line 8: key "k" already set in map; the last one counts`; len(notes) != 1 || notes[0] != want {
+		t.Errorf("notes = %q; want %q", notes, want)
+	}
+	if _, _, err := ParseRendered("shop", []byte("a: {k: 1, k: 2}\nb: [\n")); err == nil {
+		t.Error("ParseRendered takes what is no YAML")
 	}
 }
 

@@ -107,19 +107,19 @@ func (s *helmStep) render(ctx context.Context) (kube.Set, error) {
 	if err != nil {
 		return kube.Set{}, err
 	}
-	for _, w := range rendered.Warnings {
-		s.env.Say("%s", w)
-	}
 	if s.skip {
 		rendered.CRDs = nil
 	}
-	crds, err := kube.ParseRendered(s.chart.Name()+"/crds", rendered.CRDs)
+	crds, odd, err := kube.ParseRendered(s.chart.Name()+"/crds", rendered.CRDs)
 	if err != nil {
 		return kube.Set{}, err
 	}
-	objects, err := kube.ParseRendered(s.chart.Name(), rendered.Manifests)
+	objects, twice, err := kube.ParseRendered(s.chart.Name(), rendered.Manifests)
 	if err != nil {
 		return kube.Set{}, err
+	}
+	for _, w := range slices.Concat(rendered.Warnings, odd, twice) {
+		s.env.Say("%s", w)
 	}
 	if s.namespace && !hasNamespace(objects, s.request.Namespace) {
 		objects = append(objects, kube.Make("v1", "Namespace", "", s.request.Namespace, nil))

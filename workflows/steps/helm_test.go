@@ -4,9 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/zclconf/go-cty/cty"
@@ -77,9 +79,11 @@ func TestHelmStep(t *testing.T) {
 	packChart(t, dir, "c.tgz", map[string]string{
 		"Chart.yaml":        "apiVersion: v2\nname: c\nversion: 0.1.0\n",
 		"crds/things.yaml":  thingDefinition,
-		"templates/cm.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: {{ .Release.Name }}}\n",
+		"templates/cm.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: {{ .Release.Name }}}\ndata: {k: x, k: z}\n",
 	})
-	env := Env{Address: "step.helm.c", Catalog: "catalog", Artifacts: dir, Clock: workflows.SystemClock{}, Say: t.Logf}
+	said := ""
+	env := Env{Address: "step.helm.c", Catalog: "catalog", Artifacts: dir, Clock: workflows.SystemClock{}}
+	env.Say = func(format string, args ...any) { said += fmt.Sprintf(format+"\n", args...) }
 	for _, test := range []struct {
 		name  string
 		given map[string]cty.Value
@@ -104,6 +108,10 @@ func TestHelmStep(t *testing.T) {
 			if !slices.Equal(got, test.want) {
 				t.Errorf("it renders %v; want %v", got, test.want)
 			}
+			if !strings.Contains(said, `key "k" already set`) {
+				t.Errorf("it said %q; want the key that is there twice", said)
+			}
+			said = ""
 		})
 	}
 }

@@ -162,7 +162,7 @@ func renderChart(ctx context.Context, inputs cty.Value, version, name string, ar
 	if err != nil {
 		return rendering{}, err
 	}
-	objects, err := kube.ParseRendered(c.Name(), rendered.Manifests)
+	objects, _, err := kube.ParseRendered(c.Name(), rendered.Manifests)
 	return rendering{objects: objects, spec: workflows.DigestOf([]any{"chart", refs[0].SHA256, request})}, err
 }
 
