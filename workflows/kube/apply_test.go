@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -439,4 +440,32 @@ func TestObjectIsReplacedWhileItIsBeingDeleted(t *testing.T) {
 	}
 	apply(t, c, s, opts)
 	wantNothing(t, diff(t, c, s, opts))
+}
+
+func TestKeyLeavesASecretWithItsStringData(t *testing.T) {
+	c := open(t)
+	opts := options(t, "strings")
+	secret := func(fields string) kube.Set {
+		return set(t, "apiVersion: v1\nkind: Secret\nmetadata: {name: strings, namespace: default}\n"+fields)
+	}
+	apply(t, c, secret("data: {c: eA==}\nstringData: {a: x, b: z, c: z}\n"), opts)
+	less := secret("data: {c: eA==}\nstringData: {a: x}\n")
+	apply(t, c, less, opts)
+	wantNothing(t, diff(t, c, less, opts))
+	live, err := c.Get(t.Context(), "v1", "Secret", "default", "strings")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, _, _ := unstructured.NestedStringMap(live.Object, "data")
+	if want := map[string]string{"a": "eA==", "c": "eA=="}; !maps.Equal(data, want) {
+		t.Errorf("data = %v; want %v", data, want)
+	}
+	for _, fields := range []string{"stringData: {a: 1}\n", "data: [a]\nstringData: {a: x}\n"} {
+		if _, err := c.Diff(t.Context(), secret(fields), opts); err == nil || !strings.Contains(err.Error(), "Secret/default/strings") {
+			t.Errorf("Diff of %q = %v; want a refusal that names the Secret", fields, err)
+		}
+	}
+	if err := c.Remove(t.Context(), less, opts, false); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -3,6 +3,7 @@ package kube
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 )
@@ -126,6 +127,9 @@ func (c *Cluster) place(ctx context.Context, o Object, all definitions, opts Opt
 	for _, field := range serverFields {
 		delete(meta, field)
 	}
+	if groupKind(o) == secretKind {
+		encode(o.Object)
+	}
 	labels := o.GetLabels()
 	if labels == nil {
 		labels = map[string]string{}
@@ -137,6 +141,29 @@ func (c *Cluster) place(ctx context.Context, o Object, all definitions, opts Opt
 		return i, i.def.check(o, opts.Sensitive)
 	}
 	return i, nil
+}
+
+// encode moves stringData of a Secret into its data, as the server does when it writes
+// it. The server only ever adds what is in stringData: a key that is left out of it would
+// stay in data for good (https://kubernetes.io/docs/concepts/configuration/secret/). What
+// is of another type is left for the server to refuse.
+func encode(secret map[string]any) {
+	written, ok := secret["stringData"].(map[string]any)
+	if !ok || stringMap(secret["stringData"]) != nil {
+		return
+	}
+	data, ok := secret["data"].(map[string]any)
+	if !ok && secret["data"] != nil {
+		return
+	}
+	if data == nil {
+		data = map[string]any{}
+	}
+	for k, v := range written {
+		data[k] = base64.StdEncoding.EncodeToString([]byte(v.(string)))
+	}
+	secret["data"] = data
+	delete(secret, "stringData")
 }
 
 // known asks again for a kind that was not served before.
