@@ -20,9 +20,10 @@ const (
 )
 
 // Apply brings a set about: namespaces and definitions, then what is configured,
-// workloads, webhooks and objects of custom kinds, each in the order of their
-// kinds; then it waits until all of it works, and deletes what the owner applied
-// before and declares no longer. Nothing is sent when a conflict is in sight or
+// workloads with objects of custom kinds that others serve and with webhooks, and
+// objects of custom kinds that the set brings, each in the order of their kinds;
+// then it waits until all of it works, and deletes what the owner applied before
+// and declares no longer. Nothing is sent when a conflict is in sight or
 // an object is refused. It can be called again at any time, also after it was
 // cut off.
 func (c *Cluster) Apply(ctx context.Context, set Set, opts Options) error {
@@ -57,17 +58,15 @@ func (c *Cluster) Apply(ctx context.Context, set Set, opts Options) error {
 	if err := a.begin(ctx, all); err != nil {
 		return err
 	}
-	at := 0
-	for phase, objects := range byPhase(p.objects()) {
+	for phase, objects := range p.inPhases(all) {
 		if phase == phaseConfiguration && hooks {
 			if err := a.hooks(ctx, before); err != nil {
 				return err
 			}
 		}
-		if err := a.phase(ctx, phase, all[at:at+len(objects)]); err != nil {
+		if err := a.phase(ctx, phase, objects); err != nil {
 			return err
 		}
-		at += len(objects)
 	}
 	if !opts.NoWait {
 		if err := c.waitReady(ctx, p.items, opts); err != nil {
@@ -134,9 +133,10 @@ func (a *application) phase(ctx context.Context, phase int, all []comparison) er
 	if len(all) == 0 {
 		return nil
 	}
-	if phase == phaseAdmission && !a.opts.NoWait {
-		// A webhook that nobody answers would keep the workloads from starting.
-		if err := a.c.waitReady(ctx, a.before(phaseAdmission), a.opts); err != nil {
+	if !a.opts.NoWait && (phase == phaseAdmission || phase == phaseCustom && len(a.of(phaseAdmission)) > 0) {
+		// A webhook that nobody answers would keep the workloads from starting, and
+		// what it is asked about from being made.
+		if err := a.c.waitReady(ctx, a.before(phase), a.opts); err != nil {
 			return err
 		}
 	}
@@ -153,20 +153,17 @@ func (a *application) phase(ctx context.Context, phase int, all []comparison) er
 	if failed != nil {
 		return failed
 	}
-	switch {
-	case phase == phaseDefinition:
-		opts := a.opts
-		if opts.wait() > definitionsBound {
-			opts.Wait = definitionsBound
-		}
-		if err := a.c.waitReady(ctx, a.of(phaseDefinition), opts); err != nil {
-			return err
-		}
-		return a.served(ctx)
-	case phase == phaseAdmission && !a.opts.NoWait:
-		return a.c.waitReady(ctx, a.of(phaseAdmission), a.opts)
+	if phase != phaseDefinition {
+		return nil
 	}
-	return nil
+	opts := a.opts
+	if opts.wait() > definitionsBound {
+		opts.Wait = definitionsBound
+	}
+	if err := a.c.waitReady(ctx, a.of(phaseDefinition), opts); err != nil {
+		return err
+	}
+	return a.served(ctx)
 }
 
 func (a *application) of(phase int) []item {

@@ -188,42 +188,92 @@ func until(t *testing.T, what string, holds func() bool) {
 	}
 }
 
-// TestWebhookComesAfterTheWorkloadsThatAnswerIt: the API server would ask nobody,
-// and refuse what is declared after it.
-func TestWebhookComesAfterTheWorkloadsThatAnswerIt(t *testing.T) {
-	c := open(t)
-	pretend(t, "webhooks")
-	opts := options(t, "web")
-	opts.NoWait, opts.Wait = false, time.Second
-	webhook := `---
+// webhook is a configuration with one webhook that refuses what it is not asked about,
+// of the objects in one namespace.
+func webhook(name, namespace, group, resource string) string {
+	return fmt.Sprintf(`---
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingWebhookConfiguration
-metadata: {name: webhooks-test}
+metadata: {name: %s}
 webhooks:
 - name: check.example.com
   admissionReviewVersions: [v1]
   sideEffects: None
   failurePolicy: Fail
-  clientConfig: {service: {name: none, namespace: webhooks}}
-  rules: [{apiGroups: [example.org], apiVersions: [v1], operations: [CREATE], resources: [things]}]
-`
-	err := c.Apply(t.Context(), set(t, namespace("webhooks")+deployment("webhooks", "answers", "x:hangs", 1)+webhook), opts)
+  namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: %s}}
+  clientConfig: {service: {name: none, namespace: default}}
+  rules: [{apiGroups: [%q], apiVersions: [v1], operations: [CREATE], resources: [%s]}]
+`, name, namespace, group, resource)
+}
+
+// there reports whether an object is in the cluster.
+func there(t *testing.T, c *kube.Cluster, apiVersion, kind, namespace, name string) bool {
+	t.Helper()
+	_, err := c.Get(t.Context(), apiVersion, kind, namespace, name)
+	if err != nil && !errors.Is(err, kube.ErrNotFound) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+// TestWebhookOnPodsComesAfterTheWorkloadsThatAnswerIt: the API server would ask nobody,
+// and refuse the very pods that are to answer.
+func TestWebhookOnPodsComesAfterTheWorkloadsThatAnswerIt(t *testing.T) {
+	c := open(t)
+	pretend(t, "webhooks")
+	opts := options(t, "web")
+	opts.NoWait, opts.Wait = false, time.Second
+	onPods := webhook("webhooks-test", "webhooks", "", "pods")
+	err := c.Apply(t.Context(), set(t, namespace("webhooks")+deployment("webhooks", "answers", "x:hangs", 1)+onPods), opts)
 	if err == nil || !strings.Contains(err.Error(), "Deployment/webhooks/answers") {
 		t.Errorf("Apply with a workload that does not start = %v; want it named", err)
 	}
-	there := func() bool {
-		_, err := c.Get(t.Context(), "admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "", "webhooks-test")
-		if err != nil && !errors.Is(err, kube.ErrNotFound) {
-			t.Fatal(err)
-		}
-		return err == nil
+	sent := func() bool {
+		return there(t, c, "admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "", "webhooks-test")
 	}
-	if there() {
+	if sent() {
 		t.Error("the webhook was applied although what answers it does not run")
 	}
 	opts.Wait = testBound
-	apply(t, c, set(t, namespace("webhooks")+deployment("webhooks", "answers", "x:runs", 1)+webhook), opts)
-	if !there() {
+	apply(t, c, set(t, namespace("webhooks")+deployment("webhooks", "answers", "x:runs", 1)+onPods), opts)
+	if !sent() {
 		t.Error("the webhook was not applied")
 	}
+}
+
+// TestWorkloadsGetWhatTheyWaitFor: an operator ends that finds its webhooks not
+// configured, and a pod waits for the Secret that another operator makes of a Certificate.
+// What the operator itself brings waits until it works.
+func TestWorkloadsGetWhatTheyWaitFor(t *testing.T) {
+	c := open(t)
+	pretend(t, "waitedfor")
+	apply(t, c, set(t, crd("certificates", "Certificate", "Namespaced", "")), options(t, "others"))
+	opts := options(t, "operator")
+	opts.NoWait, opts.Wait = false, time.Second
+	manifest := func(image string) kube.Set {
+		return set(t, namespace("waitedfor")+deployment("waitedfor", "operator", image, 1)+webhook("waitedfor-test", "waitedfor", "example.org", "things")+
+			crd("owns", "Own", "Namespaced", "")+custom("Own", "waitedfor", "o", "mode: fast")+custom("Certificate", "waitedfor", "c", "mode: fast"))
+	}
+	err := c.Apply(t.Context(), manifest("x:hangs"), opts)
+	if err == nil || !strings.Contains(err.Error(), "Deployment/waitedfor/operator") {
+		t.Errorf("Apply with an operator that does not start = %v; want it named", err)
+	}
+	for _, o := range []struct {
+		apiVersion, kind, namespace, name string
+		want                              bool
+	}{
+		{"admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "", "waitedfor-test", true},
+		{"example.com/v1", "Certificate", "waitedfor", "c", true},
+		{"example.com/v1", "Own", "waitedfor", "o", false},
+	} {
+		if got := there(t, c, o.apiVersion, o.kind, o.namespace, o.name); got != o.want {
+			t.Errorf("before the operator works %s is there: %t; want %t", o.kind, got, o.want)
+		}
+	}
+	opts.Wait = testBound
+	apply(t, c, manifest("x:runs"), opts)
+	if !there(t, c, "example.com/v1", "Own", "waitedfor", "o") {
+		t.Error("what the operator brings was not applied")
+	}
+	wantNothing(t, diff(t, c, manifest("x:runs"), opts))
 }

@@ -177,8 +177,8 @@ func (f Field) by() string {
 type Diff struct {
 	// Installed is whether the set has been applied before.
 	Installed bool
-	// Changes are the objects for which Operation is not None, in the order of
-	// Apply.
+	// Changes are the objects for which Operation is not None, in the order of their
+	// kinds.
 	Changes []Change
 	// Unchanged counts the objects that are as declared.
 	Unchanged int

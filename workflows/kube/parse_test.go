@@ -157,6 +157,38 @@ func TestOrderOfASet(t *testing.T) {
 	}
 }
 
+func TestWebhooksThatHinderPods(t *testing.T) {
+	rule := func(group, resource, operation string) map[string]any {
+		return map[string]any{"apiGroups": []any{group}, "resources": []any{resource}, "operations": []any{operation}}
+	}
+	for _, test := range []struct {
+		policy string
+		rule   map[string]any
+		want   bool
+	}{
+		{"Fail", rule("", "pods", "CREATE"), true},
+		{"", rule("", "pods", "CREATE"), true}, // Fail, by default
+		{"Fail", rule("", "pods/binding", "CREATE"), true},
+		{"Fail", rule("apps", "deployments", "UPDATE"), true},
+		{"Fail", rule("*", "*", "*"), true},
+		{"Fail", rule("*", "*/*", "*"), true},
+		{"Ignore", rule("", "pods", "CREATE"), false},
+		{"Fail", rule("", "pods/exec", "CONNECT"), false},
+		{"Fail", rule("", "pods", "DELETE"), false},
+		{"Fail", rule("", "services", "CREATE"), false},
+		{"Fail", rule("example.com", "*", "*"), false},
+	} {
+		webhook := map[string]any{"name": "w", "rules": []any{test.rule}}
+		if test.policy != "" {
+			webhook["failurePolicy"] = test.policy
+		}
+		o := Make("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "", "w", map[string]any{"webhooks": []any{webhook}})
+		if got := hinders(o); got != test.want {
+			t.Errorf("hinders of %q and %v = %t; want %t", test.policy, test.rule, got, test.want)
+		}
+	}
+}
+
 func TestSetRefusesWhatIsDeclaredTwice(t *testing.T) {
 	make := func() Object { return Make("v1", "ConfigMap", "ns", "a", nil) }
 	if _, err := NewSet(make(), make()); err == nil || !strings.Contains(err.Error(), "ConfigMap/ns/a is declared twice") {
