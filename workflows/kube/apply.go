@@ -416,7 +416,10 @@ func ended(o Object) (Status, error) {
 	return s, nil
 }
 
-// dropHook deletes what a hook made, if it is ours, and waits until it is gone.
+// dropHook deletes what a hook made, if it is ours, and waits until it is gone. A
+// definition stays, because all objects of its kind would go with it; Helm leaves it
+// alone as well (pkg/action/hooks.go, deleteHookByPolicy). Its operator may have written
+// it anew, without our label.
 func (a *application) dropHook(ctx context.Context, i item) error {
 	live, err := a.c.get(ctx, i.r, i.id)
 	if errors.Is(err, ErrNotFound) {
@@ -426,8 +429,13 @@ func (a *application) dropHook(ctx context.Context, i item) error {
 	if err != nil {
 		return err
 	}
-	if live.GetLabels()[OwnerLabel] != a.p.owner {
+	definition := i.id.groupKind() == crdKind
+	label, labelled := live.GetLabels()[OwnerLabel]
+	if label != a.p.owner && (labelled || !definition) {
 		return fmt.Errorf("%s is there and is not of this step; delete it or rename the hook", i.id)
+	}
+	if definition {
+		return nil
 	}
 	if err := a.c.delete(ctx, i.r, i.id, live.GetUID()); err != nil {
 		return err

@@ -277,3 +277,40 @@ func TestWorkloadsGetWhatTheyWaitFor(t *testing.T) {
 	}
 	wantNothing(t, diff(t, c, manifest("x:runs"), opts))
 }
+
+// TestDefinitionOfAHookStays: with it all objects of its kind would go, at each upgrade.
+func TestDefinitionOfAHookStays(t *testing.T) {
+	c := open(t)
+	opts := options(t, "hooked")
+	manifest := func(value, mark string) kube.Set {
+		hook := strings.Replace(crd("hookeds", "Hooked", "Namespaced", ""), "metadata: {name: ",
+			`metadata: {annotations: {helm.sh/hook: "pre-install,pre-upgrade", helm.sh/hook-delete-policy: "before-hook-creation,hook-succeeded", mark: `+mark+`}, name: `, 1)
+		return set(t, hook+configMap("default", "hooked", "k: "+value))
+	}
+	definition := func() kube.Object {
+		t.Helper()
+		o, err := c.Get(t.Context(), "apiextensions.k8s.io/v1", "CustomResourceDefinition", "", "hookeds.example.com")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	apply(t, c, manifest("one", "old"), opts)
+	first := definition()
+	apply(t, c, set(t, custom("Hooked", "default", "precious", "mode: fast")), options(t, "user"))
+	rewrite := `{"metadata":{"labels":null}}`
+	edit(t, schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}, "", "hookeds.example.com", rewrite)
+	apply(t, c, manifest("two", "new"), opts)
+	if now := definition(); now.GetUID() != first.GetUID() || now.GetAnnotations()["mark"] != "new" {
+		t.Errorf("after the upgrade the definition has UID %s and mark %q; want %s and the new mark", now.GetUID(), now.GetAnnotations()["mark"], first.GetUID())
+	}
+	if !there(t, c, "example.com/v1", "Hooked", "default", "precious") {
+		t.Error("an object of the hook's kind is gone after the upgrade")
+	}
+
+	// Another step's is not taken.
+	err := c.Apply(t.Context(), manifest("one", "theirs"), options(t, "hooked-elsewhere"))
+	if err == nil || !strings.Contains(err.Error(), "hookeds.example.com is there and is not of this step") {
+		t.Errorf("Apply of another step with the same hook = %v; want a refusal", err)
+	}
+}
