@@ -31,6 +31,7 @@ var helmType = Type{
 			"api_versions":     attribute("api_versions", cty.List(cty.String), false),
 			"skip_crds":        attribute("skip_crds", cty.Bool, false),
 			"wait":             attribute("wait", cty.Bool, false),
+			"wait_timeout":     attribute("wait_timeout", cty.String, false),
 		}),
 		Outputs: map[string]cty.Type{"chart": cty.String, "version": cty.String, "manifest_digest": cty.String},
 		CanUndo: true,
@@ -40,7 +41,7 @@ var helmType = Type{
 }
 
 func checkHelm(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics {
-	diags := checkCluster(inputs, ranges)
+	diags := append(checkCluster(inputs, ranges), checkPatience(inputs, ranges)...)
 	values, _ := inputs.GetAttr("values").UnmarkDeep()
 	if values.IsKnown() && !values.IsNull() && !values.Type().IsObjectType() && !values.Type().IsMapType() {
 		diags = append(diags, mistake(ranges, "values", "Invalid values", "values must be an object, such as { replicas = 2 }."))
@@ -82,8 +83,8 @@ func newHelm(inputs cty.Value, env Env) (Step, error) {
 	create, _ := inputs.GetAttr("create_namespace").Unmark()
 	s.namespace = (create.IsNull() || create.True()) && !slices.Contains([]string{"default", "kube-system", "kube-public"}, s.request.Namespace)
 	s.opts.Sensitive = sensitiveAttribute(inputs, "values")
-	if wait, _ := inputs.GetAttr("wait").Unmark(); !wait.IsNull() && wait.False() {
-		s.opts.NoWait = true
+	if err := s.patience(inputs); err != nil {
+		return nil, err
 	}
 	s.set, s.outputs = s.render, s.known
 	return s, nil

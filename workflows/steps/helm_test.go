@@ -5,11 +5,13 @@ import (
 	"bytes"
 	"compress/gzip"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/zclconf/go-cty/cty"
 
@@ -51,7 +53,7 @@ func helmInputs(kubeconfig []byte, archive string, given map[string]cty.Value) c
 		"chart":     cty.ObjectVal(map[string]cty.Value{"source": cty.StringVal(archive), "sha256": cty.StringVal("unread")}),
 		"namespace": cty.StringVal("default"),
 		"release":   cty.NullVal(cty.String), "create_namespace": cty.NullVal(cty.Bool), "values": cty.NullVal(cty.DynamicPseudoType),
-		"api_versions": cty.NullVal(cty.List(cty.String)), "skip_crds": cty.NullVal(cty.Bool), "wait": cty.NullVal(cty.Bool),
+		"api_versions": cty.NullVal(cty.List(cty.String)), "skip_crds": cty.NullVal(cty.Bool), "wait": cty.NullVal(cty.Bool), "wait_timeout": cty.NullVal(cty.String),
 		"force_conflicts": cty.NullVal(cty.Bool), "ignore_fields": cty.NullVal(cty.List(cty.String)), "prune_data": cty.NullVal(cty.List(cty.String)),
 	}
 	for k, v := range given {
@@ -93,9 +95,14 @@ func TestHelmStep(t *testing.T) {
 		{"without definitions", map[string]cty.Value{"skip_crds": cty.True}, []string{"ConfigMap/c"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			step, err := newHelm(helmInputs(server.Kubeconfig, "c.tgz", test.given), env)
+			given := map[string]cty.Value{"wait_timeout": cty.StringVal("30m")}
+			maps.Copy(given, test.given)
+			step, err := newHelm(helmInputs(server.Kubeconfig, "c.tgz", given), env)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if got := step.(*helmStep).opts.Wait; got != 30*time.Minute {
+				t.Errorf("it waits for %s; want the 30 min that are written", got)
 			}
 			set, err := step.(*helmStep).render(t.Context())
 			if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hcldec"
@@ -18,10 +19,11 @@ var manifestType = Type{
 	Name: "manifest",
 	Shape: site.StepType{
 		Spec: clusterSpec(hcldec.ObjectSpec{
-			"manifest":  manifestBlocks(0),
-			"content":   attribute("content", cty.String, false),
-			"namespace": attribute("namespace", cty.String, false),
-			"wait":      attribute("wait", cty.Bool, false),
+			"manifest":     manifestBlocks(0),
+			"content":      attribute("content", cty.String, false),
+			"namespace":    attribute("namespace", cty.String, false),
+			"wait":         attribute("wait", cty.Bool, false),
+			"wait_timeout": attribute("wait_timeout", cty.String, false),
 		}),
 		Outputs: map[string]cty.Type{"objects": cty.List(cty.String), "digest": cty.String},
 		Check:   checkManifest,
@@ -31,7 +33,7 @@ var manifestType = Type{
 }
 
 func checkManifest(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics {
-	diags := checkCluster(inputs, ranges)
+	diags := append(checkCluster(inputs, ranges), checkPatience(inputs, ranges)...)
 	files, content := inputs.GetAttr("manifest"), inputs.GetAttr("content")
 	if content.IsNull() && files.IsKnown() && files.LengthInt() == 0 {
 		diags = append(diags, mistake(ranges, "content", "No objects", "A manifest step needs content, manifest blocks, or both."))
@@ -64,6 +66,33 @@ func checkCluster(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics
 	return diags
 }
 
+// checkPatience finds what is wrong with wait_timeout, the bound of each wait.
+func checkPatience(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics {
+	v, _ := inputs.GetAttr("wait_timeout").Unmark()
+	if !v.IsKnown() || v.IsNull() {
+		return nil
+	}
+	if d, err := site.ParseDuration(v.AsString()); err == nil && d >= time.Second && d <= 24*time.Hour {
+		return nil
+	}
+	return hcl.Diagnostics{mistake(ranges, "wait_timeout", "Invalid duration", fmt.Sprintf("%q is not a duration between 1s and 24h; write it like 30m.", v.AsString()))}
+}
+
+// patience reads whether and how long the step waits for what it applies.
+func (s *clusterStep) patience(inputs cty.Value) error {
+	wait, _ := inputs.GetAttr("wait").Unmark()
+	s.opts.NoWait = !wait.IsNull() && wait.False()
+	v := text(inputs, "wait_timeout")
+	if v == "" {
+		return nil
+	}
+	var err error
+	if s.opts.Wait, err = site.ParseDuration(v); err != nil {
+		return fmt.Errorf("wait_timeout: %w", err)
+	}
+	return nil
+}
+
 // parseContent reads the objects that are written in the step itself. The
 // decoder's words can repeat a part of the text, so that of a sensitive one only
 // the fact is told.
@@ -86,8 +115,8 @@ func newManifest(inputs cty.Value, env Env) (Step, error) {
 	}
 	s.opts.Namespace = text(inputs, "namespace")
 	s.opts.Sensitive = sensitiveAttribute(inputs, "content")
-	if wait, _ := inputs.GetAttr("wait").Unmark(); !wait.IsNull() && wait.False() {
-		s.opts.NoWait = true
+	if err := s.patience(inputs); err != nil {
+		return nil, err
 	}
 	refs := fileRefs(inputs.GetAttr("manifest"))
 	content := inputs.GetAttr("content")

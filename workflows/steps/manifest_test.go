@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/zclconf/go-cty/cty"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,7 +31,7 @@ func manifestInputs(kubeconfig []byte, given map[string]cty.Value) cty.Value {
 	all := map[string]cty.Value{
 		"cluster":  cty.ObjectVal(map[string]cty.Value{"kubeconfig": cty.StringVal(string(kubeconfig)).Mark(site.Sensitive)}),
 		"manifest": cty.ListValEmpty(cty.Object(map[string]cty.Type{"source": cty.String, "sha256": cty.String})),
-		"content":  cty.NullVal(cty.String), "namespace": cty.NullVal(cty.String), "wait": cty.NullVal(cty.Bool), "force_conflicts": cty.NullVal(cty.Bool),
+		"content":  cty.NullVal(cty.String), "namespace": cty.NullVal(cty.String), "wait": cty.NullVal(cty.Bool), "wait_timeout": cty.NullVal(cty.String), "force_conflicts": cty.NullVal(cty.Bool),
 		"ignore_fields": cty.NullVal(cty.List(cty.String)), "prune_data": cty.NullVal(cty.List(cty.String)),
 	}
 	for k, v := range given {
@@ -200,5 +201,25 @@ func TestManifestStepRefusesWhatIsNoManifest(t *testing.T) {
 	var unreachable *kube.UnreachableError
 	if errors.As(err, &unreachable) {
 		t.Error("a bad kubeconfig is taken for an API server that is silent")
+	}
+}
+
+func TestWaitTimeout(t *testing.T) {
+	for text, want := range map[string]time.Duration{"1s": time.Second, "45m": 45 * time.Minute, "1d": 24 * time.Hour, "0s": 0, "25h": 0, "soon": 0} {
+		given := map[string]cty.Value{"wait_timeout": cty.StringVal(text)}
+		inputs := helmInputs(nil, "c.tgz", given)
+		diags := checkHelm(inputs, nil)
+		given["content"] = cty.StringVal("")
+		diags = append(diags, checkManifest(manifestInputs(nil, given), nil)...)
+		if wrong := map[bool]int{true: 2}[want == 0]; len(diags) != wrong {
+			t.Errorf("wait_timeout %q: %v; want %d errors, of both steps", text, diags, wrong)
+		}
+		if want == 0 {
+			continue
+		}
+		s := &clusterStep{}
+		if err := s.patience(inputs); err != nil || s.opts.Wait != want || s.opts.NoWait {
+			t.Errorf("wait_timeout %q gives %v, %v; want %v", text, s.opts.Wait, err, want)
+		}
 	}
 }
