@@ -104,8 +104,8 @@ func (a *application) note(ctx context.Context, all []comparison) error {
 			changed = true
 		}
 	}
-	if a.inv.Set != a.p.digest {
-		a.inv.Set, changed = a.p.digest, true
+	if a.inv.Set != a.p.digest || a.inv.Removal != "" {
+		a.inv.Set, a.inv.Removal, changed = a.p.digest, "", true
 	}
 	if !changed {
 		return nil
@@ -116,7 +116,7 @@ func (a *application) note(ctx context.Context, all []comparison) error {
 // begin writes down what is going to be applied, so that a run that is cut off
 // leaves nothing that nobody remembers.
 func (a *application) begin(ctx context.Context, all []comparison) error {
-	a.inv.Pending = a.p.digest
+	a.inv.Pending, a.inv.Removal = a.p.digest, ""
 	for _, cmp := range all {
 		e := a.inv.find(cmp.id)
 		if e == nil {

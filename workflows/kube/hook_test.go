@@ -314,3 +314,44 @@ func TestDefinitionOfAHookStays(t *testing.T) {
 		t.Errorf("Apply of another step with the same hook = %v; want a refusal", err)
 	}
 }
+
+// TestRemovalThatIsCutOffComesToItsEnd: its hooks find the namespace that they are in, and
+// those that have run do not run again without what they need.
+func TestRemovalThatIsCutOffComesToItsEnd(t *testing.T) {
+	c := open(t)
+	pretend(t, "cutoff")
+	opts := options(t, "chart")
+	var said []string
+	opts.Say = func(format string, args ...any) {
+		line := fmt.Sprintf(format, args...)
+		if strings.HasPrefix(line, "running the ") || strings.HasPrefix(line, "deleting ") {
+			said = append(said, line)
+		}
+	}
+	manifest := func(end string) kube.Set {
+		return set(t, namespace("cutoff")+"---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: mine, namespace: cutoff}\n"+
+			strings.Replace(job("cutoff", "before", "ok", `helm.sh/hook: pre-delete`), "restartPolicy", "serviceAccountName: mine, restartPolicy", 1)+
+			job("cutoff", "after", end, `helm.sh/hook: post-delete`))
+	}
+	remove := func(end string, data bool, fails string, want ...string) {
+		t.Helper()
+		said = nil
+		err := c.Remove(t.Context(), manifest(end), opts, data)
+		if fails == "" && err != nil || fails != "" && (err == nil || !strings.Contains(err.Error(), fails)) {
+			t.Errorf("Remove = %v; want %q", err, fails)
+		}
+		if !slices.Equal(said, want) {
+			t.Errorf("Remove: %q; want %q", said, want)
+		}
+	}
+	const before, account, after = "running the pre-delete hook Job/cutoff/before", "deleting ServiceAccount/cutoff/mine", "running the post-delete hook Job/cutoff/after"
+	const ended, ending, all = "deleting Job/cutoff/before", "deleting Job/cutoff/after", "deleting Namespace/cutoff"
+	apply(t, c, manifest("ok"), opts)
+	remove("fails", true, "Job/cutoff/after failed", before, account, after)
+	remove("ok", false, "", after, ended, ending)
+	// The namespace is kept, and nothing else is left to be told.
+	remove("ok", true, "", all)
+	// What is applied again is removed as at the first time.
+	apply(t, c, manifest("ok"), opts)
+	remove("ok", true, "", before, account, after, ended, ending, all)
+}

@@ -60,7 +60,9 @@ type inventory struct {
 	// that happened once.
 	Set string `json:"set,omitempty"`
 	// Pending is the digest of a set whose application began.
-	Pending string  `json:"pending,omitempty"`
+	Pending string `json:"pending,omitempty"`
+	// Removal is the last of a removal's events whose hooks have run.
+	Removal Event   `json:"removal,omitempty"`
 	Objects []entry `json:"objects"`
 
 	// resourceVersion of the Secret it was read from; empty when there is none.

@@ -307,7 +307,7 @@ func (c *Cluster) instances(ctx context.Context, crd Object) (int, error) {
 
 // Remove takes away everything that was applied for the owner, what came last
 // first, custom objects and what waits for them before the operators that
-// release them. The set is used for its delete hooks alone and may be empty.
+// release them, namespaces and definitions after the hooks. The set is used for its delete hooks alone and may be empty.
 // What Loss lists is kept unless data is true.
 func (c *Cluster) Remove(ctx context.Context, set Set, opts Options, data bool) error {
 	inv, err := c.inventory(ctx, opts.Owner)
@@ -322,28 +322,48 @@ func (c *Cluster) Remove(ctx context.Context, set Set, opts Options, data bool) 
 		return err
 	}
 	a := &application{c: c, p: p, inv: inv, opts: opts}
-	if inv.Pending == "" || inv.Set != "" {
-		if err := a.hooks(ctx, PreDelete); err != nil {
+	// What is left of a removal that came to its end was kept.
+	removed := inv.Set == "" && inv.Pending == ""
+	if inv.Set != "" && inv.Removal == "" {
+		if err := a.lastHooks(ctx, PreDelete); err != nil {
 			return err
 		}
 	}
-	if err := a.takeAll(ctx, data, func(e entry) bool { return !e.Hook }); err != nil {
+	if err := a.takeAll(ctx, data, func(e entry) bool { return !e.Hook && !e.ground() }); err != nil {
 		return err
 	}
 	if err := c.save(ctx, inv); err != nil {
 		return err
 	}
-	if err := a.hooks(ctx, PostDelete); err != nil {
-		return err
+	if !removed && inv.Removal != PostDelete {
+		if err := a.lastHooks(ctx, PostDelete); err != nil {
+			return err
+		}
 	}
-	if err := a.takeAll(ctx, data, func(e entry) bool { return e.Hook }); err != nil {
+	if err := a.takeAll(ctx, data, func(e entry) bool { return e.Hook || e.ground() }); err != nil {
 		return err
 	}
 	if len(inv.Objects) > 0 {
-		inv.Set, inv.Pending = "", ""
+		inv.Set, inv.Pending, inv.Removal = "", "", ""
 		return c.save(ctx, inv)
 	}
 	return c.forget(ctx, inv)
+}
+
+// lastHooks runs the hooks of a removal, and notes that they have: a removal that is cut
+// off after that must not run them without what they need.
+func (a *application) lastHooks(ctx context.Context, event Event) error {
+	if err := a.hooks(ctx, event); err != nil {
+		return err
+	}
+	a.inv.Removal = event
+	return a.c.save(ctx, a.inv)
+}
+
+// ground reports whether other objects are in this one or of it, those of hooks too.
+func (e entry) ground() bool {
+	phase, _ := rank(e.object())
+	return phase == phaseDefinition
 }
 
 // takeAll deletes the objects of the inventory that which chooses.
