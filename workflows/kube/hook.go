@@ -41,47 +41,65 @@ type Hook struct {
 	BeforeCreation, Succeeded, Failed bool
 }
 
-// hookOf reads the annotations of a hook. Crd-install is Helm 2's way to order
-// definitions, which are ordered here by their kind.
-func hookOf(o Object) (Hook, bool, error) {
+// hookOf reads the annotations of a hook as Helm does (pkg/release/v1/util,
+// manifest_sorter.go): in any case, a weight that is no number is 0, a policy that it does
+// not know says nothing, and an object with an event that it does not know is not made at
+// all, which odd says. Crd-install is Helm 2's way to order definitions, which are ordered here by their
+// kind.
+func hookOf(o Object) (h Hook, isHook bool, odd string) {
 	value, ok := o.GetAnnotations()[hookAnnotation]
-	if !ok || strings.TrimSpace(value) == "crd-install" {
-		return Hook{}, false, nil
+	if !ok || words(value)[0] == "crd-install" {
+		return Hook{}, false, ""
 	}
-	h := Hook{Object: o}
-	for _, e := range strings.Split(value, ",") {
-		switch event := Event(strings.TrimSpace(e)); event {
+	h.Object = o
+	for _, word := range words(value) {
+		switch event := Event(word); event {
 		case PreInstall, PostInstall, PreUpgrade, PostUpgrade, PreDelete, PostDelete:
 			h.Events = append(h.Events, event)
-		case "pre-rollback", "post-rollback", "test", "test-success", "test-failure":
+		case "pre-rollback", "post-rollback", "test", "test-success":
 		default:
-			return Hook{}, false, fmt.Errorf("%s: %q is not a hook of Helm", hookAnnotation, event)
+			return Hook{Object: o}, true, fmt.Sprintf("%s is left out, as Helm does: %q is no event of its hooks", IDOf(o), event)
 		}
 	}
-	if w := o.GetAnnotations()[hookWeightAnnotation]; w != "" {
-		var err error
-		if h.Weight, err = strconv.Atoi(strings.TrimSpace(w)); err != nil {
-			return Hook{}, false, fmt.Errorf("%s: %q is not a number", hookWeightAnnotation, w)
-		}
+	if weight, err := strconv.Atoi(o.GetAnnotations()[hookWeightAnnotation]); err == nil {
+		h.Weight = weight
 	}
 	policies := o.GetAnnotations()[hookDeleteAnnotation]
-	for _, p := range strings.Split(policies, ",") {
-		switch strings.TrimSpace(p) {
+	for _, policy := range words(policies) {
+		switch policy {
 		case "before-hook-creation":
 			h.BeforeCreation = true
 		case "hook-succeeded":
 			h.Succeeded = true
 		case "hook-failed":
 			h.Failed = true
-		case "":
-		default:
-			return Hook{}, false, fmt.Errorf("%s: %q is not a policy of Helm", hookDeleteAnnotation, p)
 		}
 	}
 	if policies == "" {
 		h.BeforeCreation = true
 	}
-	return h, true, nil
+	return h, true, ""
+}
+
+// OddHooks says for a person which of some objects NewSet leaves out, because they are
+// hooks of events that nobody knows.
+func OddHooks(objects []Object) []string {
+	var out []string
+	for _, o := range objects {
+		if _, _, odd := hookOf(o); odd != "" {
+			out = append(out, odd)
+		}
+	}
+	return out
+}
+
+// words are those of an annotation, apart by commas; one at least.
+func words(annotation string) []string {
+	var out []string
+	for word := range strings.SplitSeq(annotation, ",") {
+		out = append(out, strings.ToLower(strings.TrimSpace(word)))
+	}
+	return out
 }
 
 func compareHooks(a, b Hook) int {

@@ -81,16 +81,11 @@ func NewSet(objects ...Object) (Set, error) {
 			errs = append(errs, fmt.Errorf("object %d: %w", i+1, err))
 			continue
 		}
-		hook, isHook, err := hookOf(o)
-		switch {
-		case err != nil:
-			errs = append(errs, fmt.Errorf("%s: %w", IDOf(o), err))
-		case isHook:
-			if len(hook.Events) > 0 {
-				s.Hooks = append(s.Hooks, hook)
-			}
-		default:
+		hook, isHook, _ := hookOf(o)
+		if !isHook {
 			s.Objects = append(s.Objects, o)
+		} else if len(hook.Events) > 0 {
+			s.Hooks = append(s.Hooks, hook)
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -204,33 +205,37 @@ func TestSetRefusesWhatIsDeclaredTwice(t *testing.T) {
 }
 
 func TestHookAnnotations(t *testing.T) {
+	install := []Event{PreInstall}
 	for _, test := range []struct {
 		annotations map[string]string
-		events      int
 		isHook      bool
-		before      bool
-		err         string
+		want        Hook
+		odd         string
 	}{
-		{nil, 0, false, false, ""},
-		{map[string]string{"helm.sh/hook": "pre-install, post-upgrade"}, 2, true, true, ""},
-		{map[string]string{"helm.sh/hook": "test"}, 0, true, true, ""},
-		{map[string]string{"helm.sh/hook": "crd-install"}, 0, false, false, ""},
-		{map[string]string{"helm.sh/hook": "pre-delete", "helm.sh/hook-delete-policy": "hook-succeeded"}, 1, true, false, ""},
-		{map[string]string{"helm.sh/hook": "pre-instal"}, 0, false, false, "is not a hook"},
-		{map[string]string{"helm.sh/hook": "pre-install", "helm.sh/hook-weight": "heavy"}, 0, false, false, "is not a number"},
-		{map[string]string{"helm.sh/hook": "pre-install", "helm.sh/hook-delete-policy": "never"}, 0, false, false, "is not a policy"},
+		{nil, false, Hook{}, ""},
+		{map[string]string{"helm.sh/hook": "pre-install, post-upgrade"}, true, Hook{Events: []Event{PreInstall, PostUpgrade}, BeforeCreation: true}, ""},
+		{map[string]string{"helm.sh/hook": " Pre-Install"}, true, Hook{Events: install, BeforeCreation: true}, ""},
+		{map[string]string{"helm.sh/hook": "test"}, true, Hook{BeforeCreation: true}, ""},
+		{map[string]string{"helm.sh/hook": "crd-install"}, false, Hook{}, ""},
+		{map[string]string{"helm.sh/hook": "pre-delete", "helm.sh/hook-delete-policy": "Hook-Succeeded , hook-failed"}, true, Hook{Events: []Event{PreDelete}, Succeeded: true, Failed: true}, ""},
+		{map[string]string{"helm.sh/hook": "pre-install,pre-instal"}, true, Hook{}, `Job/j is left out, as Helm does: "pre-instal" is no event of its hooks`},
+		{map[string]string{"helm.sh/hook": "pre-install", "helm.sh/hook-weight": "-3"}, true, Hook{Events: install, Weight: -3, BeforeCreation: true}, ""},
+		{map[string]string{"helm.sh/hook": "pre-install", "helm.sh/hook-weight": "heavy"}, true, Hook{Events: install, BeforeCreation: true}, ""},
+		{map[string]string{"helm.sh/hook": "pre-install", "helm.sh/hook-delete-policy": "never"}, true, Hook{Events: install}, ""},
 	} {
 		o := Make("batch/v1", "Job", "", "j", nil)
 		o.SetAnnotations(test.annotations)
-		h, isHook, err := hookOf(o)
-		if test.err != "" {
-			if err == nil || !strings.Contains(err.Error(), test.err) {
-				t.Errorf("hookOf(%v) = %v; want %q", test.annotations, err, test.err)
-			}
-			continue
+		h, isHook, odd := hookOf(o)
+		h.Object = nil
+		if isHook != test.isHook || odd != test.odd || !reflect.DeepEqual(h, test.want) {
+			t.Errorf("hookOf(%v) = %+v, %v, %q; want %+v, %v, %q", test.annotations, h, isHook, odd, test.want, test.isHook, test.odd)
 		}
-		if err != nil || isHook != test.isHook || len(h.Events) != test.events || h.BeforeCreation != test.before {
-			t.Errorf("hookOf(%v) = %+v, %v, %v; want %+v", test.annotations, h, isHook, err, test)
+		if notes := OddHooks([]Object{o}); len(notes) > 0 != (test.odd != "") {
+			t.Errorf("OddHooks(%v) = %q; want %q", test.annotations, notes, test.odd)
+		}
+		set, err := NewSet(o)
+		if err != nil || len(set.Objects) > 0 == test.isHook || len(set.Hooks) > 0 != (len(test.want.Events) > 0) {
+			t.Errorf("NewSet(%v) = %+v, %v", test.annotations, set, err)
 		}
 	}
 }

@@ -119,7 +119,7 @@ func (s *helmStep) render(ctx context.Context) (kube.Set, error) {
 	if err != nil {
 		return kube.Set{}, err
 	}
-	for _, w := range slices.Concat(rendered.Warnings, odd, twice) {
+	for _, w := range slices.Concat(rendered.Warnings, odd, twice, kube.OddHooks(objects)) {
 		s.env.Say("%s", w)
 	}
 	if s.namespace && !hasNamespace(objects, s.request.Namespace) {

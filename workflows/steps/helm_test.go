@@ -79,9 +79,10 @@ func TestHelmStep(t *testing.T) {
 	server := kubetest.Run(t, kubetest.Config{})
 	dir := directory(t.TempDir())
 	packChart(t, dir, "c.tgz", map[string]string{
-		"Chart.yaml":        "apiVersion: v2\nname: c\nversion: 0.1.0\n",
-		"crds/things.yaml":  thingDefinition,
-		"templates/cm.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: {{ .Release.Name }}}\ndata: {k: x, k: z}\n",
+		"Chart.yaml":         "apiVersion: v2\nname: c\nversion: 0.1.0\n",
+		"crds/things.yaml":   thingDefinition,
+		"templates/cm.yaml":  "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: {{ .Release.Name }}}\ndata: {k: x, k: z}\n",
+		"templates/odd.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: odd, annotations: {helm.sh/hook: post-boot}}\n",
 	})
 	said := ""
 	env := Env{Address: "step.helm.c", Catalog: "catalog", Artifacts: dir, Clock: workflows.SystemClock{}}
@@ -115,8 +116,10 @@ func TestHelmStep(t *testing.T) {
 			if !slices.Equal(got, test.want) {
 				t.Errorf("it renders %v; want %v", got, test.want)
 			}
-			if !strings.Contains(said, `key "k" already set`) {
-				t.Errorf("it said %q; want the key that is there twice", said)
+			for _, want := range []string{`key "k" already set`, "ConfigMap/odd is left out"} {
+				if !strings.Contains(said, want) {
+					t.Errorf("it said %q; want %q", said, want)
+				}
 			}
 			said = ""
 		})

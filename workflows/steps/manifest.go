@@ -132,6 +132,9 @@ func newManifest(inputs cty.Value, env Env) (Step, error) {
 			}
 			objects = append(objects, written...)
 		}
+		for _, odd := range kube.OddHooks(objects) {
+			env.Say("%s", odd)
+		}
 		return kube.NewSet(objects...)
 	}
 	s.outputs = func(ctx context.Context) (map[string]cty.Value, error) {
