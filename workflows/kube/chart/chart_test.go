@@ -261,12 +261,6 @@ func TestBadChartsAreRefused(t *testing.T) {
 			[]string{"is for Kubernetes >=1.99.0", "v1.34.4+k3s1"},
 		},
 		{
-			"a schema somewhere else",
-			map[string]string{"Chart.yaml": minimal, "values.schema.json": `{"$ref": "https://schemas.example/x.json"}`},
-			nil,
-			[]string{"nothing is fetched"},
-		},
-		{
 			"a value of another type than the schema's",
 			map[string]string{"Chart.yaml": minimal, "values.yaml": "replicas: 1", "values.schema.json": `{"properties": {"replicas": {"type": "integer"}}}`},
 			map[string]any{"replicas": "three"},
@@ -328,6 +322,30 @@ func TestNestedValuesAreWarnedOf(t *testing.T) {
 	want := []string{`value image.repositry is not in the chart's values.yaml; did you mean "repository"?`}
 	if diff := cmp.Diff(want, got.Warnings); diff != "" {
 		t.Errorf("Warnings (-want +got):\n%s", diff)
+	}
+}
+
+// TestSchemaSomewhereElseIsWarnedOf: it is not fetched, and the chart's own other schemas
+// hold all the same.
+func TestSchemaSomewhereElseIsWarnedOf(t *testing.T) {
+	c, err := writeChart(t, map[string]string{
+		"Chart.yaml": minimal + "dependencies:\n- {name: d, version: 0.1.0}\n", "values.yaml": "d: {n: 1}\n",
+		"values.schema.json":          `{"properties": {"x": {"$ref": "https://schemas.example/x.json"}}}`,
+		"charts/d/Chart.yaml":         "apiVersion: v2\nname: d\nversion: 0.1.0\n",
+		"charts/d/values.schema.json": `{"properties": {"n": {"type": "integer"}}}`,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.Render(t.Context(), request(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], "chart m: the values are not checked") || !strings.Contains(got.Warnings[0], "https://schemas.example/x.json") {
+		t.Errorf("Warnings = %q; want the chart and what its schema refers to", got.Warnings)
+	}
+	if _, err := c.Render(t.Context(), request(map[string]any{"d": map[string]any{"n": "x"}})); err == nil || !strings.Contains(err.Error(), "chart d: its values.schema.json refuses") {
+		t.Errorf("Render with a value that the dependency's schema refuses = %v; want that", err)
 	}
 }
 

@@ -43,7 +43,8 @@ type Rendered struct {
 	CRDs, Manifests []byte
 	// Notes is the chart's NOTES.txt, for a person.
 	Notes string
-	// Warnings are values that look mistyped but may be meant.
+	// Warnings are values that look mistyped but may be meant, and schemas by which
+	// nothing was checked.
 	Warnings []string
 }
 
@@ -59,22 +60,23 @@ func (c *Chart) Render(ctx context.Context, r Request) (Rendered, error) {
 		return Rendered{}, err
 	}
 	// The clocks differ in every unit that a template could print.
-	first, crds, err := c.render(ctx, r, time.Date(2001, 2, 3, 4, 5, 6, 7, time.UTC))
+	once, err := c.render(ctx, r, time.Date(2001, 2, 3, 4, 5, 6, 7, time.UTC))
 	if err != nil {
 		return Rendered{}, err
 	}
-	second, _, err := c.render(ctx, r, time.Date(2033, 11, 24, 17, 48, 59, 123456789, time.UTC))
+	again, err := c.render(ctx, r, time.Date(2033, 11, 24, 17, 48, 59, 123456789, time.UTC))
 	if err != nil {
 		return Rendered{}, err
 	}
+	first, second := once.files, again.files
 	for _, name := range sortedKeys(first) {
 		if first[name] != second[name] && path.Base(name) != "NOTES.txt" {
 			return Rendered{}, fmt.Errorf("chart %s renders differently twice: %s: %s. It makes keys, random names or times while it is rendered; set the values that give them",
 				c.Name(), name, firstDifference(first[name], second[name]))
 		}
 	}
-	out := Rendered{Warnings: warnings, Notes: strings.TrimSpace(first[path.Join(c.chart.ChartFullPath(), "templates", "NOTES.txt")])}
-	out.CRDs = definitions(crds)
+	out := Rendered{Warnings: append(warnings, once.warnings...), Notes: strings.TrimSpace(first[path.Join(c.chart.ChartFullPath(), "templates", "NOTES.txt")])}
+	out.CRDs = definitions(once.crds)
 	for _, name := range sortedKeys(first) {
 		if path.Base(name) != "NOTES.txt" {
 			out.Manifests = appendDocument(out.Manifests, name, first[name])
@@ -101,23 +103,30 @@ func definitions(crds []helmchart.CRD) []byte {
 	return out
 }
 
-// render runs Helm's engine once, at a time that templates see as now. The
-// definitions are those of the chart whose dependencies have been switched, as in
-// Helm's Install.
-func (c *Chart) render(ctx context.Context, r Request, now time.Time) (map[string]string, []helmchart.CRD, error) {
+// pass is what one run of Helm's engine gives.
+type pass struct {
+	// files are the outputs of templates by their names.
+	files map[string]string
+	// crds are of the chart whose dependencies have been switched, as in Helm's Install.
+	crds     []helmchart.CRD
+	warnings []string
+}
+
+// render runs Helm's engine once, at a time that templates see as now.
+func (c *Chart) render(ctx context.Context, r Request, now time.Time) (pass, error) {
 	version, err := common.ParseKubeVersion(r.KubeVersion)
 	if err != nil {
-		return nil, nil, fmt.Errorf("rendering chart %s: the cluster's version %q: %w", c.Name(), r.KubeVersion, err)
+		return pass{}, fmt.Errorf("rendering chart %s: the cluster's version %q: %w", c.Name(), r.KubeVersion, err)
 	}
 	if want := c.chart.Metadata.KubeVersion; want != "" && !chartutil.IsCompatibleRange(want, version.String()) {
-		return nil, nil, fmt.Errorf("chart %s %s is for Kubernetes %s; the cluster has %s", c.Name(), c.Version(), want, r.KubeVersion)
+		return pass{}, fmt.Errorf("chart %s %s is for Kubernetes %s; the cluster has %s", c.Name(), c.Version(), want, r.KubeVersion)
 	}
 	// Dependencies are switched off in the chart itself, so that each
 	// rendering begins with a fresh one.
 	fresh := clone(c.chart)
 	values := deepCopy(r.Values)
 	if err := chartutil.ProcessDependencies(fresh, values); err != nil {
-		return nil, nil, fmt.Errorf("rendering chart %s: its dependencies: %w", c.Name(), err)
+		return pass{}, fmt.Errorf("rendering chart %s: its dependencies: %w", c.Name(), err)
 	}
 	capabilities := common.DefaultCapabilities.Copy()
 	capabilities.KubeVersion = *version
@@ -126,22 +135,23 @@ func (c *Chart) render(ctx context.Context, r Request, now time.Time) (map[strin
 	// The schema is checked by validate, which fetches nothing.
 	top, err := util.ToRenderValuesWithSchemaValidation(fresh, values, options, capabilities, true)
 	if err != nil {
-		return nil, nil, fmt.Errorf("rendering chart %s: %w", c.Name(), err)
+		return pass{}, fmt.Errorf("rendering chart %s: %w", c.Name(), err)
 	}
 	all, err := top.Table("Values")
 	if err != nil {
-		return nil, nil, fmt.Errorf("rendering chart %s: %w", c.Name(), err)
+		return pass{}, fmt.Errorf("rendering chart %s: %w", c.Name(), err)
 	}
-	if err := validate(fresh, all); err != nil {
-		return nil, nil, err
+	warnings, err := validate(fresh, all)
+	if err != nil {
+		return pass{}, err
 	}
 	e := engine.Engine{CustomTemplateFuncs: template.FuncMap{"now": func() time.Time { return now }}}
 	rendered, err := e.RenderWithContext(ctx, fresh, top)
 	if err != nil {
-		return nil, nil, fmt.Errorf("rendering chart %s: %w", c.Name(), err)
+		return pass{}, fmt.Errorf("rendering chart %s: %w", c.Name(), err)
 	}
 	maps.DeleteFunc(rendered, func(_, text string) bool { return strings.TrimSpace(text) == "" })
-	return rendered, fresh.CRDObjects(), nil
+	return pass{rendered, fresh.CRDObjects(), warnings}, nil
 }
 
 // clone copies what ProcessDependencies changes: the tree of charts, their
@@ -215,4 +225,4 @@ func firstDifference(a, b string) string {
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
-var errNoFetch = errors.New("a chart's schema must be whole in the chart: nothing is fetched while rendering")
+var errNoFetch = errors.New("nothing is fetched while rendering")

@@ -102,23 +102,30 @@ var printer = message.NewPrinter(language.English)
 type noFetch struct{}
 
 // Load implements jsonschema.URLLoader.
-func (noFetch) Load(url string) (any, error) { return nil, fmt.Errorf("%s: %w", url, errNoFetch) }
+func (noFetch) Load(string) (any, error) { return nil, errNoFetch }
 
 // validate checks values against the values.schema.json of the chart and of its
-// dependencies.
-func validate(c *helmchart.Chart, values map[string]any) error {
+// dependencies. A schema that refers to others elsewhere, which Helm fetches, checks
+// nothing here, and is warned of.
+func validate(c *helmchart.Chart, values map[string]any) (warnings []string, err error) {
 	var errs []error
 	if c.Schema != nil {
-		if err := against(c.Schema, values); err != nil {
+		err := against(c.Schema, values)
+		var elsewhere *jsonschema.LoadURLError
+		switch {
+		case errors.As(err, &elsewhere):
+			warnings = append(warnings, fmt.Sprintf("chart %s: the values are not checked by its values.schema.json: %v", c.Name(), err))
+		case err != nil:
 			errs = append(errs, fmt.Errorf("chart %s: its values.schema.json refuses the values: %w", c.Name(), err))
 		}
 	}
 	for _, d := range c.Dependencies() {
 		if below, ok := values[d.Name()].(map[string]any); ok {
-			errs = append(errs, validate(d, below))
+			more, err := validate(d, below)
+			warnings, errs = append(warnings, more...), append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	return warnings, errors.Join(errs...)
 }
 
 // against compiles a schema and checks one document with it.
