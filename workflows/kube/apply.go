@@ -53,7 +53,7 @@ func (c *Cluster) Apply(ctx context.Context, set Set, opts Options) error {
 		if err := a.note(ctx, all); err != nil || opts.NoWait {
 			return err
 		}
-		return c.waitReady(ctx, p.items, opts)
+		return c.waitReady(ctx, p.items, inv, opts)
 	}
 	if err := a.begin(ctx, all); err != nil {
 		return err
@@ -69,7 +69,7 @@ func (c *Cluster) Apply(ctx context.Context, set Set, opts Options) error {
 		}
 	}
 	if !opts.NoWait {
-		if err := c.waitReady(ctx, p.items, opts); err != nil {
+		if err := c.waitReady(ctx, p.items, inv, opts); err != nil {
 			return err
 		}
 	}
@@ -98,6 +98,9 @@ type application struct {
 func (a *application) note(ctx context.Context, all []comparison) error {
 	changed := false
 	for _, cmp := range all {
+		if cmp.live == nil {
+			continue
+		}
 		e := entry{ID: cmp.id, APIVersion: cmp.o.GetAPIVersion(), UID: cmp.live.GetUID(), Digest: digestOf(cmp.o), Fields: owned(cmp.live)}
 		if old := a.inv.find(cmp.id); old == nil || old.UID != e.UID || old.Digest != e.Digest {
 			a.inv.put(e)
@@ -136,7 +139,7 @@ func (a *application) phase(ctx context.Context, phase int, all []comparison) er
 	if !a.opts.NoWait && (phase == phaseAdmission || phase == phaseCustom && len(a.of(phaseAdmission)) > 0) {
 		// A webhook that nobody answers would keep the workloads from starting, and
 		// what it is asked about from being made.
-		if err := a.c.waitReady(ctx, a.before(phase), a.opts); err != nil {
+		if err := a.c.waitReady(ctx, a.before(phase), a.inv, a.opts); err != nil {
 			return err
 		}
 	}
@@ -160,7 +163,7 @@ func (a *application) phase(ctx context.Context, phase int, all []comparison) er
 	if opts.wait() > definitionsBound {
 		opts.Wait = definitionsBound
 	}
-	if err := a.c.waitReady(ctx, a.of(phaseDefinition), opts); err != nil {
+	if err := a.c.waitReady(ctx, a.of(phaseDefinition), a.inv, opts); err != nil {
 		return err
 	}
 	return a.served(ctx)
@@ -224,6 +227,9 @@ func (a *application) one(ctx context.Context, cmp comparison) error {
 		a.inv.drop(cmp.id)
 	}
 	sent := cmp.live
+	if sent == nil && cmp.change.Operation == None {
+		return nil
+	}
 	if cmp.change.Operation != None {
 		a.opts.say("applying %s", i.id)
 		if sent, err = a.send(ctx, i); err != nil {
@@ -398,11 +404,15 @@ func (a *application) hook(ctx context.Context, h Hook, i item) error {
 		return a.explain(ctx, i, err)
 	}
 	a.inv.put(entry{ID: i.id, APIVersion: i.o.GetAPIVersion(), UID: sent.GetUID(), Hook: true})
+	absent := notThere
+	if expires(sent) {
+		absent = Status{Done: true}
+	}
 	switch i.id.Kind {
 	case "Job", "Pod":
-		_, err = a.c.waitFor(ctx, i.r, i.id, a.opts.wait(), ended)
+		_, err = a.c.waitFor(ctx, i.r, i.id, a.opts.wait(), absent, ended)
 	case "CustomResourceDefinition":
-		_, err = a.c.waitFor(ctx, i.r, i.id, definitionsBound, func(o Object) (Status, error) { return Ready(o), nil })
+		_, err = a.c.waitFor(ctx, i.r, i.id, definitionsBound, absent, func(o Object) (Status, error) { return Ready(o), nil })
 	}
 	return err
 }

@@ -19,7 +19,7 @@ import (
 // comparison is one object as it is, and what Apply would do to it.
 type comparison struct {
 	item
-	live   Object // nil when it is not there
+	live   Object // nil when it is not there, as a Job that has ended may be
 	change Change
 }
 
@@ -137,8 +137,12 @@ func (c *Cluster) compareOnce(ctx context.Context, p *prepared, i item, inv *inv
 		return out, nil
 	}
 	live, err := c.get(ctx, i.r, i.id)
+	if errors.Is(err, ErrNotFound) && inv.spent(i) {
+		out.change.Operation = None
+		return out, nil
+	}
 	if errors.Is(err, ErrNotFound) {
-		if e := inv.find(i.id); e != nil && e.UID != "" {
+		if e := inv.find(i.id); e != nil && e.UID != "" && !expires(i.o) {
 			out.change.Note = "somebody deleted it"
 		}
 		if i.def != nil && changing[i.def.id] {

@@ -355,3 +355,38 @@ func TestRemovalThatIsCutOffComesToItsEnd(t *testing.T) {
 	apply(t, c, manifest("ok"), opts)
 	remove("ok", true, "", before, account, after, ended, ending, all)
 }
+
+// TestJobThatKubernetesRemovesAfterItsEndIsDone, and is not made anew until it is declared
+// otherwise.
+func TestJobThatKubernetesRemovesAfterItsEndIsDone(t *testing.T) {
+	c := open(t)
+	pretend(t, "expires")
+	opts := options(t, "chart")
+	opts.NoWait, opts.Wait = false, testBound
+	manifest := func(mark string) kube.Set {
+		return set(t, namespace("expires")+configMap("expires", "cm", "k: v")+strings.ReplaceAll(
+			job("expires", "once", "ok", "mark: "+mark)+job("expires", "hook", "ok", `helm.sh/hook: post-install`),
+			"backoffLimit: 0", "backoffLimit: 0\n  ttlSecondsAfterFinished: 0"))
+	}
+	apply(t, c, manifest("one"), opts)
+	until(t, "the Job is gone", func() bool { return !there(t, c, "batch/v1", "Job", "expires", "once") })
+	wantNothing(t, diff(t, c, manifest("one"), opts))
+	apply(t, c, manifest("one"), opts)
+	edit(t, configMaps, "expires", "cm", `{"data":{"k":"drift"}}`)
+	apply(t, c, manifest("one"), opts)
+	opts.Wait = time.Second
+	if err := c.Wait(t.Context(), manifest("one"), opts); err != nil {
+		t.Errorf("Wait for a Job that has ended and gone = %v", err)
+	}
+	if err := c.Wait(t.Context(), manifest("two"), opts); err == nil || !strings.Contains(err.Error(), "Job/expires/once") {
+		t.Errorf("Wait for a Job that was not applied = %v; want it named", err)
+	}
+	if lines := diff(t, c, manifest("two"), opts).Lines(); !slices.Equal(lines, []string{"Job/expires/once: create"}) {
+		t.Errorf("Diff of a Job that is declared otherwise = %q; want it created", lines)
+	}
+	opts.Wait = testBound
+	apply(t, c, manifest("two"), opts)
+	if err := c.Remove(t.Context(), manifest("two"), opts, true); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -47,12 +47,17 @@ func (c *Cluster) WaitFor(ctx context.Context, apiVersion, kind, namespace, name
 	if err != nil {
 		return nil, err
 	}
-	return c.waitFor(ctx, r, ID{Group: r.gvr.Group, Kind: kind, Namespace: namespace, Name: name}, bound, done)
+	return c.waitFor(ctx, r, ID{Group: r.gvr.Group, Kind: kind, Namespace: namespace, Name: name}, bound, notThere, done)
 }
+
+// notThere is how far an object has come that is not there.
+var notThere = Status{Reason: "it is not there"}
 
 var errBound = errors.New("the time for it is over")
 
-func (c *Cluster) waitFor(ctx context.Context, r resource, id ID, bound time.Duration, done func(Object) (Status, error)) (Object, error) {
+// waitFor is WaitFor for an object of a known kind; absent is how far it has come where
+// it is not there.
+func (c *Cluster) waitFor(ctx context.Context, r resource, id ID, bound time.Duration, absent Status, done func(Object) (Status, error)) (Object, error) {
 	began := c.config.Clock.Now()
 	bounded, cancel := context.WithTimeoutCause(ctx, bound, errBound)
 	defer cancel()
@@ -64,7 +69,7 @@ func (c *Cluster) waitFor(ctx context.Context, r resource, id ID, bound time.Dur
 		there, err := c.get(look, r, id)
 		switch {
 		case errors.Is(err, ErrNotFound):
-			last = Status{Reason: "it is not there"}
+			last = absent
 		case err != nil && look.Err() != nil:
 		case err != nil:
 			return nil, err
@@ -96,12 +101,18 @@ func (c *Cluster) Wait(ctx context.Context, set Set, opts Options) error {
 	if err != nil {
 		return err
 	}
-	return c.waitReady(ctx, p.items, opts)
+	inv := &inventory{}
+	if slices.ContainsFunc(p.items, func(i item) bool { return expires(i.o) }) {
+		if inv, err = c.inventory(ctx, opts.Owner); err != nil {
+			return err
+		}
+	}
+	return c.waitReady(ctx, p.items, inv, opts)
 }
 
 // waitReady waits for objects one after the other under one bound: they come up
-// side by side meanwhile.
-func (c *Cluster) waitReady(ctx context.Context, items []item, opts Options) error {
+// side by side meanwhile. The inventory tells which have been applied.
+func (c *Cluster) waitReady(ctx context.Context, items []item, inv *inventory, opts Options) error {
 	deadline := c.config.Clock.Now().Add(opts.wait())
 	for _, i := range items {
 		if !hasStatus(i.id) {
@@ -118,7 +129,11 @@ func (c *Cluster) waitReady(ctx context.Context, items []item, opts Options) err
 		}
 		left := max(deadline.Sub(c.config.Clock.Now()), c.config.PollInterval)
 		told, before, looked := "", "", false
-		_, err := c.waitFor(ctx, i.r, i.id, left, func(o Object) (Status, error) {
+		absent := notThere
+		if inv.spent(i) {
+			absent = Status{Done: true}
+		}
+		_, err := c.waitFor(ctx, i.r, i.id, left, absent, func(o Object) (Status, error) {
 			s := Ready(o)
 			// A Deployment that was given up before this wait may work now, because an
 			// image or a node has come: Kubernetes goes on with it, and says that it was
@@ -139,6 +154,20 @@ func (c *Cluster) waitReady(ctx context.Context, items []item, opts Options) err
 		}
 	}
 	return nil
+}
+
+// expires reports whether an object is a Job that Kubernetes removes some time after its
+// end (https://kubernetes.io/docs/concepts/workloads/controllers/ttlafterfinished/).
+func expires(o Object) bool {
+	ttl, _, _ := unstructured.NestedFieldNoCopy(o.Object, "spec", "ttlSecondsAfterFinished")
+	return ttl != nil && groupKind(o) == schema.GroupKind{Group: "batch", Kind: "Job"}
+}
+
+// spent reports whether an object is, as it is declared, a Job that was applied and may
+// have gone since, because it has ended.
+func (i *inventory) spent(it item) bool {
+	e := i.find(it.id)
+	return e != nil && expires(it.o) && e.UID != "" && e.Digest == digestOf(it.o)
 }
 
 var claimKind = schema.GroupKind{Kind: "PersistentVolumeClaim"}
