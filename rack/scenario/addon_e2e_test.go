@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -165,8 +167,23 @@ var brought = []string{
 	viewerImage,
 }
 
-// unrunImage is what the stand-in for Portworx's operator never starts.
-const unrunImage = "docker.io/portworx/oci-monitor:3.6.1"
+// monitorImage is what the clinic names of Portworx, and unrun is that and what comes
+// with it: the stand-in for Portworx's operator starts none of them.
+const monitorImage = "docker.io/portworx/oci-monitor:3.6.1"
+
+var unrun = []string{
+	monitorImage, "docker.io/portworx/px-enterprise:3.6.1", "docker.io/openstorage/stork:26.2.0",
+	"registry.k8s.io/kube-controller-manager-amd64:v1.34.4", "registry.k8s.io/kube-scheduler-amd64:v1.34.4", "registry.k8s.io/pause:3.1",
+}
+
+// portworxVersions are the images of unrun that Portworx's operator would start.
+const portworxVersions = `version: 3.6.1
+components:
+  stork: docker.io/openstorage/stork:26.2.0
+  kubeControllerManager: registry.k8s.io/kube-controller-manager-amd64:v1.34.4
+  kubeScheduler: registry.k8s.io/kube-scheduler-amd64:v1.34.4
+  pause: registry.k8s.io/pause:3.1
+`
 
 // viewer is a chart with a pod on each node.
 var viewer = map[string]string{
@@ -213,11 +230,13 @@ func TestClusterWithAddOns(t *testing.T) {
 	for _, archive := range c.images {
 		f.stock(archive)
 	}
-	f.stub(unrunImage)
+	for _, image := range unrun {
+		f.stub(image)
+	}
 	f.rename(fluentdImage, f.archived(workloadArchive(c), "docker.io/edge-provision/fluentd-standin:1"))
 	f.manyPlatforms(viewerImage, f.archived(c.images[0], busyBox))
 	c.given(map[string]any{
-		"stack": standinSet, "k3s_version": c.versions[0].version, "bmc_password": "not-needed-here", "waive": []string{"cores", "memory"}, // the hosts share what this machine has
+		"stack": standinSet, "portworx_versions": portworxVersions, "k3s_version": c.versions[0].version, "bmc_password": "not-needed-here", "waive": []string{"cores", "memory"}, // the hosts share what this machine has
 		"log_sink": map[string]string{"url": logs.url + "/ingest", "search": logs.url + "/?q={marker}"}, "log_token": logToken,
 		"files": map[string]any{
 			"k3s": c.fileOf(f.file(c.versions[0].path)), "images": c.fileOf(f.file(c.packed(c.versions[0], "docker.io/edge-provision/provisioner-standin:1"))), "viewer": c.fileOf(f.chart("viewer", viewer)),
@@ -243,7 +262,7 @@ func TestClusterWithAddOns(t *testing.T) {
 		t.Errorf("the StorageCluster names %s; want two disks of each of three nodes", devices)
 	}
 	i.inPods(brought)
-	i.onNodes(append(brought, unrunImage))
+	i.onNodes(slices.Concat(brought, unrun))
 	i.quiet("while the bundle was applied")
 	i.same()
 
@@ -254,11 +273,11 @@ func TestClusterWithAddOns(t *testing.T) {
 	c.tenantsMeet("patients", "cameras")
 
 	// What stands in the statefulset then is on the nodes, so that no node asks a
-	// registry for it; the smallest archive is the one that nothing runs.
+	// registry for it; nothing runs what the archive holds that goes.
 	c.on(1, "k3s kubectl -n edge-logging delete configmap fluentd")
 	c.on(1, "k3s kubectl -n edge-monitoring set image statefulset/prometheus prometheus=docker.io/edge-provision/toolbox:1")
-	c.on(2, "rm \"$(ls -S /var/lib/rancher/k3s/agent/images/edge-*.tar | tail -n 1)\"")
-	i.differs("ConfigMap/edge-logging/fluentd: create: somebody deleted it", "changed by kubectl-set", "the images of "+unrunImage+".tar are missing",
+	c.on(2, "rm \"$(grep -l "+monitorImage+" /var/lib/rancher/k3s/agent/images/edge-*.tar)\"")
+	i.differs("ConfigMap/edge-logging/fluentd: create: somebody deleted it", "changed by kubectl-set", "the images of "+monitorImage+".tar are missing",
 		"NetworkPolicy/patients/edge-provision-tenant: create: somebody deleted it", "NetworkPolicy/cameras/edge-provision-tenant: create: somebody deleted it",
 		"GlobalNetworkPolicy/default.edge-provision-tenants: create: somebody deleted it")
 	// The step's own probe finds the tenants apart again, or apply fails.
@@ -266,13 +285,12 @@ func TestClusterWithAddOns(t *testing.T) {
 		t.Error("the repaired policies were not verified between pods")
 	}
 	i.same()
-	i.onNodes(append(brought, unrunImage))
+	i.onNodes(slices.Concat(brought, unrun))
 	i.quiet("while what was done by hand was repaired")
 
-	// Nothing is left of all of it, but for the directory in which the stand-in for
-	// Portworx's and K3s's provisioners had its volumes, and what was made above before
-	// K3s came.
+	// Nothing is left of all of it, but for the volumes of the stand-in for provisioners,
+	// which lie on no disk that could be wiped, and what was made above before K3s came.
 	i.destroy("k3s.cluster", "portworx.storage", "local_path.scratch", "fluentd.logs", "prometheus.metrics", "manifest.database", "helm.viewer", "calico.network")
-	i.nothingLeft(before, "file /var/lib/standin-volumes", "file /var/lib/rancher")
+	i.nothingLeft(before, regexp.MustCompile(`^file /var/lib/(rancher|standin-volumes(/.*)?)$`))
 	i.quiet("while the site was taken away")
 }

@@ -273,7 +273,7 @@ func (a *application) send(ctx context.Context, i item) (Object, error) {
 			return nil, err
 		}
 		if err == nil && live.GetDeletionTimestamp() != nil {
-			if err := a.c.gone(ctx, i.r, i.id, live.GetUID(), a.opts.wait()); err != nil {
+			if err := a.c.gone(ctx, i.r, i.id, live.GetUID(), a.opts.gone()); err != nil {
 				return nil, err
 			}
 			live = nil
@@ -319,7 +319,7 @@ func (a *application) sendOnce(ctx context.Context, i item, live Object) (Object
 	}
 	desired := a.p.settled(i, live)
 	change := Change{ID: i.id}
-	if err := a.c.claim(ctx, a.p, live, a.opts, &change); err != nil {
+	if err := a.c.claim(ctx, a.p, live, a.inv.find(i.id), a.opts, &change); err != nil {
 		return nil, err
 	}
 	if err := (Diff{Changes: []Change{change}}).Conflicts(); err != nil {
@@ -450,7 +450,7 @@ func (a *application) dropHook(ctx context.Context, i item) error {
 	if err := a.c.delete(ctx, i.r, i.id, live.GetUID()); err != nil {
 		return err
 	}
-	if err := a.c.gone(ctx, i.r, i.id, live.GetUID(), a.opts.wait()); err != nil {
+	if err := a.c.gone(ctx, i.r, i.id, live.GetUID(), a.opts.gone()); err != nil {
 		return err
 	}
 	a.inv.drop(i.id)

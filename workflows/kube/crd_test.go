@@ -1,6 +1,7 @@
 package kube_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -268,6 +269,121 @@ func TestCustomObjectIsReadyByItsConditions(t *testing.T) {
 		}
 	}
 	opts.Wait = testBound
+	if err := c.Remove(t.Context(), s, opts, true); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// rewrite writes a definition as Portworx's operator does when it starts: from a file of
+// its own, of what is there only resourceVersion is kept.
+func rewrite(t *testing.T, definition, name string) {
+	t.Helper()
+	gvr := schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+	live, err := other(t).Resource(gvr).Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := set(t, definition).Objects[0]
+	own.SetResourceVersion(live.GetResourceVersion())
+	now, err := other(t).Resource(gvr).Update(t.Context(), own, metav1.UpdateOptions{FieldManager: "operator"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now.GetLabels()[kube.OwnerLabel] != "" || now.GetUID() != live.GetUID() {
+		t.Fatalf("the definition was written with labels %v, UID %s; want the same one without ours", now.GetLabels(), now.GetUID())
+	}
+}
+
+func TestDefinitionThatAnOperatorWritesAnewStaysOurs(t *testing.T) {
+	c := open(t)
+	opts := options(t, "rewritten")
+	definition := crd("rewrittens", "Rewritten", "Namespaced", "")
+	s := set(t, definition+configMap("default", "rewritten", `a: "1"`))
+	apply(t, c, s, opts)
+	rewrite(t, definition, "rewrittens.example.com")
+	wantNothing(t, diff(t, c, s, opts))
+
+	// Of what is no definition nobody knows why it has lost the label, and another
+	// definition of the same name is not the one that was applied.
+	edit(t, configMaps, "default", "rewritten", `{"metadata":{"labels":null}}`)
+	if lines := diff(t, c, s, opts).Lines(); !slices.Equal(lines, []string{"ConfigMap/default/rewritten: update: it is there already, and is taken over"}) {
+		t.Errorf("Diff = %q; want the ConfigMap alone taken over", lines)
+	}
+	apply(t, c, s, opts)
+	rewrite(t, definition, "rewrittens.example.com")
+	elsewhere := options(t, "rewritten-elsewhere")
+	if lines := diff(t, c, set(t, definition), elsewhere).Lines(); len(lines) != 1 || !strings.Contains(lines[0], "taken over") {
+		t.Errorf("Diff of another step = %q; want the definition taken over", lines)
+	}
+
+	loss, err := c.Loss(t.Context(), s, opts)
+	if err != nil || len(loss) != 1 || !strings.HasPrefix(loss[0], "CustomResourceDefinition/rewrittens.example.com") {
+		t.Errorf("Loss = %q, %v; want the definition", loss, err)
+	}
+	if err := c.Remove(t.Context(), s, opts, true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Get(t.Context(), "apiextensions.k8s.io/v1", "CustomResourceDefinition", "", "rewrittens.example.com"); !errors.Is(err, kube.ErrNotFound) {
+		t.Errorf("the definition after Remove with data: %v; want it gone", err)
+	}
+}
+
+// What takes an object down reads from it how: so it is told before it goes, and nobody
+// else's object of the name is.
+func TestObjectIsToldHowToGo(t *testing.T) {
+	c := open(t)
+	opts := options(t, "parting")
+	held := strings.Replace(custom("Parted", "default", "x", "mode: fast"), "name: x", `name: x, finalizers: ["example.com/operator"]`, 1)
+	s := set(t, crd("parteds", "Parted", "Namespaced", "wipe: {type: boolean}")+held)
+	apply(t, c, s, opts)
+	opts.Gone = 300 * time.Millisecond
+	opts.Parting = map[string]map[string]any{"Parted/default/x": {"spec": map[string]any{"wipe": true}}}
+	began := time.Now()
+	err := c.Remove(t.Context(), s, opts, false)
+	if err == nil || !strings.Contains(err.Error(), "Parted/default/x") || time.Since(began) > 20*time.Second {
+		t.Errorf("Remove = %v after %s; want it to end at the bound for what goes", err, time.Since(began))
+	}
+	gvr := schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "parteds"}
+	live, err := other(t).Resource(gvr).Namespace("default").Get(t.Context(), "x", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec, _, _ := unstructured.NestedMap(live.Object, "spec")
+	if spec["wipe"] != true || spec["mode"] != "fast" || live.GetDeletionTimestamp() == nil {
+		t.Errorf("it is deleted at %v with %v; want it told, and the rest as it was", live.GetDeletionTimestamp(), spec)
+	}
+	// Somebody asks for another way while it goes.
+	opts.Parting["Parted/default/x"] = map[string]any{"spec": map[string]any{"wipe": false}}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	opts.Gone = testBound
+	if err := c.Remove(ctx, s, opts, false); err == nil || !strings.Contains(err.Error(), "example.com/operator") {
+		t.Errorf("Remove that is cut off = %v; want what was waited for", err)
+	}
+	live, err = other(t).Resource(gvr).Namespace("default").Get(t.Context(), "x", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if wipe, _, _ := unstructured.NestedBool(live.Object, "spec", "wipe"); wipe {
+		t.Error("what is going already was not told the other way")
+	}
+	edit(t, gvr, "default", "x", `{"metadata":{"finalizers":null}}`)
+
+	// One that is not ours is not told.
+	apply(t, c, s, options(t, "parting"))
+	edit(t, gvr, "default", "x", `{"metadata":{"labels":{"`+kube.OwnerLabel+`":"somebody"}}}`)
+	opts.Parting["Parted/default/x"] = map[string]any{"spec": map[string]any{"wipe": true}}
+	if err := c.Remove(t.Context(), s, opts, false); err != nil {
+		t.Fatal(err)
+	}
+	live, err = other(t).Resource(gvr).Namespace("default").Get(t.Context(), "x", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if wipe, _, _ := unstructured.NestedBool(live.Object, "spec", "wipe"); wipe || live.GetDeletionTimestamp() != nil {
+		t.Error("somebody else's object was told, or deleted")
+	}
+	edit(t, gvr, "default", "x", `{"metadata":{"finalizers":null}}`)
 	if err := c.Remove(t.Context(), s, opts, true); err != nil {
 		t.Fatal(err)
 	}

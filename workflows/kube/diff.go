@@ -159,7 +159,7 @@ func (c *Cluster) compareOnce(ctx context.Context, p *prepared, i item, inv *inv
 		return out, nil
 	}
 	out.change.Operation = None
-	if err := c.claim(ctx, p, live, opts, &out.change); err != nil {
+	if err := c.claim(ctx, p, live, inv.find(i.id), opts, &out.change); err != nil {
 		return out, err
 	}
 	desired := p.settled(i, live)
@@ -181,7 +181,10 @@ func (c *Cluster) compareOnce(ctx context.Context, p *prepared, i item, inv *inv
 
 // claim finds out whose the object is; what is not ours yet is noted, and what
 // belongs to another catalog is a conflict.
-func (c *Cluster) claim(ctx context.Context, p *prepared, live Object, opts Options, change *Change) error {
+func (c *Cluster) claim(ctx context.Context, p *prepared, live Object, e *entry, opts Options, change *Change) error {
+	if e.unlabelled(live) {
+		return nil
+	}
 	label := live.GetLabels()[OwnerLabel]
 	switch label {
 	case p.owner:
@@ -319,9 +322,7 @@ func (c *Cluster) tryNew(ctx context.Context, p *prepared, i item, change *Chang
 // classify says of each difference why it is one.
 func classify(i item, e *entry, live, predicted Object, conflicts []string, opts Options) []Field {
 	found := differences(live, predicted)
-	found = slices.DeleteFunc(found, func(d difference) bool {
-		return slices.Equal(d.place, []string{"metadata", "labels", OwnerLabel})
-	})
+	found = slices.DeleteFunc(found, ownership)
 	if len(found) == 0 && len(conflicts) == 0 {
 		return nil
 	}
@@ -361,6 +362,15 @@ func classify(i item, e *entry, live, predicted Object, conflicts []string, opts
 		}
 	}
 	return append(out, rest...)
+}
+
+// ownership reports whether a difference is our label alone, of which claim tells.
+func ownership(d difference) bool {
+	if slices.Equal(d.place, []string{"metadata", "labels"}) && d.old == nil {
+		labels, _ := d.new.(map[string]any)
+		return len(labels) == 1 && labels[OwnerLabel] != nil
+	}
+	return slices.Equal(d.place, []string{"metadata", "labels", OwnerLabel})
 }
 
 func fieldsOf(found []difference, live Object, cause Cause, opts Options) []Field {

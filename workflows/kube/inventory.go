@@ -86,6 +86,15 @@ type entry struct {
 	Kept bool `json:"kept,omitempty"`
 }
 
+// unlabelled reports whether an object is the very definition that was applied, without
+// our label. An operator that brings its definitions itself writes them anew when it
+// starts, and keeps nothing of what was there but resourceVersion (libopenstorage/operator,
+// createOrUpdateCRD).
+func (e *entry) unlabelled(live Object) bool {
+	_, labelled := live.GetLabels()[OwnerLabel]
+	return e != nil && !labelled && e.groupKind() == crdKind && e.UID != "" && e.UID == live.GetUID()
+}
+
 func (i *inventory) find(id ID) *entry {
 	at := slices.IndexFunc(i.Objects, func(e entry) bool { return e.ID == id })
 	if at < 0 {
@@ -353,5 +362,6 @@ func (c *Cluster) sleep(ctx context.Context) error {
 	}
 }
 
-// goneFor bounds the waiting for a deleted object to be gone.
+// goneFor bounds the waiting for a deleted object to be gone, where nobody knows that
+// it takes longer.
 const goneFor = 5 * time.Minute

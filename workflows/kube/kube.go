@@ -23,7 +23,8 @@
 // Secret in the namespace edge-provision, one for each step, written before the
 // first object is sent and after the last, so that nothing is forgotten when a
 // run is cut off. An object is deleted only when it has the label of the step
-// and the UID of the inventory. An object that another step has begun to declare
+// and the UID of the inventory; of a definition that an operator has written anew
+// without the label the UID is enough. An object that another step has begun to declare
 // carries that step's label by then, and is left to it.
 package kube
 
@@ -74,6 +75,13 @@ type Options struct {
 	// namespaces and hooks are awaited all the same.
 	Wait   time.Duration
 	NoWait bool
+	// Gone bounds the waiting for a deleted object to be gone; Wait, and 5 min at
+	// most, when zero.
+	Gone time.Duration
+	// Parting are merge patches (RFC 7386) for objects, named as ID.String does,
+	// which each gets right before it is deleted: what says how its controller takes
+	// it down.
+	Parting map[string]map[string]any
 	// Sensitive withholds all values from lines and errors; those of Secrets
 	// are always withheld.
 	Sensitive bool
@@ -92,6 +100,13 @@ func (o *Options) wait() time.Duration {
 		return 10 * time.Minute
 	}
 	return o.Wait
+}
+
+func (o *Options) gone() time.Duration {
+	if o.Gone == 0 {
+		return min(o.wait(), goneFor)
+	}
+	return o.Gone
 }
 
 // Operation is what Apply would do to one object.

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -83,7 +85,7 @@ func (c *Cluster) departure(ctx context.Context, e entry, owner string, opts Opt
 		return d, err
 	}
 	switch label := live.GetLabels()[OwnerLabel]; {
-	case label != owner:
+	case label != owner && !e.unlabelled(live):
 		d.change.Operation, d.change.Note = Release, "it no longer carries the label of this step, and is left alone"
 		if other, err := c.readInventory(ctx, label); label != "" && err == nil {
 			d.change.Note = "it now belongs to " + other.Address
@@ -159,6 +161,9 @@ func (a *application) take(ctx context.Context, leaving []departure) error {
 		for _, d := range batch {
 			if d.change.Operation == Delete {
 				a.opts.say("deleting %s", d.ID)
+				if err := a.c.part(ctx, d, a.opts.Parting[d.ID.String()]); err != nil {
+					return err
+				}
 				if err := a.c.delete(ctx, d.r, d.ID, d.live.GetUID()); err != nil {
 					return err
 				}
@@ -167,7 +172,7 @@ func (a *application) take(ctx context.Context, leaving []departure) error {
 		for _, d := range batch {
 			switch {
 			case d.change.Operation == Delete:
-				if err := a.c.gone(ctx, d.r, d.ID, d.live.GetUID(), a.opts.wait()); err != nil {
+				if err := a.c.gone(ctx, d.r, d.ID, d.live.GetUID(), a.opts.gone()); err != nil {
 					return errors.Join(err, a.c.save(context.WithoutCancel(ctx), a.inv))
 				}
 				a.inv.drop(d.ID)
@@ -179,6 +184,25 @@ func (a *application) take(ctx context.Context, leaving []departure) error {
 		}
 	}
 	return nil
+}
+
+// part changes an object that is about to be deleted. The UID in the patch keeps
+// another object of its name from it.
+func (c *Cluster) part(ctx context.Context, d departure, patch map[string]any) error {
+	if patch == nil {
+		return nil
+	}
+	o := &unstructured.Unstructured{Object: runtime.DeepCopyJSON(patch)}
+	o.SetUID(d.live.GetUID())
+	body, err := json.Marshal(o.Object)
+	if err != nil {
+		return err
+	}
+	_, err = c.at(d.r, d.Namespace).Patch(ctx, d.Name, types.MergePatchType, body, metav1.PatchOptions{FieldManager: Manager})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return c.asked(ctx, "telling "+d.ID.String()+" how to go", err)
 }
 
 // delete asks for the deletion of the very object. That it is gone, or that
@@ -197,7 +221,7 @@ func (c *Cluster) delete(ctx context.Context, r resource, id ID, uid types.UID) 
 // gone waits until an object is deleted; the error names what holds it.
 func (c *Cluster) gone(ctx context.Context, r resource, id ID, uid types.UID, bound time.Duration) error {
 	began := c.config.Clock.Now()
-	bounded, cancel := context.WithTimeoutCause(ctx, min(bound, goneFor), errBound)
+	bounded, cancel := context.WithTimeoutCause(ctx, bound, errBound)
 	defer cancel()
 	reason := "it was never seen after that"
 	// As in waitFor the first look has the time that any request has.
@@ -226,7 +250,7 @@ func (c *Cluster) gone(ctx context.Context, r resource, id ID, uid types.UID, bo
 			continue
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("waiting until %s is gone: %w", id, context.Cause(ctx))
+			return fmt.Errorf("waiting until %s is gone: %w; %s", id, context.Cause(ctx), reason)
 		}
 		return &NotReadyError{ID: id, Reason: "it was deleted, but " + reason, Waited: c.config.Clock.Now().Sub(began)}
 	}
@@ -251,41 +275,41 @@ func (c *Cluster) Loss(ctx context.Context, _ Set, opts Options) ([]string, erro
 		if d.change.Operation != Delete {
 			continue
 		}
-		line, err := c.worth(ctx, d)
+		lines, err := c.worth(ctx, d)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, line)
+		out = append(out, lines...)
 	}
 	slices.Sort(out)
 	return out, nil
 }
 
 // worth says what goes with an object.
-func (c *Cluster) worth(ctx context.Context, d departure) (string, error) {
+func (c *Cluster) worth(ctx context.Context, d departure) ([]string, error) {
 	switch d.groupKind() {
 	case namespaceKind:
 		claims, err := c.List(ctx, "v1", "PersistentVolumeClaim", d.Name, "")
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		line := d.ID.String() + " with everything in it"
+		lines := []string{d.ID.String() + " with everything in it"}
 		for _, claim := range claims {
-			line += ", also " + IDOf(claim).String()
+			lines = append(lines, fmt.Sprintf("%s with its %s", IDOf(claim), d.ID))
 		}
-		return line, nil
+		return lines, nil
 	case crdKind:
 		n, err := c.instances(ctx, d.live)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		return fmt.Sprintf("%s with all objects of its kind (%d)", d.ID, n), nil
+		return []string{fmt.Sprintf("%s with all objects of its kind (%d)", d.ID, n)}, nil
 	}
 	size := str(d.live, "status", "capacity", "storage")
 	if size == "" {
 		size = str(d.live, "spec", "capacity", "storage")
 	}
-	return strings.TrimSuffix(fmt.Sprintf("%s %s", d.ID, size), " "), nil
+	return []string{strings.TrimSuffix(fmt.Sprintf("%s %s", d.ID, size), " ")}, nil
 }
 
 // instances counts the objects of a definition.

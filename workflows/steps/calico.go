@@ -61,6 +61,11 @@ func checkCalico(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostics 
 			}
 		}
 	}
+	if v, _ := inputs.GetAttr("encapsulation").Unmark(); v.IsKnown() && !v.IsNull() {
+		if err := calico.CheckEncapsulation(v.AsString()); err != nil {
+			diags = append(diags, mistake(ranges, "encapsulation", "Encapsulation that Calico does not have here", upper(err.Error())+"."))
+		}
+	}
 	tenants, _ := inputs.GetAttr("tenants").UnmarkDeep()
 	if tenants.IsWhollyKnown() && !tenants.IsNull() {
 		seen := map[string]bool{}

@@ -22,25 +22,38 @@ func names(images []artifact.Image) []string {
 
 func TestImagesThatOperatorsPullAreThoseThatTheStepLists(t *testing.T) {
 	digest := "sha256:" + strings.Repeat("1", 64)
-	calico := func(images cty.Value, registry string) cty.Value {
-		return cty.ObjectVal(map[string]cty.Value{"images": images, "registry": cty.StringVal(registry), "version": cty.StringVal("v3.32.1")})
+	calicoOf := func(version string, images cty.Value, registry string) cty.Value {
+		return cty.ObjectVal(map[string]cty.Value{"images": images, "registry": cty.StringVal(registry), "version": cty.StringVal(version)})
 	}
+	calico := func(images cty.Value, registry string) cty.Value { return calicoOf("v3.32.1", images, registry) }
+	node := cty.MapVal(map[string]cty.Value{"calico/node": cty.StringVal(digest)})
+	pxOf := func(image string, preloaded, versions cty.Value, registry string) cty.Value {
+		return cty.ObjectVal(map[string]cty.Value{"versions": versions, "registry": cty.StringVal(registry), "image": cty.StringVal(image), "preloaded": preloaded})
+	}
+	said := cty.NullVal(cty.Bool)
 	px := func(versions cty.Value, registry string) cty.Value {
-		return cty.ObjectVal(map[string]cty.Value{"versions": versions, "registry": cty.StringVal(registry)})
+		return pxOf("portworx/oci-monitor:3.6.1", said, versions, registry)
 	}
-	versions := "version: 3.6.1\ncomponents:\n  stork: openstorage/stork:26.2.0\n  csiProvisioner: registry.k8s.io/sig-storage/csi-provisioner:v5.2.0\n  other: openstorage/stork:26.2.0\n  pause: \"\"\n"
+	listed := "version: 3.6.1\ncomponents:\n  stork: openstorage/stork:26.2.0\n  csiProvisioner: registry.k8s.io/sig-storage/csi-provisioner:v5.2.0\n  other: openstorage/stork:26.2.0\n  nothing: \"\"\n"
+	versions := listed + "  pause: k/pause:3.1\n  kubeScheduler: k/s:1\n  kubeControllerManager: k/c:1\n"
+	all := []string{"k/c:1", "k/pause:3.1", "k/s:1", "openstorage/stork:26.2.0", "portworx/px-enterprise:3.6.1", "registry.k8s.io/sig-storage/csi-provisioner:v5.2.0"}
 	for _, c := range []struct {
 		what, kind string
 		inputs     cty.Value
 		want       []string
 		note       string
 	}{
-		{"pinned", "calico", calico(cty.MapVal(map[string]cty.Value{"calico/node": cty.StringVal(digest), "calico/cni": cty.StringVal(digest)}), ""), []string{"docker.io/calico/cni:v3.32.1", "docker.io/calico/node:v3.32.1"}, ""},
-		{"pinned in a registry", "calico", calico(cty.MapVal(map[string]cty.Value{"calico/node": cty.StringVal(digest)}), "reg:5000/"), []string{"reg:5000/calico/node:v3.32.1"}, ""},
+		{"pinned", "calico", calico(cty.MapVal(map[string]cty.Value{"calico/node": cty.StringVal(digest), "calico/cni": cty.StringVal(digest)}), ""), []string{"quay.io/calico/cni:v3.32.1", "quay.io/calico/node:v3.32.1"}, ""},
+		{"pinned, the first release of quay.io", "calico", calicoOf("v3.31.0", node, ""), []string{"quay.io/calico/node:v3.31.0"}, ""},
+		{"pinned, older", "calico", calicoOf("v3.30.9", node, ""), []string{"docker.io/calico/node:v3.30.9"}, ""},
+		{"pinned in a registry", "calico", calico(node, "reg:5000/"), []string{"reg:5000/calico/node:v3.32.1"}, ""},
 		{"not pinned", "calico", calico(cty.NullVal(cty.Map(cty.String)), ""), nil, "pins no images"},
 		{"secret", "calico", calico(cty.UnknownVal(cty.Map(cty.String)), ""), nil, "known only on site"},
-		{"versions", "portworx", px(cty.StringVal(versions), ""), []string{"openstorage/stork:26.2.0", "registry.k8s.io/sig-storage/csi-provisioner:v5.2.0"}, ""},
-		{"no versions", "portworx", px(cty.NullVal(cty.String), ""), nil, "gives no versions"},
+		{"versions", "portworx", px(cty.StringVal(versions), ""), all, ""},
+		{"a monitor of a registry's", "portworx", pxOf("reg:5000/px/oci-monitor:3.6.1", said, cty.StringVal("components: {pause: p, kubeScheduler: s, kubeControllerManager: c}"), ""), []string{"c", "p", "reg:5000/px/px-enterprise:3.6.1", "s"}, ""},
+		{"another monitor", "portworx", pxOf("portworx/px-pure-csi-driver:25.8.0", said, cty.StringVal("components: {pause: p, kubeScheduler: s, kubeControllerManager: c}"), ""), []string{"c", "p", "s"}, "no oci-monitor"},
+		{"no versions, with the internet", "portworx", pxOf("portworx/oci-monitor:3.6.1", cty.False, cty.NullVal(cty.String), ""), nil, "gives no versions"},
+		{"some versions, with the internet", "portworx", pxOf("portworx/oci-monitor:3.6.1", cty.False, cty.StringVal("components: {stork: s}"), ""), []string{"portworx/px-enterprise:3.6.1", "s"}, ""},
 		{"versions known later", "portworx", px(cty.UnknownVal(cty.String), ""), nil, "known only on site"},
 		{"versions and a registry", "portworx", px(cty.StringVal(versions), "reg:5000"), nil, "reg:5000"},
 		{"K3s without images", "k3s", cty.ObjectVal(map[string]cty.Value{"images": cty.ListValEmpty(cty.String)}), nil, "air-gap archive"},
@@ -52,8 +65,24 @@ func TestImagesThatOperatorsPullAreThoseThatTheStepLists(t *testing.T) {
 			t.Errorf("%s: operatorImages() = %q, %q, %v; want %q and a note with %q", c.what, names(images), note, err, c.want, c.note)
 		}
 	}
-	if _, _, err := operatorImages("portworx", px(cty.StringVal("- a\n"), "")); err == nil || !strings.Contains(err.Error(), "version service") {
-		t.Errorf("operatorImages of a list = %v; want it refused", err)
+	// Nobody on site could be asked for what is missing.
+	for what, c := range map[string]struct {
+		inputs cty.Value
+		want   []string
+	}{
+		"a list":                     {px(cty.StringVal("- a\n"), ""), []string{"version service"}},
+		"nothing":                    {px(cty.NullVal(cty.String), ""), []string{"https://install.portworx.com/3.6.1/version?kbver=", "preloaded = false"}},
+		"nothing, with a registry":   {px(cty.StringVal(""), "reg:5000"), []string{"https://install.portworx.com/3.6.1/version?kbver="}},
+		"nothing, images are there":  {pxOf("portworx/oci-monitor:3.6.1", cty.True, cty.NullVal(cty.String), ""), []string{"https://install.portworx.com/"}},
+		"what the service lists":     {px(cty.StringVal(listed), ""), []string{"kubeControllerManager: registry.k8s.io/kube-controller-manager-amd64:vVERSION, kubeScheduler: ", ", pause: registry.k8s.io/pause:3.1"}},
+		"one of three, and registry": {px(cty.StringVal(listed+"  pause: p\n"), "reg:5000"), []string{"kubeControllerManager: ", "kubeScheduler: "}},
+	} {
+		images, _, err := operatorImages("portworx", c.inputs)
+		for _, want := range c.want {
+			if err == nil || !strings.Contains(err.Error(), want) || len(images) > 0 {
+				t.Errorf("operatorImages with versions of %s = %q, %v; want it refused with %q", what, names(images), err, want)
+			}
+		}
 	}
 }
 

@@ -7,15 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hcldec"
 	"github.com/zclconf/go-cty/cty"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/query"
 	"github.com/edge-provision/edge-provision/workflows"
 	"github.com/edge-provision/edge-provision/workflows/addon/portworx"
@@ -83,6 +83,11 @@ func checkPortworx(inputs cty.Value, ranges map[string]hcl.Range) hcl.Diagnostic
 			}
 		}
 	}
+	if v, _ := inputs.GetAttr("versions").Unmark(); v.IsKnown() && !v.IsNull() {
+		if _, err := portworxComponents(v.AsString()); err != nil {
+			diags = append(diags, mistake(ranges, "versions", "Not the versions of Portworx", upper(err.Error())+"."))
+		}
+	}
 	if v, _ := inputs.GetAttr("licence").Unmark(); v.IsKnown() && !v.IsNull() && !activation.MatchString(v.AsString()) {
 		if file, err := base64.StdEncoding.DecodeString(v.AsString()); err != nil || len(file) == 0 {
 			diags = append(diags, mistake(ranges, "licence", "Not a licence of Portworx",
@@ -141,10 +146,13 @@ func newPortworx(inputs cty.Value, env Env) (Step, error) {
 	return s, nil
 }
 
-// objects chooses the disks of every node and makes the StorageCluster. A disk
-// that the StorageCluster in the cluster names already stays chosen: Portworx has
-// written to it since, so that it does not look empty any more.
+// objects chooses the disks of every node and makes the StorageCluster.
 func (s *portworxStep) objects(ctx context.Context) (kube.Set, error) {
+	if len(s.env.Preload) > 0 && s.config.Preloaded {
+		if err := checkOffline(s.config.Versions, s.config.Image); err != nil {
+			return kube.Set{}, err
+		}
+	}
 	if s.config.Upstream == nil {
 		upstream, err := readObjects(ctx, s.env.Artifacts, fileRefs(s.inputs.GetAttr("manifest")))
 		if err != nil {
@@ -152,8 +160,8 @@ func (s *portworxStep) objects(ctx context.Context) (kube.Set, error) {
 		}
 		s.config.Upstream = upstream
 	}
-	live, err := s.cluster.Get(ctx, "core.libopenstorage.org/v1", "StorageCluster", portworx.Namespace, s.config.Name)
-	if err != nil && !errors.Is(err, kube.ErrNotFound) {
+	live, err := s.live(ctx)
+	if err != nil {
 		return kube.Set{}, err
 	}
 	s.config.Nodes = nil
@@ -162,8 +170,11 @@ func (s *portworxStep) objects(ctx context.Context) (kube.Set, error) {
 		if err != nil {
 			return kube.Set{}, err
 		}
-		n, err := s.node(m, info, devicesOf(live, info.Hostname))
+		n, err := s.node(ctx, m, info, devicesOf(live, info.Hostname))
 		if err != nil {
+			return kube.Set{}, err
+		}
+		if err := s.measure(ctx, &n); err != nil {
 			return kube.Set{}, err
 		}
 		s.config.Nodes = append(s.config.Nodes, n)
@@ -188,6 +199,36 @@ func (s *portworxStep) objects(ctx context.Context) (kube.Set, error) {
 	return kube.Join(set, schedule)
 }
 
+// live is the StorageCluster in the cluster; nil when there is none.
+func (s *portworxStep) live(ctx context.Context) (kube.Object, error) {
+	live, err := s.cluster.Get(ctx, "core.libopenstorage.org/v1", "StorageCluster", portworx.Namespace, s.config.Name)
+	if errors.Is(err, kube.ErrNotFound) {
+		return nil, nil
+	}
+	return live, err
+}
+
+// measure takes from the cluster's own node what the facts cannot know: what pods may
+// use of its memory, by which Portworx's operator goes, and the kernel that runs.
+func (s *portworxStep) measure(ctx context.Context, n *portworx.Node) error {
+	node, err := s.cluster.Get(ctx, "v1", "Node", "", n.Name)
+	if errors.Is(err, kube.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if text, _, _ := unstructured.NestedString(node.Object, "status", "allocatable", "memory"); text != "" {
+		memory, err := resource.ParseQuantity(text)
+		if err != nil {
+			return fmt.Errorf("%s: the memory of node %s: %w", n.Machine, n.Name, err)
+		}
+		n.MemoryBytes = memory.Value()
+	}
+	n.Kernel, _, _ = unstructured.NestedString(node.Object, "status", "nodeInfo", "kernelVersion")
+	return nil
+}
+
 // Do implements Step. Schedules come in a second round, when Stork runs.
 func (s *portworxStep) Do(ctx context.Context) (cty.Value, error) {
 	out, err := s.clusterStep.Do(ctx)
@@ -203,126 +244,21 @@ func (s *portworxStep) Do(ctx context.Context) (cty.Value, error) {
 	return s.clusterStep.Do(ctx)
 }
 
-// devicesOf are the devices that a StorageCluster names for a node.
-func devicesOf(live kube.Object, node string) []string {
-	if live == nil {
-		return nil
-	}
-	nodes, _, _ := unstructured.NestedSlice(live.Object, "spec", "nodes")
-	for _, n := range nodes {
-		m, _ := n.(map[string]any)
-		if name, _, _ := unstructured.NestedString(m, "selector", "nodeName"); name != node {
-			continue
-		}
-		devices, _, _ := unstructured.NestedStringSlice(m, "storage", "devices")
-		for _, field := range []string{"kvdbDevice", "systemMetadataDevice"} {
-			if d, found, _ := unstructured.NestedString(m, "storage", field); found {
-				devices = append(devices, d)
-			}
-		}
-		return devices
-	}
-	return nil
-}
-
-// node chooses one machine's disks from its facts.
-func (s *portworxStep) node(machine string, info MachineInfo, used []string) (portworx.Node, error) {
-	n := portworx.Node{Machine: machine, Name: info.Hostname}
-	f := info.Facts
-	if f == nil {
-		return n, workflows.GiveUp(fmt.Errorf("%s: nothing is known of its disks; it has never reported facts", machine))
-	}
-	if f.CPU != nil {
-		n.Cores = f.CPU.Cores
-	}
-	if f.Memory != nil {
-		n.MemoryBytes = f.Memory.Bytes
-	}
-	doc := query.NewDoc(inventory.Machine{}, f)
-	var data []inventory.Disk
-	for _, d := range f.Disks {
-		if shared(f.Disks, d.ByID) || !free(d, info.RootDisk, used) {
-			continue
-		}
-		role, err := s.role(doc.WithDisk(d))
-		if err != nil {
-			return n, fmt.Errorf("%s: %s: %w", machine, d.Name, err)
-		}
-		id := deviceID(d)
-		switch role {
-		case "kvdb_disk":
-			if n.KVDB != "" {
-				return n, fmt.Errorf("%s: kvdb_disk matches %s and %s, and must match one", machine, n.KVDB, id)
-			}
-			n.KVDB, n.KVDBBytes = id, d.Bytes
-		case "metadata_disk":
-			if n.Metadata != "" {
-				return n, fmt.Errorf("%s: metadata_disk matches %s and %s, and must match one", machine, n.Metadata, id)
-			}
-			n.Metadata = id
-		case "disks":
-			data = append(data, d)
-		}
-	}
-	slices.SortFunc(data, func(a, b inventory.Disk) int { return cmp.Compare(a.ByID, b.ByID) })
-	for _, d := range data {
-		n.Devices, n.DeviceBytes = append(n.Devices, deviceID(d)), append(n.DeviceBytes, d.Bytes)
-	}
-	return n, nil
-}
-
-// free reports whether a disk may be given to Portworx: it has a stable name, is
-// not the root disk, and carries nothing that Portworx did not put there.
-func free(d inventory.Disk, root *workflows.DiskName, used []string) bool {
-	if d.ByID == "" || d.Bus == "usb" || root != nil && root.Alike(workflows.NameDisk(d)) {
-		return false
-	}
-	return len(d.Signatures) == 0 || slices.Contains(used, deviceID(d))
-}
-
-// shared reports whether several disks go by one name, of which udev gives it to one:
-// it is made of model and serial number, which nobody wrote for some.
-func shared(disks []inventory.Disk, byID string) bool {
-	named := 0
-	for _, d := range disks {
-		if d.ByID == byID {
-			named++
-		}
-	}
-	return named > 1
-}
-
-func deviceID(d inventory.Disk) string {
-	return "/dev/disk/by-id/" + strings.TrimPrefix(d.ByID, "/dev/disk/by-id/")
-}
-
-// role is which rule takes a disk: the narrow ones first. Without `disks` every
-// disk that is left is for data.
-func (s *portworxStep) role(doc query.Doc) (string, error) {
-	for _, name := range []string{"kvdb_disk", "metadata_disk", "disks"} {
-		rule := s.rules[name]
-		if rule == nil {
-			if name == "disks" {
-				return name, nil
-			}
-			continue
-		}
-		result, err := rule.Eval(doc)
-		if err != nil {
-			return "", err
-		}
-		if result == query.True {
-			return name, nil
-		}
-	}
-	return "", nil
-}
+const (
+	// storageBound is how long Portworx may take to come up; its vendor says about 15
+	// minutes for a first installation.
+	storageBound = 30 * time.Minute
+	// wiperBound is how long it may take to go: the operator runs a program on every
+	// node first (libopenstorage/operator, RunNodeWiper), which can take several
+	// minutes.
+	wiperBound = 20 * time.Minute
+)
 
 // works asks the operator, every node, and then for a volume of each class.
 func (s *portworxStep) works(ctx context.Context) error {
-	_, err := s.cluster.WaitFor(ctx, "core.libopenstorage.org/v1", "StorageCluster", portworx.Namespace, s.config.Name, statusBound, func(o kube.Object) (kube.Status, error) {
+	_, err := s.cluster.WaitFor(ctx, "core.libopenstorage.org/v1", "StorageCluster", portworx.Namespace, s.config.Name, storageBound, func(o kube.Object) (kube.Status, error) {
 		if err := portworx.Working(o); err != nil {
-			return kube.Status{Failed: portworx.Failed(o), Reason: err.Error()}, nil
+			return kube.Status{Reason: err.Error()}, nil
 		}
 		return kube.Status{Done: true}, nil
 	})
@@ -406,11 +342,8 @@ func (s *portworxStep) Loss(ctx context.Context) ([]string, error) {
 	if err := s.reach(ctx); err != nil {
 		return nil, err
 	}
-	live, err := s.cluster.Get(ctx, "core.libopenstorage.org/v1", "StorageCluster", portworx.Namespace, s.config.Name)
-	if errors.Is(err, kube.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
+	live, err := s.live(ctx)
+	if live == nil {
 		s.doubt(err)
 		return nil, err
 	}
@@ -428,34 +361,18 @@ func (s *portworxStep) Loss(ctx context.Context) ([]string, error) {
 }
 
 // Remove implements Remover. With data the StorageCluster is told to wipe its
-// disks before it goes; without, another installation on the same disks finds
-// its volumes again.
+// disks before it goes; without, it is remembered which they are, so that another
+// installation on them finds its volumes again. One that is gone was told so, and
+// remembered, by a removal that did not come to its end.
 func (s *portworxStep) Remove(ctx context.Context, data bool) error {
-	if data {
-		if err := s.wipe(ctx); err != nil {
-			return fmt.Errorf("telling Portworx to wipe its disks: %w", err)
+	id := kube.ID{Kind: "StorageCluster", Namespace: portworx.Namespace, Name: s.config.Name}
+	s.opts.Gone, s.opts.Parting = wiperBound, map[string]map[string]any{id.String(): portworx.Leaving(data)}
+	if !data {
+		if err := s.leave(ctx); err != nil {
+			return fmt.Errorf("remembering which disks keep their data: %w", err)
 		}
 	}
 	return s.clusterStep.Remove(ctx, data)
-}
-
-// wipe declares the StorageCluster as one that wipes its disks when it is deleted. One
-// that is gone was told so by a removal that did not come to its end, and is not made
-// anew.
-func (s *portworxStep) wipe(ctx context.Context) error {
-	_, err := s.cluster.Get(ctx, "core.libopenstorage.org/v1", "StorageCluster", portworx.Namespace, s.config.Name)
-	if errors.Is(err, kube.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	s.config.Wipe = true
-	set, err := s.objects(ctx)
-	if err != nil {
-		return err
-	}
-	return s.cluster.Apply(ctx, set, s.opts)
 }
 
 // devices are what each machine gives.

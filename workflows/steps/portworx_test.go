@@ -25,11 +25,11 @@ import (
 // below /dev/disk/by-id, which may lead to either.
 func TestPortworxIsGivenNoDiskWhoseNameAnotherHas(t *testing.T) {
 	const name = "/dev/disk/by-id/ata-SATA_SSD_00000000"
-	root := inventory.Disk{Name: "sda", Model: "SATA SSD", Serial: "00000000", ByID: name, Path: "p", Bytes: 120e9}
-	other := inventory.Disk{Name: "sdb", Model: "SATA SSD", Serial: "00000000", ByID: name, Path: "q", Bytes: 480e9}
-	own := inventory.Disk{Name: "sdc", Serial: "S5X1", ByID: "/dev/disk/by-id/ata-SATA_SSD_S5X1", Path: "r", Bytes: 480e9}
+	root := inventory.Disk{Name: "sda", Model: "SATA SSD", Serial: "00000000", ByID: name, Path: "p", Bytes: 120e9, Signatures: []string{}}
+	other := inventory.Disk{Name: "sdb", Model: "SATA SSD", Serial: "00000000", ByID: name, Path: "q", Bytes: 480e9, Signatures: []string{}}
+	own := inventory.Disk{Name: "sdc", Serial: "S5X1", ByID: "/dev/disk/by-id/ata-SATA_SSD_S5X1", Path: "r", Bytes: 480e9, Signatures: []string{}}
 	bears := workflows.NameDisk(root)
-	n, err := (&portworxStep{}).node("machine.a", MachineInfo{Hostname: "a", RootDisk: &bears, Facts: &inventory.Facts{Disks: []inventory.Disk{root, other, own}}}, nil)
+	n, err := (&portworxStep{}).node(t.Context(), "machine.a", MachineInfo{Hostname: "a", RootDisk: &bears, Facts: &inventory.Facts{Disks: []inventory.Disk{root, other, own}}}, nil)
 	if err != nil || len(n.Devices) != 1 || n.Devices[0] != own.ByID {
 		t.Errorf("node() gives %q, %v; want %s alone", n.Devices, err, own.ByID)
 	}
@@ -137,7 +137,7 @@ func TestPortworxLicenceIsAFileOrAnID(t *testing.T) {
 	for text, fine := range map[string]bool{
 		"9035-1a42-9af0-ccd9-dab6": true, "bGljZW5jZQ==": true, "": false, "our-licence": false, "9035-1a42-9af0-ccd9-dab6; rm": false,
 	} {
-		inputs := map[string]cty.Value{"licence": cty.StringVal(text).Mark(site.Sensitive), "cluster": cty.DynamicVal, "nodes": cty.DynamicVal, "waive": cty.NullVal(cty.List(cty.String)), "ignore_fields": cty.NullVal(cty.List(cty.String))}
+		inputs := map[string]cty.Value{"licence": cty.StringVal(text).Mark(site.Sensitive), "cluster": cty.DynamicVal, "nodes": cty.DynamicVal, "versions": cty.NullVal(cty.String), "waive": cty.NullVal(cty.List(cty.String)), "ignore_fields": cty.NullVal(cty.List(cty.String))}
 		for _, rule := range diskRules {
 			inputs[rule] = cty.NullVal(cty.String)
 		}

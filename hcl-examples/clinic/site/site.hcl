@@ -54,6 +54,20 @@ variable "files" {
   }
 }
 
+variable "portworx_versions" {
+  description = "Which images Portworx's operator runs; without the internet it can ask nobody."
+  type        = string
+  # The answer of https://install.portworx.com/3.6.1/version?kbver=1.36.3&opver=26.2.1
+  # belongs here, with the three components that it leaves out.
+  default = <<-EOT
+    version: 3.6.1
+    components:
+      kubeControllerManager: registry.k8s.io/kube-controller-manager-amd64:v1.36.3
+      kubeScheduler: registry.k8s.io/kube-scheduler-amd64:v1.36.3
+      pause: registry.k8s.io/pause:3.1
+  EOT
+}
+
 variable "bmc_password" {
   type      = string
   sensitive = true
@@ -92,7 +106,7 @@ network "lan" {
 image "debian" {
   distribution = "debian"
   release      = "bookworm"
-  packages     = ["openssh-server", "chrony", "iptables"]
+  packages     = ["openssh-server", "chrony", "iptables", "nfs-common"] # files that pods share go by NFS
 }
 
 machine "node" {
@@ -162,9 +176,11 @@ workflow "platform" {
     cluster   = step.k3s.cluster
     nodes     = values(machine.node)
     image     = "portworx/oci-monitor:3.6.1"
+    versions  = var.portworx_versions
     kvdb_disk = "disk.bytes >= GiB(32) && disk.bytes < GiB(100)"
     disks     = "disk.bytes >= GiB(100)"
     waive     = var.waive
+    timeout   = "1h" # Portworx takes a quarter of an hour to come up
 
     snapshots {
       every_minutes = 60

@@ -2,23 +2,33 @@ package main
 
 import (
 	"context"
+	"reflect"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 )
 
-// failAnnotation on a StorageCluster makes this stand-in report a failure, with
-// the annotation's value as its reason.
+// failAnnotation on a StorageCluster keeps this stand-in from reporting that it works;
+// the annotation's value is what it says instead.
 const failAnnotation = "standin.edge-provision.io/fail"
 
-// operatePortworx gives every StorageCluster the status that Portworx's operator
-// gives a cluster that works, a StorageNode for each node that it names, and the
-// definition that Stork brings. No disk is touched.
+// deleteFinalizer is the operator's own (pkg/controller/storagecluster).
+const deleteFinalizer = "operator.libopenstorage.org/delete"
+
+// operatePortworx does to the objects of Portworx's API what Portworx's operator does, as
+// far as its sources tell: it writes its definitions anew when it starts, completes a
+// StorageCluster, says how it comes up, and holds it until it may go. Each node that it
+// names has a StorageNode, and Stork's definition comes. No disk is touched.
 func operatePortworx(ctx context.Context) error {
 	client, err := inCluster()
 	if err != nil {
+		return err
+	}
+	if err := rewriteDefinitions(ctx, client); err != nil {
 		return err
 	}
 	return every(ctx, func(ctx context.Context) error {
@@ -27,7 +37,9 @@ func operatePortworx(ctx context.Context) error {
 			return err
 		}
 		for i := range list.Items {
-			if err := operate(ctx, client, &list.Items[i]); err != nil {
+			err := operate(ctx, client, &list.Items[i])
+			// Somebody else wrote it meanwhile: it is looked at again.
+			if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
 				return err
 			}
 		}
@@ -35,11 +47,37 @@ func operatePortworx(ctx context.Context) error {
 	})
 }
 
-func operate(ctx context.Context, client dynamic.Interface, cluster *unstructured.Unstructured) error {
-	phase, reason := "Running", ""
-	if why := cluster.GetAnnotations()[failAnnotation]; why != "" {
-		phase, reason = "Failed", why
+// rewriteDefinitions replaces each definition by one of the operator's own, which has
+// none of the labels that the one in the cluster was given.
+func rewriteDefinitions(ctx context.Context, client dynamic.Interface) error {
+	for _, r := range []schema.GroupVersionResource{storageClusters, storageNodes} {
+		d, err := client.Resource(definitions).Get(ctx, r.Resource+"."+r.Group, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		d.SetLabels(nil)
+		d.SetManagedFields(nil)
+		if _, err := client.Resource(definitions).Update(ctx, d, metav1.UpdateOptions{}); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+func operate(ctx context.Context, client dynamic.Interface, cluster *unstructured.Unstructured) error {
+	resource := client.Resource(storageClusters).Namespace(cluster.GetNamespace())
+	if cluster.GetDeletionTimestamp() != nil {
+		return takeDown(ctx, client, cluster)
+	}
+	was := cluster.DeepCopy()
+	if err := complete(cluster); err != nil {
+		return err
+	}
+	if !reflect.DeepEqual(was.Object, cluster.Object) {
+		_, err := resource.Update(ctx, cluster, metav1.UpdateOptions{})
+		return err
+	}
+	phase, condition := next(cluster)
 	if phase == "Running" {
 		if err := schedules(ctx, client); err != nil {
 			return err
@@ -56,18 +94,80 @@ func operate(ctx context.Context, client dynamic.Interface, cluster *unstructure
 			}
 		}
 	}
-	return status(ctx, client.Resource(storageClusters).Namespace(cluster.GetNamespace()), cluster, map[string]any{"phase": phase, "reason": reason})
+	return status(ctx, resource, cluster, map[string]any{"phase": phase, "clusterName": cluster.GetName(), "clusterUid": string(cluster.GetUID()), "conditions": []any{condition}})
+}
+
+// complete is what the operator writes into a StorageCluster: its finalizer, all disks
+// where none are named (setPortworxDefaults), and none of the values that its types leave
+// out.
+func complete(cluster *unstructured.Unstructured) error {
+	if finalizers := cluster.GetFinalizers(); !slices.Contains(finalizers, deleteFinalizer) {
+		cluster.SetFinalizers(append(finalizers, deleteFinalizer))
+	}
+	for _, part := range [][]string{{"monitoring", "telemetry"}, {"autopilot"}, {"stork"}, {"csi"}} {
+		path := append(append([]string{"spec"}, part...), "enabled")
+		if on, there, _ := unstructured.NestedBool(cluster.Object, path...); there && !on {
+			unstructured.RemoveNestedField(cluster.Object, path...)
+		}
+	}
+	storage, _, err := unstructured.NestedMap(cluster.Object, "spec", "storage")
+	if err != nil || storage["devices"] != nil || storage["useAll"] != nil {
+		return err
+	}
+	return unstructured.SetNestedField(cluster.Object, true, "spec", "storage", "useAll")
+}
+
+// next is the phase after the one that a StorageCluster is in: each comes up over an
+// error, as what somebody wrote at the same moment is one to the operator.
+func next(cluster *unstructured.Unstructured) (phase string, condition map[string]any) {
+	was, _, _ := unstructured.NestedString(cluster.Object, "status", "phase")
+	why := cluster.GetAnnotations()[failAnnotation]
+	switch {
+	case why != "":
+		return "Degraded", runtimeState("Offline", why)
+	case was == "":
+		return "Initializing", runtimeState("Unknown", "Portworx is being installed")
+	case was == "Initializing":
+		return "Degraded", runtimeState("NotInQuorum", "too few nodes are up yet")
+	}
+	return "Running", runtimeState("Online", "")
+}
+
+func runtimeState(state, message string) map[string]any {
+	out := map[string]any{"source": "Portworx", "type": "RuntimeState", "status": state}
+	if message != "" {
+		out["message"] = message
+	}
+	return out
+}
+
+// takeDown lets a StorageCluster go, which volumes hold up unless it says that they do
+// not.
+func takeDown(ctx context.Context, client dynamic.Interface, cluster *unstructured.Unstructured) error {
+	resource := client.Resource(storageClusters).Namespace(cluster.GetNamespace())
+	if ignored, _, _ := unstructured.NestedBool(cluster.Object, "spec", "deleteStrategy", "ignoreVolumes"); !ignored {
+		all, err := client.Resource(volumes).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(all.Items, func(v unstructured.Unstructured) bool {
+			return v.GetAnnotations()["pv.kubernetes.io/provisioned-by"] == "pxd.portworx.com"
+		}) {
+			return status(ctx, resource, cluster, map[string]any{"phase": "Uninstalling", "conditions": []any{
+				map[string]any{"source": "Portworx", "type": "Delete", "status": "Failed", "message": "there are volumes of Portworx"},
+			}})
+		}
+	}
+	cluster.SetFinalizers(slices.DeleteFunc(cluster.GetFinalizers(), func(f string) bool { return f == deleteFinalizer }))
+	_, err := resource.Update(ctx, cluster, metav1.UpdateOptions{})
+	return err
 }
 
 // status writes a status when it is another.
 func status(ctx context.Context, resource dynamic.ResourceInterface, o *unstructured.Unstructured, want map[string]any) error {
-	same := true
-	for k, v := range want {
-		got, _, _ := unstructured.NestedString(o.Object, "status", k)
-		same = same && got == v
-	}
-	if same {
-		return nil
+	now, _, err := unstructured.NestedMap(o.Object, "status")
+	if err != nil {
+		return err
 	}
 	o = o.DeepCopy()
 	for k, v := range want {
@@ -75,7 +175,10 @@ func status(ctx context.Context, resource dynamic.ResourceInterface, o *unstruct
 			return err
 		}
 	}
-	_, err := resource.UpdateStatus(ctx, o, metav1.UpdateOptions{})
+	if reflect.DeepEqual(now, o.Object["status"]) {
+		return nil
+	}
+	_, err = resource.UpdateStatus(ctx, o, metav1.UpdateOptions{})
 	if apierrors.IsNotFound(err) {
 		// The definition has no status subresource.
 		_, err = resource.Update(ctx, o, metav1.UpdateOptions{})

@@ -31,8 +31,7 @@ type Config struct {
 	// NodeCIDR is the network by whose addresses nodes reach each other. A
 	// machine with several ports would otherwise take the first it finds.
 	NodeCIDR netip.Prefix
-	// Encapsulation is VXLAN when empty; VXLANCrossSubnet and None suit nodes on
-	// one segment.
+	// Encapsulation is VXLAN when empty; see CheckEncapsulation.
 	Encapsulation string
 	// Registry replaces upstream's, as host[:port]/path; empty keeps it.
 	Registry string
@@ -74,8 +73,8 @@ func (c Config) check() error {
 	if c.NodeCIDR.IsValid() && c.NodeCIDR.Overlaps(c.PodCIDR) {
 		errs = append(errs, fmt.Errorf("calico: the pods' network %s overlaps %s, the machines' own", c.PodCIDR, c.NodeCIDR))
 	}
-	if !slices.Contains([]string{"", "VXLAN", "VXLANCrossSubnet", "None"}, c.Encapsulation) {
-		errs = append(errs, fmt.Errorf("calico: encapsulation %q is not VXLAN, VXLANCrossSubnet or None", c.Encapsulation))
+	if err := CheckEncapsulation(c.Encapsulation); err != nil {
+		errs = append(errs, fmt.Errorf("calico: %w", err))
 	}
 	for _, kind := range []string{"Deployment", "CustomResourceDefinition"} {
 		if !slices.ContainsFunc(c.Upstream, func(o kube.Object) bool { return o.GetKind() == kind }) {
@@ -83,6 +82,16 @@ func (c Config) check() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// CheckEncapsulation says what is wrong with Config.Encapsulation. VXLANCrossSubnet does
+// without between nodes of one subnet; None, or IPIP, the operator takes only where there
+// is BGP (tigera/operator, validateCustomResource).
+func CheckEncapsulation(name string) error {
+	if !slices.Contains([]string{"", "VXLAN", "VXLANCrossSubnet"}, name) {
+		return fmt.Errorf("encapsulation %q is not VXLAN, nor VXLANCrossSubnet, which wraps nothing between nodes of one subnet", name)
+	}
+	return nil
 }
 
 // declares reports whether an upstream object is one that this package makes

@@ -57,6 +57,7 @@ func TestConfigIsRefused(t *testing.T) {
 		{"no pod network", func(c *Config) { c.PodCIDR = netip.Prefix{} }, "cluster_cidr"},
 		{"pods where the machines are", func(c *Config) { c.NodeCIDR = netip.MustParsePrefix("10.42.7.0/24") }, "overlaps 10.42.7.0/24"},
 		{"an encapsulation that is none", func(c *Config) { c.Encapsulation = "GRE" }, `"GRE"`},
+		{"no encapsulation, which the operator takes with BGP only", func(c *Config) { c.Encapsulation = "None" }, "VXLANCrossSubnet"},
 		{"no definitions", func(c *Config) {
 			c.Upstream = slices.DeleteFunc(c.Upstream, func(o kube.Object) bool { return o.GetKind() == "CustomResourceDefinition" })
 		}, "no CustomResourceDefinition"},

@@ -51,8 +51,6 @@ type Config struct {
 	Telemetry bool
 	// Snapshots is how often volumes that ask for it are kept; zero: never.
 	Snapshots Snapshots
-	// Wipe makes the deletion of the StorageCluster erase its disks.
-	Wipe bool
 }
 
 // Node is one machine of the storage cluster.
@@ -67,11 +65,17 @@ type Node struct {
 	// Portworx's metadata; empty keeps both on the data disks.
 	KVDB, Metadata string
 	Cores          int
-	MemoryBytes    int64
-	Kernel         string // release, such as 6.1.0-40-amd64; empty: not known
-	// KVDBBytes and DeviceBytes are the sizes behind the names.
-	KVDBBytes   int64
-	DeviceBytes []int64
+	// MemoryBytes is what pods may use of its memory, or where that is not known what
+	// is built in.
+	MemoryBytes int64
+	Kernel      string // release, such as 6.1.0-40-amd64; empty: not known
+	// KVDBBytes, MetadataBytes and DeviceBytes are the sizes behind the names.
+	KVDBBytes, MetadataBytes int64
+	DeviceBytes              []int64
+	// Occupied are disks that were asked for and carry what is not known to be this
+	// StorageCluster's, and Doubted those that were its own and do not look any more as
+	// it left them. Each is a clause for a person. None of them is given to Portworx.
+	Occupied, Doubted []string
 }
 
 // Snapshots is a schedule by which volumes are kept.
@@ -132,7 +136,8 @@ func (c Config) adapt(o kube.Object) kube.Object {
 }
 
 // storageCluster is core.libopenstorage.org/v1 StorageCluster. Source: Portworx's
-// StorageCluster CRD reference.
+// StorageCluster CRD reference. Autopilot is not asked for: it goes by rules that nobody
+// has here, and by a Prometheus of Portworx's own, which is not installed.
 func (c Config) storageCluster() kube.Object {
 	pull := "Always"
 	if c.Preloaded {
@@ -143,13 +148,15 @@ func (c Config) storageCluster() kube.Object {
 		"kvdb":            map[string]any{"internal": true},
 		"secretsProvider": "k8s",
 		"stork":           map[string]any{"enabled": true},
-		"autopilot":       map[string]any{"enabled": true},
 		"csi":             map[string]any{"enabled": true},
 		"monitoring": map[string]any{
 			"prometheus": map[string]any{"exportMetrics": true},
-			"telemetry":  map[string]any{"enabled": c.Telemetry},
+			"telemetry":  c.telemetry(),
 		},
-		"deleteStrategy": map[string]any{"type": c.deleteStrategy()},
+		"deleteStrategy": map[string]any{"type": uninstall},
+		// A node that is not named gets no disks: without this the operator would say
+		// useAll for it (libopenstorage/operator, setPortworxDefaults).
+		"storage":        map[string]any{"devices": []any{}},
 		"updateStrategy": map[string]any{"type": "RollingUpdate", "rollingUpdate": map[string]any{"maxUnavailable": int64(1)}},
 		"placement":      c.placement(),
 		"nodes":          c.nodes(),
@@ -161,17 +168,53 @@ func (c Config) storageCluster() kube.Object {
 		spec["network"] = network
 	}
 	return kube.Make("core.libopenstorage.org/v1", "StorageCluster", Namespace, c.Name, map[string]any{
-		"metadata": map[string]any{"annotations": map[string]any{"portworx.io/disable-storage-class": "false"}},
+		"metadata": map[string]any{"annotations": c.annotations()},
 		"spec":     spec,
 	})
 }
 
-// deleteStrategy: deleting the object wipes only when somebody typed it.
-func (c Config) deleteStrategy() string {
-	if c.Wipe {
-		return "UninstallAndWipe"
+// What becomes of the disks when the StorageCluster is deleted. It is declared as one
+// that keeps them; see Leaving.
+const (
+	uninstall        = "Uninstall"
+	uninstallAndWipe = "UninstallAndWipe"
+)
+
+// Leaving is what a StorageCluster is told right before it is deleted, as a merge patch.
+// Its volumes do not hold it up: those of our classes outlive their claims, and somebody
+// has typed that it goes (StorageCluster reference, deleteStrategy.ignoreVolumes: "If set
+// to false, the deletion is blocked if Portworx volumes exist").
+func Leaving(wipe bool) map[string]any {
+	kind := uninstall
+	if wipe {
+		kind = uninstallAndWipe
 	}
-	return "Uninstall"
+	return map[string]any{"spec": map[string]any{"deleteStrategy": map[string]any{"type": kind, "ignoreVolumes": true}}}
+}
+
+// annotations: Portworx's controller for claims would listen on the ports of K3s's own
+// controller manager, on the host's network (libopenstorage/operator, pvccontroller.go;
+// the vendor's troubleshooting page has these). The operator measures nodes by itself,
+// and all of that is skipped where somebody has waived a part of it.
+func (c Config) annotations() map[string]any {
+	out := map[string]any{
+		"portworx.io/disable-storage-class":      "false",
+		"portworx.io/pvc-controller-port":        "10261",
+		"portworx.io/pvc-controller-secure-port": "10262",
+	}
+	if len(c.Waived) > 0 {
+		out["portworx.io/health-check"] = "skip"
+	}
+	return out
+}
+
+// telemetry: the operator's own form of an object has no false in it, so that one would
+// be gone as soon as it writes the StorageCluster. Empty is off.
+func (c Config) telemetry() map[string]any {
+	if c.Telemetry {
+		return map[string]any{"enabled": true}
+	}
+	return map[string]any{}
 }
 
 func (c Config) network() map[string]any {
@@ -216,20 +259,29 @@ func (c Config) nodes() []any {
 }
 
 // Working reads a StorageCluster's status. Source: the operator's ClusterStatus;
-// older operators say Online, newer ones Running.
+// older operators say Online, newer ones Running. No phase says that waiting longer is
+// idle: the operator says Degraded, and older ones Failed, of anything that went wrong
+// in one round, and tries again.
 func Working(cluster kube.Object) error {
 	phase, _, _ := unstructured.NestedString(cluster.Object, "status", "phase")
 	if phase == "Running" || phase == "Online" {
 		return nil
 	}
 	reason, _, _ := unstructured.NestedString(cluster.Object, "status", "reason")
-	return fmt.Errorf("StorageCluster %s: its phase is %q%s", cluster.GetName(), phase, suffix(reason))
+	return fmt.Errorf("StorageCluster %s: its phase is %q%s", cluster.GetName(), phase, suffix(strings.Join(append(conditions(cluster), reason), "; ")))
 }
 
-// Failed reports whether waiting longer is idle.
-func Failed(cluster kube.Object) bool {
-	phase, _, _ := unstructured.NestedString(cluster.Object, "status", "phase")
-	return phase == "Failed" || phase == "Degraded"
+// conditions are what the operator says in words, such as "RuntimeState is NotInQuorum: …".
+func conditions(cluster kube.Object) []string {
+	all, _, _ := unstructured.NestedSlice(cluster.Object, "status", "conditions")
+	var out []string
+	for _, c := range all {
+		m, _ := c.(map[string]any)
+		if message, _ := m["message"].(string); message != "" {
+			out = append(out, fmt.Sprintf("%v is %v: %s", m["type"], m["status"], message))
+		}
+	}
+	return out
 }
 
 // Online reads the status of one StorageNode.
@@ -242,7 +294,7 @@ func Online(node kube.Object) error {
 }
 
 func suffix(reason string) string {
-	if reason == "" {
+	if reason = strings.Trim(reason, "; "); reason == "" {
 		return ""
 	}
 	return " (" + reason + ")"

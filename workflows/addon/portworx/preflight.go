@@ -8,11 +8,12 @@ import (
 
 // What Portworx asks of a node. Source: its installation prerequisites.
 const (
-	minNodes     = 3
-	minCores     = 4
-	minMemory    = 4 << 30
-	minKVDBBytes = 32 << 30
-	minDisk      = 8 << 30
+	minNodes         = 3
+	minCores         = 4
+	minMemory        = 4 << 30 // for pods, as the operator measures it
+	minKVDBBytes     = 32 << 30
+	minMetadataBytes = 64 << 30 // StorageCluster reference, storage.systemMetadataDevice
+	minDisk          = 8 << 30
 )
 
 // The requirements that can be waived.
@@ -51,8 +52,11 @@ func (n Node) problems(kernels, waived []string) []string {
 	say := func(format string, args ...any) {
 		out = append(out, n.Machine+": "+fmt.Sprintf(format, args...))
 	}
+	for _, d := range n.Doubted {
+		say("%s. If nobody needs that, erase it with a wipe step; else leave it out by `disks`", d)
+	}
 	if len(n.Devices) == 0 {
-		say("no disk is left for it: the root disk is never used, nor one that carries anything. Add a disk, or widen `disks`")
+		say("no disk is left for it: the root disk is never used, nor one that carries anything%s. Add a disk, widen `disks`, or erase one that nobody needs with a wipe step", listed(n.Occupied))
 	}
 	for i, bytes := range n.DeviceBytes {
 		if bytes < minDisk {
@@ -67,17 +71,27 @@ func (n Node) problems(kernels, waived []string) []string {
 	if n.KVDB != "" && n.KVDBBytes < minKVDBBytes {
 		say("its key-value disk %s has %d bytes; %d GiB are needed", n.KVDB, n.KVDBBytes, minKVDBBytes>>30)
 	}
+	if n.Metadata != "" && n.MetadataBytes < minMetadataBytes {
+		say("its metadata disk %s has %d bytes; %d GiB are needed", n.Metadata, n.MetadataBytes, minMetadataBytes>>30)
+	}
 	if n.Cores > 0 && n.Cores < minCores && !slices.Contains(waived, Cores) {
 		say("it has %d cores; Portworx needs %d (a trial can waive \"cores\")", n.Cores, minCores)
 	}
-	// Firmware and graphics take a part of what is built in.
-	if n.MemoryBytes > 0 && n.MemoryBytes < minMemory/100*95 && !slices.Contains(waived, Memory) {
-		say("it has %d MiB of memory; Portworx needs %d MiB (a trial can waive \"memory\")", n.MemoryBytes>>20, minMemory>>20)
+	if n.MemoryBytes > 0 && n.MemoryBytes < minMemory && !slices.Contains(waived, Memory) {
+		say("it has %d MiB of memory for pods; Portworx needs %d MiB (a trial can waive \"memory\")", n.MemoryBytes>>20, minMemory>>20)
 	}
 	if len(kernels) > 0 && n.Kernel != "" && !slices.Contains(kernels, series(n.Kernel)) {
 		say("its kernel %s is not one that Portworx supports (%s); choose an image with another kernel", n.Kernel, strings.Join(kernels, ", "))
 	}
 	return out
+}
+
+// listed is a list in brackets; nothing for none.
+func listed(clauses []string) string {
+	if len(clauses) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(clauses, "; ") + ")"
 }
 
 // series is the first two numbers of a kernel's release: 6.1 of 6.1.0-40-amd64.

@@ -9,6 +9,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -66,10 +68,7 @@ func (c Canary) Run(ctx context.Context) (err error) {
 		"storageClassName": c.name(), "accessModes": []any{mode},
 		"resources": map[string]any{"requests": map[string]any{"storage": "64Mi"}},
 	}})
-	twin := c.Class.DeepCopy()
-	twin.SetName(c.name())
-	twin.Object["reclaimPolicy"] = "Delete"
-	common := []kube.Object{kube.Make("v1", "Namespace", "", c.name(), nil), twin, claim}
+	common := []kube.Object{c.namespace(), c.twin(), claim}
 	for _, pod := range []struct{ name, script string }{
 		{"writer", "echo '" + word + "' >/canary/word && sync"},
 		{"reader", "grep -q '" + word + "' /canary/word"},
@@ -79,6 +78,46 @@ func (c Canary) Run(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// schedules begins the names by which a class has Stork keep its volumes, at once for
+// the first time: what is kept of the canary's would outlive it.
+const schedules = "snapshotschedule.stork.libopenstorage.org/"
+
+// twin is the class with another name, which deletes what it made and keeps nothing.
+func (c Canary) twin() kube.Object {
+	twin := c.Class.DeepCopy()
+	twin.SetName(c.name())
+	twin.Object["reclaimPolicy"] = "Delete"
+	parameters, _ := twin.Object["parameters"].(map[string]any)
+	maps.DeleteFunc(parameters, func(key string, _ any) bool { return strings.HasPrefix(key, schedules) })
+	annotations := twin.GetAnnotations()
+	maps.DeleteFunc(annotations, func(key, _ string) bool { return strings.HasPrefix(key, schedules) })
+	twin.SetAnnotations(annotations)
+	return twin
+}
+
+// namespace admits a pod of root where that is needed, which a cluster may refuse
+// elsewhere.
+func (c Canary) namespace() kube.Object {
+	if !c.Shared {
+		return kube.Make("v1", "Namespace", "", c.name(), nil)
+	}
+	return kube.Make("v1", "Namespace", "", c.name(), map[string]any{
+		"metadata": map[string]any{"labels": map[string]any{"pod-security.kubernetes.io/enforce": "baseline"}},
+	})
+}
+
+// user is who writes and reads. The kubelet hands a volume to a group only when one node
+// at a time mounts it, unless its driver says otherwise (Kubernetes, CSIDriver,
+// fsGroupPolicy); one for many belongs to root.
+func (c Canary) user() map[string]any {
+	out := map[string]any{"runAsNonRoot": true, "runAsUser": int64(65534), "fsGroup": int64(65534)}
+	if c.Shared {
+		out = map[string]any{"runAsUser": int64(0)}
+	}
+	out["seccompProfile"] = map[string]any{"type": "RuntimeDefault"}
+	return out
 }
 
 // run applies the claim and one pod and waits for the pod's end. The pod before
@@ -121,9 +160,7 @@ func ended(pod kube.Object) (kube.Status, error) {
 func (c Canary) pod(name, script string) kube.Object {
 	return kube.Make("v1", "Pod", c.name(), name, map[string]any{"spec": map[string]any{
 		"restartPolicy": "Never", "terminationGracePeriodSeconds": int64(0), "automountServiceAccountToken": false,
-		"securityContext": map[string]any{
-			"runAsNonRoot": true, "runAsUser": int64(65534), "fsGroup": int64(65534), "seccompProfile": map[string]any{"type": "RuntimeDefault"},
-		},
+		"securityContext": c.user(),
 		"containers": []any{map[string]any{
 			"name": "canary", "image": c.Image, "imagePullPolicy": "IfNotPresent", "command": []any{"sh", "-c", script},
 			"volumeMounts":    []any{map[string]any{"name": "canary", "mountPath": "/canary"}},
