@@ -35,6 +35,13 @@ type replay struct {
 	documents map[string]map[string]any
 	resets    []string // ResetType of each reset
 	media     []string // drive and action, of each media action
+	boots     []bootPatch
+}
+
+// bootPatch is a request for a boot override.
+type bootPatch struct {
+	Path, Match string
+	Boot        map[string]any
 }
 
 // capturedBMC serves a file of testdata/redfish and opens a Controller for it.
@@ -47,6 +54,9 @@ func capturedBMC(t *testing.T, name string) (*replay, *bmc.Controller) {
 	r := &replay{}
 	if err := json.Unmarshal(raw, &r.documents); err != nil {
 		t.Fatal(err)
+	}
+	if at := redfishRoot + "/Systems/Self/SD"; r.documents[at] != nil {
+		r.settingsOnly(at)
 	}
 	r.complete()
 	server := httptest.NewUnstartedServer(r)
@@ -79,6 +89,18 @@ func (r *replay) complete() {
 		r.documents[redfishRoot+"/"+kind] = map[string]any{"@odata.id": redfishRoot + "/" + kind, "Members": members}
 	}
 	r.documents[redfishRoot] = root
+}
+
+// settingsOnly adds the system of a captured settings object. Its mode is null, as on
+// other BMCs of AMI.
+func (r *replay) settingsOnly(at string) {
+	system := path.Dir(at)
+	r.documents[system] = map[string]any{
+		"@odata.id": system, "Id": "Self", "Name": "System", "PowerState": "On", "@odata.etag": `"1660209600"`,
+		"@Redfish.Settings": map[string]any{"SettingsObject": map[string]any{"@odata.id": at}},
+		"Boot":              map[string]any{"BootSourceOverrideEnabled": "Disabled", "BootSourceOverrideMode": nil, "BootSourceOverrideTarget": "None", "BootOrder": []string{"Boot0001"}},
+		"Actions":           map[string]any{"#ComputerSystem.Reset": map[string]any{"target": system + "/Actions/ComputerSystem.Reset"}},
+	}
 }
 
 func (r *replay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -114,10 +136,17 @@ func (r *replay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		_ = json.NewEncoder(w).Encode(map[string]any{"Members": members})
 	case req.Method == http.MethodGet && document != nil:
 		w.Header().Set("Content-Type", "application/json")
+		if tag, ok := document["@odata.etag"].(string); ok {
+			w.Header().Set("ETag", tag)
+		}
 		_ = json.NewEncoder(w).Encode(document)
+	case req.Method == http.MethodPatch && document["@Redfish.Settings"] != nil:
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = io.WriteString(w, futureState)
 	case req.Method == http.MethodPatch && document != nil:
 		boot, _ := document["Boot"].(map[string]any)
 		asked, _ := body["Boot"].(map[string]any)
+		r.boots = append(r.boots, bootPatch{at, req.Header.Get("If-Match"), asked})
 		for key, value := range asked {
 			boot[key] = value
 		}
@@ -238,16 +267,44 @@ func TestSensorsOfRealBMCs(t *testing.T) {
 	}
 }
 
+// futureState is how an AMI BMC refuses a boot override at its system
+// (DMTF/Redfish-Tacklebox issue 144).
+const futureState = `{"error":{"code":"Ami.1.0.OperationSupportedInFutureStateURI","@Message.ExtendedInfo":[{"MessageId":"Ami.1.0.OperationSupportedInFutureStateURI","MessageArgs":["Boot","/redfish/v1/Systems/Self/SD"],"Message":"Support of this Operation for Boot Properties is moved to FutureState URI(/redfish/v1/Systems/Self/SD)"}]}}`
+
 func TestNextBootOfRealBMCsIsSetAndReadBack(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"dell-poweredge-r640", "hpe-proliant-dl360-gen10", "supermicro-sys-510t"} {
-		t.Run(name, func(t *testing.T) {
+	boot := func(target, enabled string) map[string]any {
+		return map[string]any{"BootSourceOverrideTarget": target, "BootSourceOverrideEnabled": enabled}
+	}
+	inUEFI := func(b map[string]any) map[string]any {
+		b["BootSourceOverrideMode"] = "UEFI"
+		return b
+	}
+	// Each document shows a boot order, a mode or a target that is not to be sent back.
+	tests := []struct {
+		name, path, tag string
+		want            []map[string]any
+	}{
+		{"dell-poweredge-r640", "System.Embedded.1", "", []map[string]any{boot("Pxe", "Once"), boot("None", "Disabled")}},
+		{"hpe-proliant-dl360-gen10", "1", `W/"43E302D1"`, []map[string]any{boot("Pxe", "Once"), boot("None", "Disabled")}},
+		{"supermicro-sys-510t", "1", `"27ffd39c216000b3013c84008394dffd"`, []map[string]any{inUEFI(boot("Pxe", "Once")), inUEFI(boot("None", "Disabled"))}},
+		{"nokia-ami-settings", "Self/SD", `"1660209630"`, []map[string]any{boot("Pxe", "Once"), boot("None", "Disabled")}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			r, c := capturedBMC(t, name)
+			r, c := capturedBMC(t, tt.name)
 			for _, device := range []bmc.BootDevice{bmc.BootPXE, bmc.BootNone} {
 				if err := c.SetNextBoot(t.Context(), device, bmc.BootOptions{EFI: true}); err != nil {
 					t.Errorf("SetNextBoot(%s) = %v; want no error", device, err)
 				}
+			}
+			var want []bootPatch
+			for _, b := range tt.want {
+				want = append(want, bootPatch{redfishRoot + "/Systems/" + tt.path, tt.tag, b})
+			}
+			if diff := cmp.Diff(want, r.boots); diff != "" {
+				t.Errorf("what was sent differs (-want +got):\n%s", diff)
 			}
 			if err := c.SetPower(t.Context(), bmc.Reset); err != nil {
 				t.Errorf("SetPower(reset) = %v; want no error", err)

@@ -162,6 +162,9 @@ type fault struct {
 	kind        faultKind
 	fingerprint string
 	err         error
+	// What a Redfish service answered, where it refused.
+	status     int
+	complaints []complaint
 }
 
 func (f *fault) Error() string { return f.err.Error() }

@@ -17,6 +17,9 @@ import (
 type redfishSession struct {
 	conn *redfish.Conn
 	http *transport
+	// bootSettings is the settings object that took the boot override; empty when
+	// the system itself did.
+	bootSettings string
 }
 
 // redfishDialer prepares sessions.
@@ -92,22 +95,6 @@ func (s *redfishSession) setPower(ctx context.Context, a PowerAction) error {
 	return s.explain(ctx, err)
 }
 
-func (s *redfishSession) setBoot(ctx context.Context, d BootDevice, o BootOptions) error {
-	s.http.begin(ctx)
-	_, err := s.conn.BootDeviceSet(ctx, string(d), o.Persistent, o.EFI)
-	return s.explain(ctx, err)
-}
-
-// boot reads the system again and takes the override out of the very document:
-// bmclib's reading of it cannot tell "off" from "once" nor "not said" from
-// "legacy".
-func (s *redfishSession) boot(ctx context.Context) (NextBoot, error) {
-	if _, err := s.power(ctx); err != nil {
-		return NextBoot{}, err
-	}
-	return s.document().nextBoot(), nil
-}
-
 func (s *redfishSession) document() systemDocument {
 	s.http.mu.Lock()
 	defer s.http.mu.Unlock()
@@ -128,22 +115,35 @@ func (s *redfishSession) close(ctx context.Context) {
 
 // systemDocument is what is read of a ComputerSystem (DSP0268).
 type systemDocument struct {
+	ID           text `json:"@odata.id"`
+	etag         string
 	PowerState   string
 	Manufacturer string
 	Model        string
 	SerialNumber string
 	UUID         string
-	Boot         *struct {
-		BootSourceOverrideEnabled string
-		BootSourceOverrideMode    string
-		BootSourceOverrideTarget  string
-	}
-	Actions struct {
+	Boot         *bootDocument
+	// Settings leads to where changes wait for the next start (DSP0266, settings
+	// resource).
+	Settings settingsLink `json:"@Redfish.Settings"`
+	Actions  struct {
 		Reset struct {
 			Target  string   `json:"target"`
 			Allowed []string `json:"ResetType@Redfish.AllowableValues"`
 		} `json:"#ComputerSystem.Reset"`
 	}
+}
+
+// settingsLink is where an annotation @Redfish.Settings leads; empty when nowhere.
+type settingsLink string
+
+// UnmarshalJSON takes what is no such annotation for none.
+func (l *settingsLink) UnmarshalJSON(b []byte) error {
+	var settings struct{ SettingsObject link }
+	if json.Unmarshal(b, &settings) == nil {
+		*l = settingsLink(settings.SettingsObject)
+	}
+	return nil
 }
 
 // parseSystem reads a ComputerSystem; ok is false for any other document.
@@ -159,26 +159,7 @@ func (d systemDocument) nextBoot() NextBoot {
 	if d.Boot == nil {
 		return NextBoot{}
 	}
-	devices := map[string]BootDevice{
-		"": BootNone, "None": BootNone, "Pxe": BootPXE, "Hdd": BootDisk, "Cd": BootCDROM, "BiosSetup": BootBIOS,
-	}
-	device, known := devices[d.Boot.BootSourceOverrideTarget]
-	if !known {
-		device = BootDevice(clip(d.Boot.BootSourceOverrideTarget))
-	}
-	n := NextBoot{Device: device}
-	if d.Boot.BootSourceOverrideEnabled == "Disabled" {
-		n.Device = BootNone
-	}
-	if d.Boot.BootSourceOverrideEnabled != "" {
-		once := d.Boot.BootSourceOverrideEnabled == "Once"
-		n.Once = &once
-	}
-	if d.Boot.BootSourceOverrideMode != "" {
-		efi := d.Boot.BootSourceOverrideMode == "UEFI"
-		n.EFI = &efi
-	}
-	return n
+	return d.Boot.nextBoot()
 }
 
 // redfishMessage is the first message of an error answer (DSP0266 section

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -37,24 +38,33 @@ func (s *redfishSession) post(ctx context.Context, path string, arguments any) e
 
 // do sends one request; a nil doc leaves the answer unread.
 func (s *redfishSession) do(ctx context.Context, method, path string, body []byte, doc any) error {
+	_, err := s.exchange(ctx, method, path, nil, body, doc)
+	return err
+}
+
+// exchange is do with headers of the request, and returns those of the answer.
+func (s *redfishSession) exchange(ctx context.Context, method, path string, header http.Header, body []byte, doc any) (http.Header, error) {
 	if !strings.HasPrefix(path, "/") {
-		return &fault{kind: faultResponse, err: fmt.Errorf("the BMC sent a link that is no path: %s", clip(path))}
+		return nil, &fault{kind: faultResponse, err: fmt.Errorf("the BMC sent a link that is no path: %s", clip(path))}
 	}
 	s.http.mu.Lock()
 	token := s.http.token
 	s.http.mu.Unlock()
 	req, err := http.NewRequestWithContext(context.WithValue(ctx, own{}, true), method, "https://"+s.http.host+path, bytes.NewReader(body))
 	if err != nil {
-		return &fault{kind: faultResponse, err: fmt.Errorf("the BMC sent a link that is no path: %s", clip(path))}
+		return nil, &fault{kind: faultResponse, err: fmt.Errorf("the BMC sent a link that is no path: %s", clip(path))}
 	}
+	maps.Copy(req.Header, header)
 	req.Header.Set("X-Auth-Token", token)
 	req.Header.Set("Accept", "application/json")
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := s.http.client().Do(req)
+	var answered http.Header
 	if err == nil {
 		defer resp.Body.Close()
+		answered = resp.Header
 		switch {
 		case resp.StatusCode >= 300:
 			err = fmt.Errorf("%s %s: HTTP %s", method, clip(path), clip(resp.Status))
@@ -62,7 +72,7 @@ func (s *redfishSession) do(ctx context.Context, method, path string, body []byt
 			err = json.NewDecoder(resp.Body).Decode(doc)
 		}
 	}
-	return s.explain(ctx, err)
+	return answered, s.explain(ctx, err)
 }
 
 // sensors reads Thermal and Power of each chassis, which nearly all controllers

@@ -175,7 +175,7 @@ func checkCollection(body []byte) *fault {
 // note keeps what an answer means for the session.
 func (t *transport) note(req *http.Request, resp *http.Response, body []byte, login bool) {
 	said := func(kind faultKind) {
-		_ = t.failed(&fault{kind: kind, err: fmt.Errorf("%s %s: HTTP %s%s", req.Method, clip(req.URL.Path), clip(resp.Status), redfishMessage(body))})
+		_ = t.failed(&fault{kind: kind, status: resp.StatusCode, complaints: readComplaints(body), err: fmt.Errorf("%s %s: HTTP %s%s", req.Method, clip(req.URL.Path), clip(resp.Status), redfishMessage(body))})
 	}
 	switch code := resp.StatusCode; {
 	case login && code < 300:
@@ -196,18 +196,18 @@ func (t *transport) note(req *http.Request, resp *http.Response, body []byte, lo
 		said(faultUnsupported)
 	case code >= 300:
 		said(faultResponse)
-	case req.Method == http.MethodGet:
-		t.read(body)
+	case req.Method == http.MethodGet && req.Context().Value(own{}) == nil:
+		t.read(entityTag(resp.Header), body)
 	}
 }
 
 // read keeps what this package wants to know of the documents that the library
 // reads.
-func (t *transport) read(body []byte) {
+func (t *transport) read(etag string, body []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if doc, ok := parseSystem(body); ok {
-		t.system = doc
+		t.system, t.system.etag = doc, etag
 		return
 	}
 	var drive mediaDocument

@@ -30,6 +30,8 @@ type RedfishConfig struct {
 	// Hardware is what the system shows of its inside, asked at each request; nil:
 	// nothing.
 	Hardware func() Hardware
+	// Boot is how it takes boot overrides; zero: as DSP0268 has it.
+	Boot BootRules
 	// MaxSessions is how many sessions may be open; default 4. More are
 	// answered with 503, as real controllers do.
 	MaxSessions int
@@ -57,6 +59,7 @@ type Redfish struct {
 	refused  int // all refused logins
 	fault    Fault
 	requests []string
+	boots    []BootRequest
 	media    []MediaEvent
 	inserted string
 }

@@ -209,6 +209,57 @@ func TestBootOverrideAndReset(t *testing.T) {
 	}
 }
 
+func TestBootRulesRefuseAsTheirControllersDo(t *testing.T) {
+	const system, settings = "/redfish/v1/Systems/1", "/redfish/v1/Systems/1/SD"
+	const target, mode, order = "BootSourceOverrideTarget", "BootSourceOverrideMode", "BootOrder"
+	tests := []struct {
+		name  string
+		rules sim.BootRules
+		path  string
+		with  string
+		want  int
+	}{
+		{"boot order", sim.BootRules{}, system, order, http.StatusBadRequest},
+		{"mode", sim.BootRules{}, system, mode, http.StatusNoContent},
+		{"read-only mode", sim.BootRules{ModeReadOnly: true}, system, mode, http.StatusBadRequest},
+		{"unknown mode", sim.BootRules{ModeAnnotated: true}, system, mode, http.StatusBadRequest},
+		{"no mode", sim.BootRules{ModeRequired: true}, system, target, http.StatusBadRequest},
+		{"no settings object", sim.BootRules{}, settings, target, http.StatusNotFound},
+		{"settings for other things", sim.BootRules{Settings: sim.SettingsOffered}, settings, target, http.StatusBadRequest},
+		{"system beside settings for other things", sim.BootRules{Settings: sim.SettingsOffered}, system, target, http.StatusNoContent},
+		{"read-only system", sim.BootRules{Settings: sim.SettingsReadOnly}, system, target, http.StatusBadRequest},
+		{"future state", sim.BootRules{Settings: sim.SettingsFutureState}, system, target, http.StatusBadRequest},
+		{"system without PATCH", sim.BootRules{Settings: sim.SettingsNoPatch}, system, target, http.StatusMethodNotAllowed},
+		{"settings", sim.BootRules{Settings: sim.SettingsFutureState}, settings, target, http.StatusNoContent},
+	}
+	for _, tt := range tests {
+		service, _, c := serve(t, sim.RedfishConfig{Boot: tt.rules})
+		c.login("admin", "secret")
+		boot := map[string]any{target: "Pxe", "BootSourceOverrideEnabled": "Once"}
+		if tt.with != target {
+			boot[tt.with] = "UEFI"
+		}
+		_, header, _ := c.do("GET", tt.path, nil)
+		if status, _, _ := c.do("PATCH", tt.path, map[string]any{"Boot": boot}, "If-Match", header.Get("ETag")); status != tt.want {
+			t.Errorf("%s: PATCH %s = %d; want %d", tt.name, tt.path, status, tt.want)
+		}
+		taken := tt.want == http.StatusNoContent
+		if got := service.BootRequests(); tt.want != http.StatusNotFound && (len(got) != 1 || got[0].Taken != taken || got[0].Path != tt.path) {
+			t.Errorf("%s: requests %+v; want one, taken: %t", tt.name, got, taken)
+		}
+	}
+	_, _, c := serve(t, sim.RedfishConfig{Boot: sim.BootRules{Settings: sim.SettingsFutureState, TagSuffix: "-gzip"}})
+	c.login("admin", "secret")
+	boot := map[string]any{"Boot": map[string]any{target: "Pxe"}}
+	if status, _, _ := c.do("PATCH", settings, boot); status != http.StatusPreconditionRequired {
+		t.Errorf("PATCH of settings without If-Match = %d; want 428", status)
+	}
+	_, header, _ := c.do("GET", settings, nil)
+	if status, _, _ := c.do("PATCH", settings, boot, "If-Match", header.Get("ETag")); status != http.StatusPreconditionFailed {
+		t.Errorf("PATCH with the ETag of a compressed answer = %d; want 412", status)
+	}
+}
+
 func TestVirtualMediaIsRecorded(t *testing.T) {
 	service, _, c := serve(t, sim.RedfishConfig{})
 	c.login("admin", "secret")

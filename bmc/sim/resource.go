@@ -82,6 +82,7 @@ func (r *Redfish) routes() {
 	r.mux.HandleFunc("GET "+rootPath+"/Systems", r.listSystems)
 	r.mux.HandleFunc("GET "+systemPath, r.showSystem)
 	r.mux.HandleFunc("PATCH "+systemPath, r.patchSystem)
+	r.bootRoutes()
 	r.mux.HandleFunc("POST "+systemPath+"/Actions/ComputerSystem.Reset", r.resetSystem)
 	r.mux.HandleFunc("GET "+mediaPath, r.showMedia)
 	r.mux.HandleFunc("POST "+mediaPath+"/Actions/VirtualMedia.InsertMedia", r.insertMedia)
@@ -156,23 +157,9 @@ func (r *Redfish) system(req *http.Request) (object, error) {
 	if err != nil {
 		return nil, err
 	}
-	power, enabled, target, mode := "Off", "Disabled", "None", "Legacy"
+	power := "Off"
 	if on {
 		power = "On"
-	}
-	for name, device := range bootTargets {
-		if device == o.Device {
-			target = name
-		}
-	}
-	if o.Device != FirmwareOrder {
-		enabled = "Continuous"
-		if o.Once {
-			enabled = "Once"
-		}
-	}
-	if o.EFI {
-		mode = "UEFI"
 	}
 	allowed := []string{"On", "ForceOff", "GracefulShutdown", "ForceRestart"}
 	if r.currentFault() == FaultNoReset {
@@ -185,14 +172,14 @@ func (r *Redfish) system(req *http.Request) (object, error) {
 		"Manufacturer": r.config.Manufacturer, "Model": r.config.Model,
 		"EthernetInterfaces": link(systemPath + "/EthernetInterfaces"),
 		"Links":              object{"ManagedBy": []object{link(managerPath)}, "Chassis": []object{link(chassisPath)}},
-		"Boot": object{
-			"BootSourceOverrideEnabled": enabled, "BootSourceOverrideTarget": target, "BootSourceOverrideMode": mode,
-			"BootSourceOverrideTarget@Redfish.AllowableValues": []string{"None", "Pxe", "Hdd", "Cd", "BiosSetup"},
-		},
+		"Boot":               r.currentBoot(o),
 		"Actions": object{"#ComputerSystem.Reset": object{
 			"target":                            systemPath + "/Actions/ComputerSystem.Reset",
 			"ResetType@Redfish.AllowableValues": allowed,
 		}},
+	}
+	if r.config.Boot.Settings != SettingsNone {
+		doc["@Redfish.Settings"] = object{"@odata.type": "#Settings.v1_3_0.Settings", "SettingsObject": link(settingsPath)}
 	}
 	r.describeSystem(doc)
 	return doc, nil
@@ -224,70 +211,8 @@ func (r *Redfish) showSystem(w http.ResponseWriter, req *http.Request) {
 		redfishError(w, http.StatusInternalServerError, "Base.1.8.InternalError", err.Error())
 		return
 	}
-	w.Header().Set("ETag", etag(doc))
+	w.Header().Set("ETag", r.tag(req, doc))
 	writeJSON(w, http.StatusOK, doc)
-}
-
-// patchSystem changes the boot override; anything else is refused.
-func (r *Redfish) patchSystem(w http.ResponseWriter, req *http.Request) {
-	doc, err := r.system(req)
-	if err != nil {
-		redfishError(w, http.StatusInternalServerError, "Base.1.8.InternalError", err.Error())
-		return
-	}
-	if match := req.Header.Get("If-Match"); match != "" && match != "*" && match != etag(doc) {
-		redfishError(w, http.StatusPreconditionFailed, "Base.1.8.PreconditionFailed", "The ETag is of an older version.")
-		return
-	}
-	var body struct {
-		Boot *struct {
-			BootSourceOverrideEnabled, BootSourceOverrideTarget, BootSourceOverrideMode *string
-		}
-	}
-	if err := json.NewDecoder(req.Body).Decode(&body); err != nil || body.Boot == nil {
-		redfishError(w, http.StatusBadRequest, "Base.1.8.MalformedJSON", "The request has no Boot object.")
-		return
-	}
-	if r.forbidden(w) {
-		return
-	}
-	o, err := r.machine.Boot(req.Context())
-	if err != nil {
-		redfishError(w, http.StatusInternalServerError, "Base.1.8.InternalError", err.Error())
-		return
-	}
-	if t := body.Boot.BootSourceOverrideTarget; t != nil {
-		device, known := bootTargets[*t]
-		if !known {
-			redfishError(w, http.StatusBadRequest, "Base.1.8.PropertyValueNotInList", "The boot target is not in the list.")
-			return
-		}
-		o.Device = device
-	}
-	if e := body.Boot.BootSourceOverrideEnabled; e != nil {
-		switch *e {
-		case "Once":
-			o.Once = r.currentFault() != FaultSticky
-		case "Continuous":
-			o.Once = false
-		case "Disabled":
-			o = Override{}
-		default:
-			redfishError(w, http.StatusBadRequest, "Base.1.8.PropertyValueNotInList", "BootSourceOverrideEnabled is not in the list.")
-			return
-		}
-	}
-	if m := body.Boot.BootSourceOverrideMode; m != nil {
-		o.EFI = *m == "UEFI"
-	}
-	if o.Device == FirmwareOrder {
-		o = Override{}
-	}
-	if err := r.machine.SetBoot(req.Context(), o); err != nil {
-		redfishError(w, http.StatusInternalServerError, "Base.1.8.InternalError", err.Error())
-		return
-	}
-	w.WriteHeader(http.StatusNoContent)
 }
 
 // forbidden answers 403 under that fault.
