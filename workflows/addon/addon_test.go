@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
@@ -25,6 +26,25 @@ import (
 	"github.com/edge-provision/edge-provision/workflows/kube"
 	"github.com/edge-provision/edge-provision/workflows/kube/kubetest"
 )
+
+// Prometheus looks for Portworx where it is installed.
+func TestPortworxIsScrapedInItsNamespace(t *testing.T) {
+	images := prometheus.Images{Prometheus: "prometheus:v3", NodeExporter: "node-exporter:v1", KubeStateMetrics: "ksm:v2"}
+	set, err := prometheus.Config{Site: "store-0421", Ephemeral: true, Images: images}.Set()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range set.Objects {
+		config, _, _ := unstructured.NestedString(o.Object, "data", "prometheus.yml")
+		if _, job, ok := strings.Cut(config, "job_name: portworx"); ok {
+			if job, _, _ = strings.Cut(job, "job_name:"); !strings.Contains(job, "- "+portworx.Namespace+"\n") {
+				t.Errorf("Portworx is looked for by\n%s\nwant it in namespace %s", job, portworx.Namespace)
+			}
+			return
+		}
+	}
+	t.Error("nothing looks for Portworx")
+}
 
 // upstream reads what a release publishes, where the copies of it are.
 func upstream(t *testing.T, names ...string) []kube.Object {

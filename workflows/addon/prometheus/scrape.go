@@ -9,7 +9,6 @@ import (
 
 	"sigs.k8s.io/yaml"
 
-	"github.com/edge-provision/edge-provision/workflows/addon/portworx"
 )
 
 // keepSeries are what leaves the site by default: what a fleet's overview and its
@@ -38,6 +37,9 @@ const etcdNode = "node-role.kubernetes.io/etcd"
 // portworxPort serves Portworx's metrics on every node that runs it. Source: Portworx's
 // reference of metrics.
 const portworxPort = 9001
+
+// portworxNamespace is where the portworx step installs it.
+const portworxNamespace = "portworx"
 
 // files are prometheus.yml and its rule files.
 func (c Config) files() (map[string]string, error) {
@@ -139,7 +141,7 @@ func (c Config) scrapes() []any {
 		}),
 		// The operator gives this label to the pods of the data plane alone.
 		job("portworx", map[string]any{
-			"kubernetes_sd_configs": []any{discovery("pod", portworx.Namespace)},
+			"kubernetes_sd_configs": []any{discovery("pod", portworxNamespace)},
 			"relabel_configs": []any{
 				running(),
 				keep("__meta_kubernetes_pod_label_name", "portworx"),
