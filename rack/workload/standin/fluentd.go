@@ -110,8 +110,13 @@ func (s *shipper) metrics(w http.ResponseWriter, _ *http.Request) {
 		name string
 		n    int
 	}{
-		{"write_count", s.attempts}, {"retry_count", s.failures}, {"num_errors", s.failures}, {"rollback_count", 0},
-		{"buffer_stage_length", 0}, {"buffer_queue_length", waiting}, {"buffer_queue_byte_size", s.queued},
+		{"write_count", s.attempts},
+		{"retry_count", s.failures},
+		{"num_errors", s.failures},
+		{"rollback_count", 0},
+		{"buffer_stage_length", 0},
+		{"buffer_queue_length", waiting},
+		{"buffer_queue_byte_size", s.queued},
 	} {
 		fmt.Fprintf(w, "fluentd_output_status_%s{plugin_id=%q,type=\"http\"} %d.0\n", m.name, s.id, m.n)
 	}

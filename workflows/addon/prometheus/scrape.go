@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"sigs.k8s.io/yaml"
-
 )
 
 // keepSeries are what leaves the site by default: what a fleet's overview and its
