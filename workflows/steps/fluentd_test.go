@@ -2,19 +2,17 @@ package steps
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/zclconf/go-cty/cty"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/edge-provision/edge-provision/workflows/addon/addontest"
 	"github.com/edge-provision/edge-provision/workflows/addon/fluentd"
 	"github.com/edge-provision/edge-provision/workflows/remote"
 	"github.com/edge-provision/edge-provision/workflows/remote/remotetest"
@@ -40,44 +38,23 @@ func (n nodes) add(t *testing.T, machine, path, here string) {
 	n.servers[machine] = remotetest.Start(t, n.signer.PublicKey(), &remotetest.Server{Rewrite: func(line string) string { return strings.ReplaceAll(line, path, here) }})
 }
 
-// prompt is a clock on which every wait is over at once.
-type prompt struct{ at time.Time }
-
-func (p *prompt) Now() time.Time { return p.at }
-
-func (p *prompt) After(d time.Duration) <-chan time.Time {
-	p.at = p.at.Add(d)
-	c := make(chan time.Time, 1)
-	c <- p.at
-	return c
-}
-
 // fluentdOn is a step whose cluster has these machines, behind an API server that has
 // none of its objects, and at each look the next number of its pods.
 func fluentdOn(t *testing.T, n nodes, machines []string, pods *[]int) *fluentdStep {
 	t.Helper()
-	kubeconfig := pretendedAPI(t, func(w http.ResponseWriter, r *http.Request) bool {
-		var answer any
-		switch r.URL.Path {
+	kubeconfig := pretendedObjects(t, func(path string) any {
+		switch path {
 		case "/api/v1":
-			answer = map[string]any{"kind": "APIResourceList", "groupVersion": "v1", "resources": []any{
-				map[string]any{"name": "pods", "namespaced": true, "kind": "Pod"}, map[string]any{"name": "configmaps", "namespaced": true, "kind": "ConfigMap"},
-			}}
+			return resources("v1", map[string]any{"name": "pods", "namespaced": true, "kind": "Pod"}, map[string]any{"name": "configmaps", "namespaced": true, "kind": "ConfigMap"})
 		case "/api/v1/namespaces/edge-logging/pods":
 			items := []any{}
 			for range (*pods)[0] {
 				items = append(items, map[string]any{"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"name": "fluentd-x", "namespace": "edge-logging"}, "spec": map[string]any{"nodeName": "a"}})
 			}
 			*pods = append((*pods)[1:], (*pods)[len(*pods)-1])
-			answer = map[string]any{"apiVersion": "v1", "kind": "PodList", "metadata": map[string]any{}, "items": items}
-		default:
-			return false
+			return map[string]any{"apiVersion": "v1", "kind": "PodList", "metadata": map[string]any{}, "items": items}
 		}
-		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(answer); err != nil {
-			t.Error(err)
-		}
-		return true
+		return nil
 	})
 	names := map[string]cty.Value{}
 	for _, m := range machines {
@@ -91,7 +68,7 @@ func fluentdOn(t *testing.T, n nodes, machines []string, pods *[]int) *fluentdSt
 		"http":            cty.ObjectVal(map[string]cty.Value{"url": cty.StringVal("http://sink"), "ca": null(cty.String), "authorization": null(cty.String)}),
 		"buffer":          null(cty.DynamicPseudoType),
 		"force_conflicts": null(cty.Bool), "ignore_fields": null(cty.List(cty.String)), "prune_data": null(cty.List(cty.String)),
-	}), Env{Address: "step.fluentd.logs", Catalog: "catalog", Hosts: n, Clock: &prompt{}, Say: t.Logf})
+	}), Env{Address: "step.fluentd.logs", Catalog: "catalog", Hosts: n, Clock: &addontest.Clock{}, Say: t.Logf})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,8 +3,6 @@ package steps
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,23 +55,14 @@ func TestPortworxIsLicensedOncePerCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := ""
-	kubeconfig := pretendedAPI(t, func(w http.ResponseWriter, r *http.Request) bool {
-		var answer any
-		switch r.URL.Path {
+	kubeconfig := pretendedObjects(t, func(path string) any {
+		switch path {
 		case "/apis/core.libopenstorage.org/v1":
-			answer = map[string]any{"kind": "APIResourceList", "groupVersion": "core.libopenstorage.org/v1", "resources": []any{
-				map[string]any{"name": "storageclusters", "namespaced": true, "kind": "StorageCluster"},
-			}}
+			return resources("core.libopenstorage.org/v1", map[string]any{"name": "storageclusters", "namespaced": true, "kind": "StorageCluster"})
 		case "/apis/core.libopenstorage.org/v1/namespaces/" + portworx.Namespace + "/storageclusters/clinic":
-			answer = map[string]any{"apiVersion": "core.libopenstorage.org/v1", "kind": "StorageCluster", "metadata": map[string]any{"name": "clinic"}, "status": map[string]any{"clusterUid": id}}
-		default:
-			return false
+			return map[string]any{"apiVersion": "core.libopenstorage.org/v1", "kind": "StorageCluster", "metadata": map[string]any{"name": "clinic"}, "status": map[string]any{"clusterUid": id}}
 		}
-		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(answer); err != nil {
-			t.Error(err)
-		}
-		return true
+		return nil
 	})
 	cluster, err := kube.Open(kube.Config{Kubeconfig: kubeconfig, Attempts: 1})
 	if err != nil {

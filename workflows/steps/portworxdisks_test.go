@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,34 +48,23 @@ func newShelf(t *testing.T) *shelf {
 	t.Helper()
 	for _, program := range []string{"wipefs", "mkswap"} {
 		if _, err := exec.LookPath(program); err != nil {
-			t.Skip(err)
+			t.Skipf("%v: what the disks of this test carry is written and read by util-linux's programs", err)
 		}
 	}
 	s := &shelf{t: t, dir: t.TempDir(), marks: noted{}, hosts: nodes{servers: map[string]*remotetest.Server{}, signer: remotetest.NewSigner(t)}}
 	s.hosts.add(t, "machine.a", "/dev/disk/by-id", s.dir)
-	s.kubeconfig = pretendedAPI(t, func(w http.ResponseWriter, r *http.Request) bool {
-		var answer any
+	s.kubeconfig = pretendedObjects(t, func(path string) any {
 		switch {
-		case r.URL.Path == "/apis/core.libopenstorage.org/v1":
-			answer = map[string]any{"kind": "APIResourceList", "groupVersion": "core.libopenstorage.org/v1", "resources": []any{
-				map[string]any{"name": "storageclusters", "namespaced": true, "kind": "StorageCluster"},
-			}}
-		case r.URL.Path == "/api/v1":
-			answer = map[string]any{"kind": "APIResourceList", "groupVersion": "v1", "resources": []any{
-				map[string]any{"name": "nodes", "kind": "Node"}, map[string]any{"name": "secrets", "namespaced": true, "kind": "Secret"},
-			}}
-		case strings.HasSuffix(r.URL.Path, "/storageclusters/clinic") && s.live != nil:
-			answer = s.live
-		case r.URL.Path == "/api/v1/nodes/node-a" && s.node != nil:
-			answer = s.node
-		default:
-			return false
+		case path == "/apis/core.libopenstorage.org/v1":
+			return resources("core.libopenstorage.org/v1", map[string]any{"name": "storageclusters", "namespaced": true, "kind": "StorageCluster"})
+		case path == "/api/v1":
+			return resources("v1", map[string]any{"name": "nodes", "kind": "Node"}, map[string]any{"name": "secrets", "namespaced": true, "kind": "Secret"})
+		case strings.HasSuffix(path, "/storageclusters/clinic") && s.live != nil:
+			return s.live
+		case path == "/api/v1/nodes/node-a" && s.node != nil:
+			return s.node
 		}
-		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(answer); err != nil {
-			t.Error(err)
-		}
-		return true
+		return nil
 	})
 	return s
 }

@@ -53,6 +53,28 @@ func pretendedAPI(t *testing.T, fault func(w http.ResponseWriter, r *http.Reques
 	return kubetest.Kubeconfig(server.URL, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), "none")
 }
 
+// pretendedObjects is pretendedAPI with objects of its own: whatever objects returns for
+// a path, unless it is nil.
+func pretendedObjects(t *testing.T, objects func(path string) any) (kubeconfig []byte) {
+	t.Helper()
+	return pretendedAPI(t, func(w http.ResponseWriter, r *http.Request) bool {
+		o := objects(r.URL.Path)
+		if o == nil {
+			return false
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(o); err != nil {
+			t.Errorf("answering %s: %v", r.URL.Path, err)
+		}
+		return true
+	})
+}
+
+// resources is how an API server lists what a group has.
+func resources(groupVersion string, list ...any) any {
+	return map[string]any{"kind": "APIResourceList", "groupVersion": groupVersion, "resources": list}
+}
+
 // probed is what Reach asks for.
 const probed = "/api/v1/namespaces/default"
 

@@ -1,4 +1,5 @@
-// Package addontest compares the objects of an add-on with a golden file.
+// Package addontest is what tests of add-ons share: a comparison of objects with a golden
+// file, and a clock.
 package addontest
 
 import (

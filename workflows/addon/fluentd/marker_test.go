@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/edge-provision/edge-provision/workflows/addon/addontest"
 	"github.com/edge-provision/edge-provision/workflows/kube"
 )
 
@@ -32,18 +33,6 @@ func (c *counting) AskPod(context.Context, string, string, int, string) ([]byte,
 		c.metrics = c.metrics[1:]
 	}
 	return []byte(metrics), nil
-}
-
-// prompt is a clock on which every wait is over at once.
-type prompt struct{ at time.Time }
-
-func (p *prompt) Now() time.Time { return p.at }
-
-func (p *prompt) After(d time.Duration) <-chan time.Time {
-	p.at = p.at.Add(d)
-	c := make(chan time.Time, 1)
-	c <- p.at
-	return c
 }
 
 // counts are metrics as fluent-plugin-prometheus writes them, of two outputs.
@@ -79,7 +68,7 @@ func TestAMarkerHasArrivedWhenWhatHoldsItIsAcknowledged(t *testing.T) {
 		{"no metrics", []string{""}, "has acknowledged 0 chunks"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			clock := &prompt{at: time.Unix(0, 0)}
+			clock := &addontest.Clock{At: time.Unix(0, 0)}
 			err := Marker{Cluster: &counting{tt.metrics}, Config: config(), Clock: clock, Say: t.Logf}.Run(t.Context())
 			var lost *LostError
 			switch {
@@ -88,7 +77,7 @@ func TestAMarkerHasArrivedWhenWhatHoldsItIsAcknowledged(t *testing.T) {
 			case tt.lost != "" && (!errors.As(err, &lost) || !strings.Contains(err.Error(), tt.lost)):
 				t.Errorf("Run() = %v; want a LostError with %q", err, tt.lost)
 			}
-			if waited := clock.at.Sub(time.Unix(0, 0)); waited < readBound {
+			if waited := clock.At.Sub(time.Unix(0, 0)); waited < readBound {
 				t.Errorf("Fluentd was asked %s after the marker was printed; it has read it after %s", waited, readBound)
 			}
 		})
