@@ -309,20 +309,34 @@ func (n *quantifier) when(w *writer, want Result) {
 		return
 	}
 	if decisive := answer(!n.all); want == decisive {
-		w.put("EXISTS (")
-		if w.rows(n.list, "1") {
-			w.put(" AND ")
-			n.body.when(w, want)
-		}
-		w.put(")")
+		w.exists(func() {
+			if w.rows(n.list, "1") {
+				w.put(" AND ")
+				n.body.when(w, want)
+			}
+		})
 		return
 	}
-	w.put("(", present(n.list.source), " AND NOT EXISTS (")
-	if w.rows(n.list, "1") {
-		w.put(" AND ")
-		w.isNot(n.body, want)
+	w.put("(", present(n.list.source), " AND NOT ")
+	w.exists(func() {
+		if w.rows(n.list, "1") {
+			w.put(" AND ")
+			w.isNot(n.body, want)
+		}
+	})
+	w.put(")")
+}
+
+// exists writes that there are rows. PostgreSQL would at times gather those of all
+// machines, be they a million, to ask them about the few of a page: the offset keeps
+// it to each machine's own rows, by their index.
+func (w *writer) exists(rows func()) {
+	w.put("EXISTS (")
+	rows()
+	if w.dialect == Postgres {
+		w.put(" OFFSET 0")
 	}
-	w.put("))")
+	w.put(")")
 }
 
 func (n *missing) when(w *writer, want Result) {
@@ -357,7 +371,7 @@ func (w *writer) missingFact(r *ref, want Result) {
 		if want == True {
 			w.put("NOT ")
 		}
-		w.put("EXISTS (SELECT 1 FROM tags WHERE tags.machine_id = machines.id)")
+		w.exists(func() { w.put("SELECT 1 FROM tags WHERE tags.machine_id = machines.id") })
 		return
 	}
 	if r.typ.kind == kindList {
@@ -402,9 +416,10 @@ func (n *changed) when(w *writer, want Result) {
 	if want == False {
 		w.put("(", factsPresent, " AND NOT ")
 	}
-	w.put("EXISTS (SELECT 1 FROM fact_changes WHERE fact_changes.machine_id = machines.id AND ")
-	w.changedSince(n)
-	w.put(")")
+	w.exists(func() {
+		w.put("SELECT 1 FROM fact_changes WHERE fact_changes.machine_id = machines.id AND ")
+		w.changedSince(n)
+	})
 	if want == False {
 		w.put(")")
 	}

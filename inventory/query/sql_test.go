@@ -445,6 +445,54 @@ func TestSQLUsesIndexes(t *testing.T) {
 	}
 }
 
+// TestSQLAsksForRowsOfOneMachineAtATime: a page looks at a hundred machines, and what
+// belongs to a million others must not be gathered for it.
+func TestSQLAsksForRowsOfOneMachineAtATime(t *testing.T) {
+	c := newCatalog(t, Postgres, []inventory.Subject{storeSubject(t)})
+	for _, src := range []string{
+		`contains(facts.nics[*].driver, "igc")`, `!any([for d in facts.disks : d.rotational])`, `all([for d in facts.disks : d.bytes > 1])`,
+		`missing(machine.tags)`, `changed(facts.bios.version, "7d")`, `length([for d in facts.disks : d if d.bus == "nvme"]) >= 2`,
+	} {
+		e, diags := Parse(src, Machine)
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		where, args, err := e.SQL(Postgres, noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The planner is told nothing of how few machines there are.
+		for _, query := range []string{"SELECT CASE WHEN " + where + " THEN 1 END FROM " + From, "SELECT machines.id FROM " + From + " WHERE " + where} {
+			plan := explained(t, c, "EXPLAIN "+query, args)
+			if !strings.Contains(plan, "machine_id = machines.id") || strings.Contains(plan, "hashed") || strings.Contains(plan, "Hash Semi") || strings.Contains(plan, "Hash Anti") {
+				t.Errorf("plan of %s:\n%s\nwant rows asked for by their machine", query, plan)
+			}
+		}
+	}
+}
+
+// explained is the plan of a query, a step a line.
+func explained(t *testing.T, c *catalog, query string, args []any) string {
+	t.Helper()
+	rows, err := c.db.Query(query, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	var plan strings.Builder
+	for rows.Next() {
+		var step string
+		if err := rows.Scan(&step); err != nil {
+			t.Fatal(err)
+		}
+		plan.WriteString(step + "\n")
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return plan.String()
+}
+
 func asDiagnostics(t *testing.T, err error) hcl.Diagnostics {
 	t.Helper()
 	var diags hcl.Diagnostics

@@ -1,10 +1,10 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"entgo.io/ent/dialect"
 	"github.com/google/uuid"
@@ -289,10 +289,35 @@ func (s *Store) placeholder(n int) string {
 	return "?"
 }
 
+// belongings are what other tables say of a machine.
+type belongings struct {
+	macs    []string
+	tags    map[string]string
+	classes []string
+}
+
+// machineOf is a machine that was read with its edges.
 func machineOf(r *ent.Machine) (inventory.Machine, error) {
+	b := belongings{macs: make([]string, len(r.Edges.Macs))}
+	for i, m := range r.Edges.Macs {
+		b.macs[i] = m.MAC
+	}
+	for _, t := range r.Edges.Tags {
+		if b.tags == nil {
+			b.tags = make(map[string]string, len(r.Edges.Tags))
+		}
+		b.tags[t.Key] = t.Value
+	}
+	for _, c := range r.Edges.Memberships {
+		b.classes = append(b.classes, c.Class)
+	}
+	return machineWith(r, b)
+}
+
+func machineWith(r *ent.Machine, b belongings) (inventory.Machine, error) {
 	m := inventory.Machine{
-		ID: r.ID, Site: r.Site, State: inventory.State(r.State),
-		MACs: make([]inventory.MAC, len(r.Edges.Macs)), FirstSeen: r.FirstSeen.UTC(), LastSeen: r.LastSeen.UTC(),
+		ID: r.ID, Site: r.Site, State: inventory.State(r.State), FirstSeen: r.FirstSeen.UTC(), LastSeen: r.LastSeen.UTC(),
+		MACs: make([]inventory.MAC, len(b.macs)), Tags: b.tags, Classes: b.classes,
 	}
 	setString(&m.Address, r.Address)
 	setString(&m.Serial, r.Serial)
@@ -303,23 +328,14 @@ func machineOf(r *ent.Machine) (inventory.Machine, error) {
 	}
 	setString(&m.DriftDigest, r.DriftDigest)
 	m.DriftSince, m.LookedAt = timeOf(r.DriftSince), timeOf(r.LookedAt)
-	for _, t := range r.Edges.Tags {
-		if m.Tags == nil {
-			m.Tags = make(map[string]string, len(r.Edges.Tags))
-		}
-		m.Tags[t.Key] = t.Value
-	}
-	for _, c := range r.Edges.Memberships {
-		m.Classes = append(m.Classes, c.Class)
-	}
 	slices.Sort(m.Classes)
 	var err error
-	for i, row := range r.Edges.Macs {
-		if m.MACs[i], err = inventory.ParseMAC(row.MAC); err != nil {
+	for i, text := range b.macs {
+		if m.MACs[i], err = inventory.ParseMAC(text); err != nil {
 			return m, fmt.Errorf("machine %s: %w", r.ID, err)
 		}
 	}
-	slices.SortFunc(m.MACs, func(a, b inventory.MAC) int { return strings.Compare(string(a[:]), string(b[:])) })
+	slices.SortFunc(m.MACs, func(a, b inventory.MAC) int { return bytes.Compare(a[:], b[:]) })
 	if r.SmbiosUUID != nil {
 		if m.SMBIOSUUID, err = uuid.Parse(*r.SmbiosUUID); err != nil {
 			return m, fmt.Errorf("machine %s: SMBIOS UUID: %w", r.ID, err)

@@ -2,8 +2,12 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"entgo.io/ent/dialect"
@@ -120,97 +124,81 @@ func (p *pager) page(ctx, within context.Context) (Page, error) {
 	case p.partial:
 		out.Next = p.cursor(p.last)
 	}
-	out.Machines, err = p.store.inOrder(ctx, hits)
+	if out.Machines, err = p.store.load(ctx, hits); err != nil {
+		err = fmt.Errorf("loading the page: %w", err)
+	}
 	return out, p.store.explain(op, err)
 }
 
-// inOrder loads the machines of positions in their order. One that was removed
-// in between is left out.
-func (s *Store) inOrder(ctx context.Context, at []position) ([]inventory.Machine, error) {
-	out := make([]inventory.Machine, 0, len(at))
+// load reads the machines of positions, in their order, with all that belongs to
+// them in one statement. ent would make four, of which each is a round trip and
+// planned for itself; together they took PostgreSQL as long as it took to find the
+// page. A machine that was removed in between is left out.
+func (s *Store) load(ctx context.Context, at []position) ([]inventory.Machine, error) {
 	if len(at) == 0 {
-		return out, nil
+		return []inventory.Machine{}, nil
 	}
-	ids := make([]string, len(at))
+	ids, place := make([]uuid.UUID, len(at)), make(map[uuid.UUID]int, len(at))
 	for i, p := range at {
-		ids[i] = p.id.String()
+		ids[i], place[p.id] = p.id, i
 	}
-	loaded, err := s.load(ctx, ids)
-	if err != nil {
-		return nil, fmt.Errorf("loading the page: %w", err)
-	}
-	for _, p := range at {
-		if m, ok := loaded[p.id]; ok {
-			out = append(out, m)
-		}
-	}
-	return out, nil
-}
-
-// load reads machines with all that belongs to them in one statement. ent would make
-// four, of which each is a round trip and planned for itself; together they took
-// PostgreSQL as long as it took to find the page.
-func (s *Store) load(ctx context.Context, ids []string) (map[uuid.UUID]inventory.Machine, error) {
-	list, object := "json_group_array", "json_group_object"
-	if s.dialect == dialect.Postgres {
-		list, object = "json_agg", "json_object_agg"
-	}
-	q := &sqlText{store: s}
-	q.WriteString(`SELECT id, site, address, state, serial, smbios_uuid, image, host_key, first_seen, last_seen, drift, drift_digest, drift_since, looked_at`)
-	for _, belongs := range []struct{ to, as string }{
-		{"macs", list + "(mac)"}, {"tags", object + "(key, value)"}, {"memberships", list + "(class)"},
-	} {
-		fmt.Fprintf(q, ", (SELECT %s FROM %s WHERE machine_id = machines.id)", belongs.as, belongs.to)
-	}
-	q.WriteString(" FROM machines WHERE ")
-	q.among("machines.id", ids)
+	q := s.loading(ids)
 	rows, err := s.page.db.QueryContext(ctx, q.String(), q.args...)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	out := make(map[uuid.UUID]inventory.Machine, len(ids))
+	out := make([]inventory.Machine, len(at))
+	var r ent.Machine // one for all: a page is read often, and its rows are large
+	var macs, tags, classes sql.NullString
 	for rows.Next() {
-		var r ent.Machine
-		var macs, tags, classes []byte // nil or an empty list where nothing belongs to it
+		r = ent.Machine{}
 		err := rows.Scan(&r.ID, &r.Site, &r.Address, &r.State, &r.Serial, &r.SmbiosUUID, &r.Image, &r.HostKey, &r.FirstSeen, &r.LastSeen,
 			&r.Drift, &r.DriftDigest, &r.DriftSince, &r.LookedAt, &macs, &tags, &classes)
-		if err == nil {
-			r.Edges, err = belongings(macs, tags, classes)
+		if err != nil {
+			return nil, err
 		}
+		b, err := parseBelongings(macs.String, tags.String, classes.String)
 		if err == nil {
-			out[r.ID], err = machineOf(&r)
+			out[place[r.ID]], err = machineWith(&r, b)
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
-	return out, rows.Err()
+	return slices.DeleteFunc(out, func(m inventory.Machine) bool { return m.ID == uuid.Nil }), rows.Err()
 }
 
-// belongings reads what belongs to a machine from JSON.
-func belongings(macs, tags, classes []byte) (of ent.MachineEdges, err error) {
-	var addresses, names []string
-	var values map[string]string
-	for _, part := range []struct {
-		text []byte
-		to   any
-	}{{macs, &addresses}, {tags, &values}, {classes, &names}} {
-		if len(part.text) == 0 {
-			continue
-		}
-		if err := json.Unmarshal(part.text, part.to); err != nil {
-			return of, err
-		}
+// loading is the query of load.
+func (s *Store) loading(ids []uuid.UUID) *sqlText {
+	joined, list, object := "group_concat(mac)", "json_group_array", "json_group_object"
+	if s.dialect == dialect.Postgres {
+		joined, list, object = "string_agg(mac, ',')", "json_agg", "json_object_agg"
 	}
-	for _, address := range addresses {
-		of.Macs = append(of.Macs, &ent.MAC{MAC: address})
+	q := &sqlText{store: s}
+	q.WriteString(`SELECT id, site, address, state, serial, smbios_uuid, image, host_key, first_seen, last_seen, drift, drift_digest, drift_since, looked_at`)
+	for _, belongs := range []struct{ to, as string }{
+		{"macs", joined}, {"tags", object + "(key, value)"}, {"memberships", list + "(class)"},
+	} {
+		fmt.Fprintf(q, ", (SELECT %s FROM %s WHERE machine_id = machines.id)", belongs.as, belongs.to)
 	}
-	for key, value := range values {
-		of.Tags = append(of.Tags, &ent.Tag{Key: key, Value: value})
+	q.WriteString(" FROM machines WHERE ")
+	q.among("machines.id", ids)
+	return q
+}
+
+// parseBelongings reads what loading gives: MACs with commas between them, tags and
+// classes as JSON. Each is empty, or JSON of nothing, where nothing belongs to the
+// machine.
+func parseBelongings(macs, tags, classes string) (b belongings, err error) {
+	if macs != "" {
+		b.macs = strings.Split(macs, ",")
 	}
-	for _, name := range names {
-		of.Memberships = append(of.Memberships, &ent.Membership{Class: name})
+	if len(tags) > len("{}") {
+		err = json.Unmarshal([]byte(tags), &b.tags)
 	}
-	return of, nil
+	if len(classes) > len("[]") {
+		err = errors.Join(err, json.Unmarshal([]byte(classes), &b.classes))
+	}
+	return b, err
 }

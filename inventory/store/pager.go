@@ -13,6 +13,7 @@ import (
 
 	"entgo.io/ent/dialect"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/edge-provision/edge-provision/inventory"
 )
@@ -64,7 +65,8 @@ func (s *Store) newPager(r PageRequest) (*pager, error) {
 	defaultTo(&p.budget, DefaultRowBudget)
 	defaultTo(&p.deadline, DefaultPageDeadline)
 	if p.filter.Where.SQL == "" {
-		p.filter.Where = inventory.Condition{SQL: "TRUE"}
+		// Each machine fits: the first chunk is the page, and one to prove the next.
+		p.filter.Where, p.size = inventory.Condition{SQL: "TRUE"}, min(p.size, p.limit+1)
 	}
 	p.query = fingerprint(r.Site, r.Filter.Text, o)
 	if r.Cursor != "" {
@@ -176,21 +178,31 @@ func (q *sqlText) condition(c inventory.Condition) {
 
 // among writes the condition that a column is one of ids, which are one argument: the
 // text is the same for any number of them, so that a connection prepares it once.
-func (q *sqlText) among(column string, ids []string) {
+func (q *sqlText) among(column string, ids []uuid.UUID) {
 	q.WriteString(column)
 	if q.store.dialect == dialect.Postgres {
 		q.WriteString(" = ANY(CAST(")
-		q.arg(ids)
+		q.arg(uuidArray(ids))
 		q.WriteString(" AS uuid[]))")
 		return
 	}
 	raw, err := json.Marshal(ids)
-	if err != nil { // strings can be marshalled
+	if err != nil { // ids can be marshalled
 		raw = []byte("[]")
 	}
 	q.WriteString(" IN (SELECT value FROM json_each(")
 	q.arg(string(raw))
 	q.WriteString("))")
+}
+
+// uuidArray are ids as the driver sends them fastest: it asks those of another type
+// for their texts, one by one.
+func uuidArray(ids []uuid.UUID) pgtype.FlatArray[pgtype.UUID] {
+	out := make(pgtype.FlatArray[pgtype.UUID], len(ids))
+	for i, id := range ids {
+		out[i] = pgtype.UUID{Bytes: id, Valid: true}
+	}
+	return out
 }
 
 // numbered is a placeholder of PostgreSQL. A Filter's SQL is made of fixed parts,
@@ -199,13 +211,13 @@ var numbered = regexp.MustCompile(`\$[0-9]+`)
 
 // probe are the machines for which a narrowing is true, if they are few: known is
 // false when there are more than few rows.
-func (p *pager) probe(ctx context.Context, n inventory.Narrowing) (ids []string, known bool, err error) {
+func (p *pager) probe(ctx context.Context, n inventory.Narrowing) (ids []uuid.UUID, known bool, err error) {
 	q := &sqlText{store: p.store, args: n.Where.Args}
 	fmt.Fprintf(q, "SELECT %s FROM %s WHERE (%s) LIMIT %d", n.ID, n.Table, n.Where.SQL, p.store.few+1)
 	if ids, err = p.ids(ctx, q); err != nil || len(ids) > p.store.few {
 		return nil, false, err
 	}
-	slices.Sort(ids)
+	slices.SortFunc(ids, compareIDs)
 	return slices.Compact(ids), true, nil
 }
 
@@ -255,26 +267,26 @@ func (p *pager) verdictsWithin(q *sqlText) {
 }
 
 // ids runs a query of ids.
-func (p *pager) ids(ctx context.Context, q *sqlText) ([]string, error) {
+func (p *pager) ids(ctx context.Context, q *sqlText) ([]uuid.UUID, error) {
 	rows, err := p.store.page.db.QueryContext(ctx, q.String(), q.args...)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var out []string
+	var out []uuid.UUID
+	var id uuid.UUID
 	for rows.Next() {
-		var id uuid.UUID
 		if err := rows.Scan(&id); err != nil {
 			return nil, err
 		}
-		out = append(out, id.String())
+		out = append(out, id)
 	}
 	return out, rows.Err()
 }
 
 // few looks at few machines: in the order of their ids until the page is full, or,
 // in another order, at all of them.
-func (p *pager) few(ctx context.Context, ids []string) error {
+func (p *pager) few(ctx context.Context, ids []uuid.UUID) error {
 	if p.order.kind == keyID {
 		return p.fewByID(ctx, ids)
 	}
@@ -306,13 +318,15 @@ func (p *pager) collect(ctx context.Context, q *sqlText) error {
 }
 
 // fewByID is few for ids in their order.
-func (p *pager) fewByID(ctx context.Context, ids []string) error {
+func (p *pager) fewByID(ctx context.Context, ids []uuid.UUID) error {
 	if p.order.desc {
 		slices.Reverse(ids)
 	}
 	if p.started {
-		last := p.last.id.String()
-		ids = slices.DeleteFunc(ids, func(id string) bool { return id == last || (id < last) != p.order.desc })
+		ids = slices.DeleteFunc(ids, func(id uuid.UUID) bool {
+			side := compareIDs(id, p.last.id)
+			return side == 0 || (side < 0) != p.order.desc
+		})
 	}
 	return p.chunks(ctx, func(ctx context.Context, most int) (int, error) {
 		part := ids[:min(most, len(ids))]
@@ -323,25 +337,21 @@ func (p *pager) fewByID(ctx context.Context, ids []string) error {
 
 // lookAmong looks at the machines with the ids, which are in the order of the
 // page, by id.
-func (p *pager) lookAmong(ctx context.Context, ids []string) (int, error) {
+func (p *pager) lookAmong(ctx context.Context, ids []uuid.UUID) (int, error) {
 	if len(ids) == 0 {
 		return 0, nil
-	}
-	last, err := uuid.Parse(ids[len(ids)-1])
-	if err != nil {
-		return 0, err
 	}
 	q := p.selection(ids)
 	fmt.Fprintf(q, " ORDER BY %s LIMIT %d", p.orderBy(), p.limit+1-len(p.hits))
 	if err := p.collect(ctx, q); err != nil {
 		return 0, err
 	}
-	p.last.id = last
+	p.last.id = ids[len(ids)-1]
 	return len(ids), nil
 }
 
 // selection is the query of the machines among ids that fit.
-func (p *pager) selection(ids []string) *sqlText {
+func (p *pager) selection(ids []uuid.UUID) *sqlText {
 	q := &sqlText{store: p.store, args: p.filter.Where.Args[:len(p.filter.Where.Args):len(p.filter.Where.Args)]}
 	fmt.Fprintf(q, "SELECT %s, TRUE FROM machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id WHERE (%s)", p.columns("machines.id"), p.filter.Where.SQL)
 	p.within(q, "machines.site")
