@@ -44,6 +44,17 @@ func (e *ConflictError) Error() string {
 		"they are never merged: remove the stale one from the catalog", e.A, e.B, e.By, e.Seen)
 }
 
+// TakenError says that a machine has got an address of site.hcl meanwhile.
+type TakenError struct {
+	Machine uuid.UUID
+	Address string
+}
+
+// Error implements error.
+func (e *TakenError) Error() string {
+	return fmt.Sprintf("machine %s has become %s meanwhile, by another program that uses this catalog: plan again", e.Machine, e.Address)
+}
+
 // AmbiguousError says that a name fits several machines.
 type AmbiguousError struct {
 	Name string

@@ -159,6 +159,38 @@ func (s *Store) Bind(ctx context.Context, site, address string, id uuid.UUID) (i
 	return s.Machine(ctx, id)
 }
 
+// Assign gives a site.hcl address that no machine has to a machine that has none, and
+// remembers it. *TakenError says that one of them is no longer free, as when another
+// program that shares the catalog was first, and that nothing was changed. Giving a
+// machine the address that it has changes nothing.
+func (s *Store) Assign(ctx context.Context, site, address string, id uuid.UUID) error {
+	return s.write(ctx, "assigning "+address+" to machine "+id.String(), func(tx *ent.Tx) error {
+		if err := s.lockIdentities(ctx, tx); err != nil {
+			return err
+		}
+		row, err := tx.Machine.Query().Where(machine.ID(id), machine.Site(site)).Only(ctx)
+		if err != nil {
+			return err
+		}
+		if row.Address != nil {
+			if *row.Address == address {
+				return nil
+			}
+			return &TakenError{Machine: id, Address: *row.Address}
+		}
+		switch holder, err := tx.Machine.Query().Where(machine.Site(site), machine.Address(address)).OnlyID(ctx); {
+		case err == nil:
+			return &TakenError{Machine: holder, Address: address}
+		case !ent.IsNotFound(err):
+			return err
+		}
+		if err := tx.Machine.UpdateOneID(id).SetAddress(address).Exec(ctx); err != nil {
+			return err
+		}
+		return s.changed(ctx, tx, "address", id)
+	})
+}
+
 // bind returns the machines whose address changed.
 func bind(ctx context.Context, tx *ent.Tx, site, address string, id uuid.UUID) ([]uuid.UUID, error) {
 	touched, err := tx.Machine.Query().Where(machine.Site(site), machine.Address(address), machine.IDNEQ(id)).IDs(ctx)

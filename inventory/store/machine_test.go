@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/uuid"
@@ -239,6 +240,64 @@ func TestDeclareAndBind(t *testing.T) {
 		}
 		if m := do(s.MachineByAddress(ctx, site, nodeA)); m.ID != a.ID {
 			t.Errorf("MachineByAddress after a failed Bind = %s; want %s", m.ID, a.ID)
+		}
+	})
+}
+
+func TestAssignTakesNothingAway(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		ctx, s := t.Context(), storetest.Open(t, cfg)
+		first, second := observe(t, s, seen("", uuidA, 1)).ID, observe(t, s, seen("", uuidB, 2)).ID
+		ok(t, s.Assign(ctx, site, nodeA, first))
+		ok(t, s.Assign(ctx, site, nodeA, first))
+		var taken *store.TakenError
+		if err := s.Assign(ctx, site, nodeA, second); !errors.As(err, &taken) || taken.Machine != first || taken.Address != nodeA {
+			t.Errorf("Assign(address of another) = %v; want a *TakenError of machine %s", err, first)
+		}
+		if err := s.Assign(ctx, site, nodeB, first); !errors.As(err, &taken) || taken.Machine != first || taken.Address != nodeA {
+			t.Errorf("Assign(machine with an address) = %v; want a *TakenError of %s", err, nodeA)
+		}
+		if m := must[inventory.Machine](t)(s.MachineByAddress(ctx, site, nodeA)); m.ID != first {
+			t.Errorf("%s = %s; want %s as before", nodeA, m.ID, first)
+		}
+		if err := s.Assign(ctx, "other", nodeB, second); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("Assign at another site = %v; want ErrNotFound", err)
+		}
+	})
+}
+
+// TestAssignHasOneWinner has programs that share the catalog give each of two
+// machines both of two addresses at once.
+func TestAssignHasOneWinner(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		s := storetest.Open(t, cfg)
+		machines := []uuid.UUID{observe(t, s, seen("", uuidA, 1)).ID, observe(t, s, seen("", uuidB, 2)).ID}
+		var programs sync.WaitGroup
+		said := make(chan string, 16)
+		for i := range cap(said) {
+			programs.Go(func() {
+				address, id := []string{nodeA, nodeB}[i&1], machines[i>>1&1]
+				err := s.Assign(t.Context(), site, address, id)
+				var taken *store.TakenError
+				switch {
+				case err == nil:
+					said <- fmt.Sprint(address, " is ", id)
+				case !errors.As(err, &taken):
+					t.Errorf("Assign(%s, %s) = %v; want a *TakenError", address, id, err)
+				}
+			})
+		}
+		programs.Wait()
+		close(said)
+		won := map[string]bool{}
+		for line := range said {
+			won[line] = true
+		}
+		for _, address := range []string{nodeA, nodeB} {
+			m, err := s.MachineByAddress(t.Context(), site, address)
+			if err != nil || !won[fmt.Sprint(address, " is ", m.ID)] || len(won) != 2 {
+				t.Errorf("%s = %s, %v; programs were told %v, want each address once and kept", address, m.ID, err, won)
+			}
 		}
 	})
 }

@@ -20,7 +20,8 @@ import (
 // machine that is declared by what it is to the one machine whose facts match,
 // and remembers it. A match that fits several is an error that names them. One
 // that is declared by a class gets the machine of the class that came first
-// among those that have no address.
+// among those that have no address. What another program has given meanwhile is
+// not taken from it: *store.TakenError.
 func Bind(ctx context.Context, s *site.Site, catalog *store.Store) error {
 	if err := Classify(ctx, s, catalog); err != nil {
 		return err
@@ -30,8 +31,7 @@ func Bind(ctx context.Context, s *site.Site, catalog *store.Store) error {
 		return err
 	}
 	return assign(ctx, s, catalog, rows, func(address string, id uuid.UUID) error {
-		_, err := catalog.Bind(ctx, s.Name, address, id)
-		return err
+		return catalog.Assign(ctx, s.Name, address, id)
 	})
 }
 
