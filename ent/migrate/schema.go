@@ -488,11 +488,13 @@ var (
 				Columns: []*schema.Column{MachineFactsColumns[10], MachineFactsColumns[25]},
 			},
 			{
-				Name:    "machinefacts_system_product",
+				Name:    "machinefacts_system_product_beginning",
 				Unique:  false,
-				Columns: []*schema.Column{MachineFactsColumns[10]},
+				Columns: []*schema.Column{MachineFactsColumns[10], MachineFactsColumns[25]},
 				Annotation: &entsql.IndexAnnotation{
-					OpClass: "text_pattern_ops",
+					OpClassColumns: map[string]string{
+						MachineFactsColumns[10].Name: "text_pattern_ops",
+					},
 				},
 			},
 			{

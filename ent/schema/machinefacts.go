@@ -61,7 +61,8 @@ func (MachineFacts) Indexes() []ent.Index {
 		index.Fields("system_manufacturer", "system_product"),
 		index.Fields("system_product", "machine_id"),
 		// For beginnings of it, whatever the order of strings in PostgreSQL's locale.
-		index.Fields("system_product").Annotations(entsql.OpClass("text_pattern_ops")),
+		index.Fields("system_product", "machine_id").StorageKey("machinefacts_system_product_beginning").
+			Annotations(entsql.OpClassColumn("system_product", "text_pattern_ops")),
 		index.Fields("system_serial"),
 		index.Fields("bios_version", "machine_id"),
 	}

@@ -65,10 +65,11 @@ func (s *Store) connectPostgres(ctx context.Context) error {
 // that a third of all rows are beyond a value that it does not know, because the
 // statement is a prepared one or nobody has analyzed the table since machines were
 // imported, and would read the whole table to find the first thousand of them.
-// Compiling a statement to machine code, which it does where it expects many rows,
-// takes longer than the few hundred rows that a page looks at.
+// Compiling a statement to machine code and starting other processes for a part of
+// it, which it does where it expects many rows, each takes longer than the few
+// hundred rows that a page looks at.
 func searchByIndex(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, "SET enable_seqscan = off; SET plan_cache_mode = force_custom_plan; SET jit = off")
+	_, err := conn.Exec(ctx, "SET enable_seqscan = off; SET plan_cache_mode = force_custom_plan; SET jit = off; SET max_parallel_workers_per_gather = 0")
 	return err
 }
 

@@ -285,3 +285,26 @@ func TestPageIsFoundAndReadInTwoStatements(t *testing.T) {
 		}
 	})
 }
+
+// TestPageFollowsMachinesOfManyRows: a machine can have more rows that a narrowing
+// finds than one query reads of them.
+func TestPageFollowsMachinesOfManyRows(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		s := storetest.Open(t, cfg)
+		s.SetFewMachines(3)
+		var want []uuid.UUID
+		for i := range 5 {
+			o := seen("", uuid.Nil, i+1)
+			o.Source, o.Facts = inventory.SourceAgent, &inventory.Facts{}
+			for d := range 150 {
+				o.Facts.Disks = append(o.Facts.Disks, inventory.Disk{Name: fmt.Sprintf("sd%d", d), Bytes: 1 << 40})
+			}
+			want = append(want, observe(t, s, o).ID)
+		}
+		f := where("EXISTS (SELECT 1 FROM disks WHERE disks.machine_id = machines.id)")
+		f.Narrow = []inventory.Narrowing{{Table: "disks", ID: "disks.machine_id", Where: inventory.Condition{SQL: "disks.bytes > 1"}}}
+		if got, _ := pages(t, s, store.PageRequest{Filter: f, Limit: 2}); !slices.Equal(got, want) {
+			t.Errorf("pages = %v; want %v", got, want)
+		}
+	})
+}

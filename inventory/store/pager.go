@@ -3,17 +3,11 @@ package store
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
-	"entgo.io/ent/dialect"
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/edge-provision/edge-provision/inventory"
 )
@@ -86,144 +80,85 @@ func (p *pager) full() bool { return len(p.hits) > p.limit }
 
 // run looks for hits, the cheapest way.
 func (p *pager) run(ctx context.Context) error {
-	narrow := p.filter.Narrow
+	narrow, best := p.filter.Narrow, 0 // best is the filter's first, by which it is most narrowed
 	if p.site != "" {
 		narrow = append([]inventory.Narrowing{{
 			Table: "machines", ID: "id", Where: inventory.Condition{SQL: "machines.site = " + p.store.placeholder(1), Args: []any{p.site}},
 		}}, narrow...)
+		best = min(1, len(narrow)-1)
 	}
-	walked := -1
+	along, sorted := -1, 0 // the narrowing that is followed, and up to how many of its machines are sorted for it
 	if p.order.kind == keyID && !p.order.desc {
-		walked = slices.IndexFunc(narrow, func(n inventory.Narrowing) bool { return n.Ordered })
+		if along = slices.IndexFunc(narrow, func(n inventory.Narrowing) bool { return n.Ordered }); along < 0 {
+			sorted = someMachines
+		}
 	}
-	if walked >= 0 {
+	if along >= 0 {
 		// The first of them are often enough for the page: sooner looked at than
 		// the other narrowings are compared with this one.
-		more, err := p.step(ctx, p.along(narrow[walked]))
+		more, err := p.step(ctx, p.along(narrow[along]))
 		if err != nil || !more {
 			return err
 		}
 	}
 	for i, n := range narrow {
-		if i == walked {
-			if i == len(narrow)-1 {
-				break // and nothing else is left to be compared with
-			}
-			few, err := p.isAtMost(ctx, n, p.store.few)
-			if err != nil {
-				return err
-			}
-			if few {
-				break
-			}
-			continue
+		if i == along && i == len(narrow)-1 {
+			break // and nothing else is left to be compared with
 		}
-		ids, few, err := p.probe(ctx, n)
-		if err != nil {
+		most := p.store.few
+		if i == best {
+			most = max(most, sorted)
+		}
+		count, err := p.countTo(ctx, n, most)
+		switch {
+		case err != nil:
 			return err
-		}
-		if few {
-			return p.few(ctx, ids)
+		case count <= p.store.few && i == along:
+			return p.chunks(ctx, p.along(n))
+		case count <= p.store.few:
+			return p.fewOf(ctx, n)
+		case count <= most:
+			along = i
 		}
 	}
-	if walked >= 0 {
-		return p.chunks(ctx, p.along(narrow[walked]))
+	if along < 0 && sorted > 0 && best > 0 {
+		switch count, err := p.countTo(ctx, narrow[0], sorted); { // again, and further
+		case err != nil:
+			return err
+		case count <= sorted:
+			along = 0
+		}
 	}
-	if p.order.kind != keyID || p.order.desc || len(narrow) == 0 {
+	if along < 0 {
 		return p.scan(ctx)
 	}
-	some, err := p.isAtMost(ctx, narrow[0], someMachines)
+	return p.chunks(ctx, p.along(narrow[along]))
+}
+
+// countTo is how many rows a narrowing leaves, or one more than most.
+func (p *pager) countTo(ctx context.Context, n inventory.Narrowing, most int) (count int, err error) {
+	err = p.store.page.db.QueryRowContext(ctx,
+		fmt.Sprintf("SELECT COUNT(*) FROM (SELECT 1 FROM %s WHERE (%s) LIMIT %d) AS found", n.Table, n.Where.SQL, most+1), n.Where.Args...).Scan(&count)
+	return count, err
+}
+
+// fewOf looks at the machines for which a narrowing is true, which are few.
+func (p *pager) fewOf(ctx context.Context, n inventory.Narrowing) error {
+	q := &sqlText{store: p.store, args: n.Where.Args}
+	fmt.Fprintf(q, "SELECT %s FROM %s WHERE (%s)", n.ID, n.Table, n.Where.SQL)
+	ids, err := p.ids(ctx, q)
 	if err != nil {
 		return err
 	}
-	if some {
-		return p.chunks(ctx, p.along(narrow[0]))
-	}
-	return p.scan(ctx)
-}
-
-// isAtMost reports whether a narrowing leaves at most a number of rows.
-func (p *pager) isAtMost(ctx context.Context, n inventory.Narrowing, most int) (bool, error) {
-	var count int
-	err := p.store.page.db.QueryRowContext(ctx,
-		fmt.Sprintf("SELECT COUNT(*) FROM (SELECT 1 FROM %s WHERE (%s) LIMIT %d) AS found", n.Table, n.Where.SQL, most+1), n.Where.Args...).Scan(&count)
-	return count <= most, err
-}
-
-// sqlText collects a query and its arguments.
-type sqlText struct {
-	strings.Builder
-	store *Store
-	args  []any
-}
-
-func (q *sqlText) arg(v any) {
-	q.args = append(q.args, v)
-	q.WriteString(q.store.placeholder(len(q.args)))
-}
-
-// condition writes a condition, its placeholders numbered on from the arguments
-// that are there.
-func (q *sqlText) condition(c inventory.Condition) {
-	text, before := c.SQL, len(q.args)
-	if q.store.dialect == dialect.Postgres && before > 0 {
-		text = numbered.ReplaceAllStringFunc(text, func(mark string) string {
-			n, _ := strconv.Atoi(mark[1:]) // digits
-			return q.store.placeholder(before + n)
-		})
-	}
-	q.WriteString("(" + text + ")")
-	q.args = append(q.args[:before:before], c.Args...)
-}
-
-// among writes the condition that a column is one of ids, which are one argument: the
-// text is the same for any number of them, so that a connection prepares it once.
-func (q *sqlText) among(column string, ids []uuid.UUID) {
-	q.WriteString(column)
-	if q.store.dialect == dialect.Postgres {
-		q.WriteString(" = ANY(CAST(")
-		q.arg(uuidArray(ids))
-		q.WriteString(" AS uuid[]))")
-		return
-	}
-	raw, err := json.Marshal(ids)
-	if err != nil { // ids can be marshalled
-		raw = []byte("[]")
-	}
-	q.WriteString(" IN (SELECT value FROM json_each(")
-	q.arg(string(raw))
-	q.WriteString("))")
-}
-
-// uuidArray are ids as the driver sends them fastest: it asks those of another type
-// for their texts, one by one.
-func uuidArray(ids []uuid.UUID) pgtype.FlatArray[pgtype.UUID] {
-	out := make(pgtype.FlatArray[pgtype.UUID], len(ids))
-	for i, id := range ids {
-		out[i] = pgtype.UUID{Bytes: id, Valid: true}
-	}
-	return out
-}
-
-// numbered is a placeholder of PostgreSQL. A Filter's SQL is made of fixed parts,
-// none of which looks like one.
-var numbered = regexp.MustCompile(`\$[0-9]+`)
-
-// probe are the machines for which a narrowing is true, if they are few: known is
-// false when there are more than few rows.
-func (p *pager) probe(ctx context.Context, n inventory.Narrowing) (ids []uuid.UUID, known bool, err error) {
-	q := &sqlText{store: p.store, args: n.Where.Args}
-	fmt.Fprintf(q, "SELECT %s FROM %s WHERE (%s) LIMIT %d", n.ID, n.Table, n.Where.SQL, p.store.few+1)
-	if ids, err = p.ids(ctx, q); err != nil || len(ids) > p.store.few {
-		return nil, false, err
-	}
 	slices.SortFunc(ids, compareIDs)
-	return slices.Compact(ids), true, nil
+	return p.few(ctx, slices.Compact(ids))
 }
 
 // behindIn is the query of at most limit machines behind p.last for which a
 // narrowing is true, in the order of their ids, with the filter's answer beside
-// each: one query, because asking for the ids first costs as much again.
+// each: one query, because asking for the ids first costs as much again. Where the
+// narrowing is not ordered they are those of limit rows, which may be fewer: to
+// make thousands of rows distinct costs more than to take the first of them.
 func (p *pager) behindIn(n inventory.Narrowing, limit int) *sqlText {
 	const withFacts = "machines LEFT JOIN machine_facts ON machine_facts.machine_id = machines.id WHERE "
 	q := &sqlText{store: p.store}
@@ -241,16 +176,19 @@ func (p *pager) behindIn(n inventory.Narrowing, limit int) *sqlText {
 		fmt.Fprintf(q, "WITH next AS (SELECT DISTINCT %s AS id FROM %s WHERE ", id, n.Table)
 		q.condition(n.Where)
 	} else {
-		// The limit, which isAtMost has proven to cut nothing, keeps SQLite from
+		// The limit, which countTo has proven to cut nothing, keeps SQLite from
 		// taking an index on the machine in place of the narrowing's.
 		id = "found.id"
-		fmt.Fprintf(q, "WITH next AS (SELECT DISTINCT found.id AS id FROM (SELECT %s AS id FROM %s WHERE ", n.ID, n.Table)
+		fmt.Fprintf(q, "WITH next AS (SELECT DISTINCT id FROM (SELECT found.id AS id FROM (SELECT %s AS id FROM %s WHERE ", n.ID, n.Table)
 		q.condition(n.Where)
 		fmt.Fprintf(q, " LIMIT %d) AS found WHERE TRUE", someMachines+1)
 	}
 	fmt.Fprintf(q, " AND %s > ", id)
 	q.arg(p.last.id)
 	fmt.Fprintf(q, " ORDER BY 1 LIMIT %d) ", limit)
+	if !n.Ordered {
+		q.WriteString("AS nearest) ")
+	}
 	p.verdictsWithin(q)
 	// CROSS JOIN makes SQLite begin with the ids.
 	q.WriteString("next CROSS JOIN " + withFacts + "machines.id = next.id ORDER BY machines.id")
@@ -328,10 +266,11 @@ func (p *pager) fewByID(ctx context.Context, ids []uuid.UUID) error {
 			return side == 0 || (side < 0) != p.order.desc
 		})
 	}
-	return p.chunks(ctx, func(ctx context.Context, most int) (int, error) {
+	return p.chunks(ctx, func(ctx context.Context, most int) (int, bool, error) {
 		part := ids[:min(most, len(ids))]
 		ids = ids[len(part):]
-		return p.lookAmong(ctx, part)
+		looked, err := p.lookAmong(ctx, part)
+		return looked, len(ids) == 0, err
 	})
 }
 
@@ -442,9 +381,14 @@ func (p *pager) read(ctx context.Context, q *sqlText, row func(at position, fits
 	return rows.Err()
 }
 
+// looker looks at no more than most machines that come next, and says at how many it
+// has, and whether none are behind them. What it has looked at counts also when it
+// fails: p.last is behind it.
+type looker func(ctx context.Context, most int) (looked int, end bool, err error)
+
 // chunks calls look with growing numbers of machines to look at, until the page
 // is full, there is nothing more, or the budget is used up.
-func (p *pager) chunks(ctx context.Context, look func(ctx context.Context, most int) (looked int, err error)) error {
+func (p *pager) chunks(ctx context.Context, look looker) error {
 	for {
 		if more, err := p.step(ctx, look); err != nil || !more {
 			return err
@@ -452,18 +396,17 @@ func (p *pager) chunks(ctx context.Context, look func(ctx context.Context, most 
 	}
 }
 
-// step is one of chunks; more says that it was not the last. What look says to have
-// looked at counts also when it fails: p.last is behind it.
-func (p *pager) step(ctx context.Context, look func(ctx context.Context, most int) (looked int, err error)) (more bool, err error) {
+// step is one of chunks; more says that it was not the last.
+func (p *pager) step(ctx context.Context, look looker) (more bool, err error) {
 	most := min(p.size, p.probablyEnough(), p.budget-p.examined)
 	if most <= 0 {
 		p.partial = true
 		return false, nil
 	}
-	p.size = min(2*p.size, lastChunk)
-	looked, err := look(ctx, most)
+	p.size = min(4*p.size, lastChunk)
+	looked, end, err := look(ctx, most)
 	p.examined += looked
-	return err == nil && looked == most && !p.full(), err
+	return err == nil && !end && !p.full(), err
 }
 
 // probablyEnough is how many machines to look at next to fill the page, if as many
@@ -477,9 +420,10 @@ func (p *pager) probablyEnough() int {
 }
 
 // along looks at the machines of a narrowing in the order of their ids.
-func (p *pager) along(n inventory.Narrowing) func(context.Context, int) (int, error) {
-	return func(ctx context.Context, most int) (int, error) {
-		return p.look(ctx, p.behindIn(n, most))
+func (p *pager) along(n inventory.Narrowing) looker {
+	return func(ctx context.Context, most int) (int, bool, error) {
+		looked, err := p.look(ctx, p.behindIn(n, most))
+		return looked, looked == 0 || n.Ordered && looked < most, err
 	}
 }
 
@@ -496,7 +440,7 @@ func (p *pager) scan(ctx context.Context) error {
 }
 
 // lookAtKey looks at machines that have the sort key.
-func (p *pager) lookAtKey(ctx context.Context, most int) (int, error) {
+func (p *pager) lookAtKey(ctx context.Context, most int) (looked int, end bool, err error) {
 	id := "machines.id"
 	var q *sqlText
 	if p.order.ofFacts {
@@ -530,12 +474,13 @@ func (p *pager) lookAtKey(ctx context.Context, most int) (int, error) {
 	} else {
 		fmt.Fprintf(q, " ORDER BY %s%s, %s%s LIMIT %d", p.order.column, direction, id, direction, most)
 	}
-	return p.look(ctx, q)
+	looked, err = p.look(ctx, q)
+	return looked, looked < most, err
 }
 
 // lookAtAbsent looks at the machines that lack the sort key. Those that have it
 // are skipped at the cost of reading it, and so count as looked at.
-func (p *pager) lookAtAbsent(ctx context.Context, most int) (int, error) {
+func (p *pager) lookAtAbsent(ctx context.Context, most int) (looked int, end bool, err error) {
 	q := p.verdicts("machines.id")
 	p.withFacts(q)
 	p.withinSite(q)
@@ -548,7 +493,8 @@ func (p *pager) lookAtAbsent(ctx context.Context, most int) (int, error) {
 		direction = " DESC"
 	}
 	fmt.Fprintf(q, " ORDER BY machines.id%s LIMIT %d", direction, most)
-	return p.look(ctx, q)
+	looked, err = p.look(ctx, q)
+	return looked, looked < most, err
 }
 
 // verdicts is the beginning of a query of machines with the filter's answer beside
