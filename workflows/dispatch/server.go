@@ -25,8 +25,7 @@ import (
 	"github.com/edge-provision/edge-provision/workflows/agent"
 )
 
-// Store keeps one document per machine. inventory/store and keyring.Files
-// implement it.
+// Store keeps one document per machine. inventory/store implements it.
 type Store interface {
 	// Get returns the value last put under key, or an error for which
 	// errors.Is(err, fs.ErrNotExist) holds when there is none.

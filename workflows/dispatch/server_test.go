@@ -17,6 +17,7 @@ import (
 	"github.com/edge-provision/edge-provision/workflows/agent"
 	"github.com/edge-provision/edge-provision/workflows/dispatch"
 	"github.com/edge-provision/edge-provision/workflows/keyring"
+	"github.com/edge-provision/edge-provision/workflows/keyring/keyringtest"
 )
 
 var mac = inventory.MAC{0x52, 0x54, 0, 4, 0x21, 1}
@@ -25,7 +26,7 @@ var mac = inventory.MAC{0x52, 0x54, 0, 4, 0x21, 1}
 // the same port with the same store.
 type rig struct {
 	t         *testing.T
-	values    *keyring.Files
+	values    *keyringtest.Files
 	authority *keyring.Authority
 	address   string
 	leases    dispatch.Leases
@@ -65,7 +66,7 @@ func (e *events) count(kind inventory.EventKind) int {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	values, err := keyring.OpenFiles(t.TempDir())
+	values, err := keyringtest.OpenFiles(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

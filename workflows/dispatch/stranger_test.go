@@ -18,7 +18,7 @@ import (
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/workflows/agent"
 	"github.com/edge-provision/edge-provision/workflows/dispatch"
-	"github.com/edge-provision/edge-provision/workflows/keyring"
+	"github.com/edge-provision/edge-provision/workflows/keyring/keyringtest"
 )
 
 func secret(c byte) string { return strings.Repeat(string(c), 43) }
@@ -336,7 +336,7 @@ func FuzzRequests(f *testing.F) {
 	} {
 		f.Add(i%len(paths), body)
 	}
-	values, err := keyring.OpenFiles(f.TempDir())
+	values, err := keyringtest.OpenFiles(f.TempDir())
 	if err != nil {
 		f.Fatal(err)
 	}

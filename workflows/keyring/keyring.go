@@ -32,7 +32,7 @@ import (
 	"filippo.io/age"
 )
 
-// Values keeps sealed values. Files and the catalog's settings implement it.
+// Values keeps sealed values. The catalog's settings implement it.
 type Values interface {
 	// Get returns the value last put under key, or an error for which
 	// errors.Is(err, fs.ErrNotExist) holds when there is none.

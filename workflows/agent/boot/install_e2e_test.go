@@ -27,6 +27,7 @@ import (
 	"github.com/edge-provision/edge-provision/workflows/agent"
 	"github.com/edge-provision/edge-provision/workflows/dispatch"
 	"github.com/edge-provision/edge-provision/workflows/keyring"
+	"github.com/edge-provision/edge-provision/workflows/keyring/keyringtest"
 )
 
 const (
@@ -130,7 +131,7 @@ func install(t *testing.T, bus, serial string, hardware func(dir string) []strin
 		t.Fatal(err)
 	}
 
-	values, err := keyring.OpenFiles(dir + "/values")
+	values, err := keyringtest.OpenFiles(dir + "/values")
 	if err != nil {
 		t.Fatal(err)
 	}
