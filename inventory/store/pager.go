@@ -4,9 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
+	"entgo.io/ent/dialect"
 	"github.com/google/uuid"
 
 	"github.com/edge-provision/edge-provision/inventory"
@@ -17,10 +19,12 @@ const (
 	// be looked at. Above it the machines that fit are common enough to be met
 	// in the order of the page.
 	fewMachines = 1_000
-	// someMachines is up to how many the machines that a narrowing leaves are
-	// sorted by id, to be looked at in that order: reading an index entry costs a
-	// tenth of looking at a machine.
-	someMachines = 10_000
+	// entriesOfMachine is how many entries of an index are read, and sorted by id, in
+	// the time of looking at a machine: 8 of a million machines on PostgreSQL.
+	entriesOfMachine = 8
+	// unknownMachines is for how many a catalog is taken that PostgreSQL has not
+	// analyzed yet.
+	unknownMachines = 100_000
 	// firstChunk and lastChunk bound how many machines one query looks at: few
 	// at first, for filters that nearly all machines pass.
 	firstChunk, lastChunk = 128, 4_096
@@ -38,6 +42,7 @@ type pager struct {
 	deadline time.Duration
 	chunk    int // firstChunk but in tests
 	size     int // of the next chunk
+	sorted   int // up to how many entries of a narrowing are sorted by id
 
 	last     position // looked at last; meaningless until started
 	started  bool
@@ -80,59 +85,85 @@ func (p *pager) full() bool { return len(p.hits) > p.limit }
 
 // run looks for hits, the cheapest way.
 func (p *pager) run(ctx context.Context) error {
-	narrow, best := p.filter.Narrow, 0 // best is the filter's first, by which it is most narrowed
+	narrow := p.filter.Narrow
 	if p.site != "" {
 		narrow = append([]inventory.Narrowing{{
 			Table: "machines", ID: "id", Where: inventory.Condition{SQL: "machines.site = " + p.store.placeholder(1), Args: []any{p.site}},
 		}}, narrow...)
-		best = min(1, len(narrow)-1)
 	}
-	along, sorted := -1, 0 // the narrowing that is followed, and up to how many of its machines are sorted for it
-	if p.order.kind == keyID && !p.order.desc {
-		if along = slices.IndexFunc(narrow, func(n inventory.Narrowing) bool { return n.Ordered }); along < 0 {
-			sorted = someMachines
-		}
+	walked, byID := -1, p.order.kind == keyID && !p.order.desc
+	if byID {
+		walked = slices.IndexFunc(narrow, func(n inventory.Narrowing) bool { return n.Ordered })
 	}
-	if along >= 0 {
+	if walked >= 0 {
 		// The first of them are often enough for the page: sooner looked at than
 		// the other narrowings are compared with this one.
-		more, err := p.step(ctx, p.along(narrow[along]))
+		more, err := p.step(ctx, p.along(narrow[walked]))
 		if err != nil || !more {
 			return err
 		}
 	}
 	for i, n := range narrow {
-		if i == along && i == len(narrow)-1 {
+		if i == walked && i == len(narrow)-1 {
 			break // and nothing else is left to be compared with
 		}
-		most := p.store.few
-		if i == best {
-			most = max(most, sorted)
-		}
-		count, err := p.countTo(ctx, n, most)
+		count, err := p.countTo(ctx, n, p.store.few)
 		switch {
 		case err != nil:
 			return err
-		case count <= p.store.few && i == along:
+		case count > p.store.few:
+			continue
+		case i == walked:
 			return p.chunks(ctx, p.along(n))
-		case count <= p.store.few:
-			return p.fewOf(ctx, n)
-		case count <= most:
-			along = i
 		}
+		return p.fewOf(ctx, n)
 	}
-	if along < 0 && sorted > 0 && best > 0 {
-		switch count, err := p.countTo(ctx, narrow[0], sorted); { // again, and further
-		case err != nil:
-			return err
-		case count <= sorted:
-			along = 0
-		}
+	if walked >= 0 {
+		return p.chunks(ctx, p.along(narrow[walked]))
 	}
-	if along < 0 {
+	if !byID || len(narrow) == 0 {
 		return p.scan(ctx)
 	}
-	return p.chunks(ctx, p.along(narrow[along]))
+	return p.sortOrScan(ctx, narrow)
+}
+
+// sortOrScan looks along the first of the narrowings that leaves so few machines that
+// it is sooner to sort them by id, each time, than to meet enough of them in that
+// order; or at all machines.
+func (p *pager) sortOrScan(ctx context.Context, narrow []inventory.Narrowing) error {
+	machines, err := p.machines(ctx)
+	if err != nil {
+		return err
+	}
+	// One in machines/n fits: n entries cost less than (limit+1)*machines/n machines.
+	p.sorted = int(math.Sqrt(entriesOfMachine * float64(p.limit+1) * machines))
+	for _, n := range narrow {
+		count, err := p.countTo(ctx, n, p.sorted)
+		if err != nil {
+			return err
+		}
+		if count <= p.sorted {
+			return p.chunks(ctx, p.along(n))
+		}
+	}
+	return p.scan(ctx)
+}
+
+// machines is about how many machines the catalog has: SQLite tells its last row, and
+// PostgreSQL what it found when it last analyzed the table.
+func (p *pager) machines(ctx context.Context) (float64, error) {
+	query := "SELECT COALESCE(MAX(rowid), 0) FROM machines"
+	if p.store.dialect == dialect.Postgres {
+		query = "SELECT reltuples FROM pg_class WHERE oid = CAST('machines' AS regclass)"
+	}
+	var about float64
+	if err := p.store.page.db.QueryRowContext(ctx, query).Scan(&about); err != nil {
+		return 0, err
+	}
+	if about <= 0 {
+		about = unknownMachines
+	}
+	return about, nil
 }
 
 // countTo is how many rows a narrowing leaves, or one more than most.
@@ -181,7 +212,7 @@ func (p *pager) behindIn(n inventory.Narrowing, limit int) *sqlText {
 		id = "found.id"
 		fmt.Fprintf(q, "WITH next AS (SELECT DISTINCT id FROM (SELECT found.id AS id FROM (SELECT %s AS id FROM %s WHERE ", n.ID, n.Table)
 		q.condition(n.Where)
-		fmt.Fprintf(q, " LIMIT %d) AS found WHERE TRUE", someMachines+1)
+		fmt.Fprintf(q, " LIMIT %d) AS found WHERE TRUE", p.sorted+1)
 	}
 	fmt.Fprintf(q, " AND %s > ", id)
 	q.arg(p.last.id)
