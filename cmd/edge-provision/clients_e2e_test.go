@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/api"
 	"github.com/edge-provision/edge-provision/inventory/resource"
 )
@@ -156,6 +157,26 @@ func TestAnsibleReadsTheInventory(t *testing.T) {
 	}
 	if host := s.command("ansible-inventory", "-i", script, "--host", "node-b"); !strings.Contains(host, `"ansible_host": "172.22.0.12"`) {
 		t.Errorf("ansible-inventory --host node-b = %s; want its address", host)
+	}
+	// A template in what a machine says of itself must not run where the book is played.
+	hostile := "{{ lookup('pipe', 'touch owned; echo was run') }}"
+	_, _, err = s.catalog.PutFacts(t.Context(), s.m.ID, inventory.SourceAgent, inventory.Facts{System: &inventory.System{Product: hostile}}, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	book := s.file("book.yml", `
+- hosts: node-a
+  gather_facts: false
+  tasks:
+    - ansible.builtin.copy: {content: "{{ edge_facts.system.product }}", dest: `+s.dir+`/product}
+      delegate_to: localhost
+`, 0o600)
+	s.command("ansible-playbook", "-i", script, "-c", "local", book)
+	if product, err := os.ReadFile(filepath.Join(s.dir, "product")); err != nil || string(product) != hostile {
+		t.Errorf("a playbook read the product as %q, %v; want %q", product, err, hostile)
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, "owned")); err == nil {
+		t.Error("a playbook ran a command that the machine gave as its product")
 	}
 }
 

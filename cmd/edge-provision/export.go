@@ -102,7 +102,10 @@ func (a *app) exportAnsible(ctx context.Context, s *store.Store, site, filter, h
 		}
 		hosts[i] = ansible.Host{Machine: m, Facts: &facts, Address: addresses[i]}
 	}
-	inventory := ansible.New(hosts)
+	inventory, err := ansible.New(hosts)
+	if err != nil {
+		return err
+	}
 	if host == "" {
 		return writeJSON(a.stdout, inventory)
 	}

@@ -38,8 +38,8 @@ type group struct {
 
 // New puts machines into groups: site_NAME by site, state_NAME by state, and the
 // name of their block in site.hcl with _ for what is no letter or digit. Two hosts
-// that would have one name get the beginning of their ids after it.
-func New(hosts []Host) Inventory {
+// that would have one name get the end of their ids after it.
+func New(hosts []Host) (Inventory, error) {
 	inv := Inventory{groups: map[string]*group{}, vars: map[string]map[string]any{}}
 	names := map[string]int{}
 	for _, h := range hosts {
@@ -50,7 +50,10 @@ func New(hosts []Host) Inventory {
 		if names[name] > 1 {
 			name += "-" + h.ID.String()[len(h.ID.String())-12:]
 		}
-		inv.vars[name] = vars(h)
+		var err error
+		if inv.vars[name], err = vars(h); err != nil {
+			return Inventory{}, err
+		}
 		for _, g := range groupsOf(h) {
 			if inv.groups[g] == nil {
 				inv.groups[g] = &group{}
@@ -61,7 +64,7 @@ func New(hosts []Host) Inventory {
 	for _, g := range inv.groups {
 		slices.Sort(g.Hosts)
 	}
-	return inv
+	return inv, nil
 }
 
 // MarshalJSON is the answer to --list. With _meta in it Ansible does not ask for
@@ -124,25 +127,30 @@ func groupsOf(h Host) []string {
 }
 
 // vars are what a playbook sees of a host. Its keys begin with edge_, but for
-// those that Ansible itself reads.
-func vars(h Host) map[string]any {
+// those that Ansible itself reads. Ansible takes a string with {{ }} in a variable
+// for a template, and a template runs commands on the computer of whoever plays the
+// book; so what a machine says of itself goes out as data.
+func vars(h Host) (map[string]any, error) {
 	out := map[string]any{
 		"edge_id": h.ID, "edge_site": h.Site, "edge_state": h.State, "edge_macs": h.MACs,
 	}
-	add := func(key, value string) {
-		if value != "" {
+	add := func(key string, empty bool, value any) {
+		if !empty {
 			out[key] = value
 		}
 	}
-	add("edge_address", h.Machine.Address)
-	add("edge_serial", h.Serial)
-	add("edge_image", h.Image)
-	add("edge_host_key", h.HostKey)
-	if h.Address.IsValid() {
-		out["ansible_host"] = h.Address
+	add("edge_address", h.Machine.Address == "", h.Machine.Address)
+	add("edge_serial", h.Serial == "", asData(h.Serial))
+	add("edge_image", h.Image == "", h.Image)
+	add("edge_host_key", h.HostKey == "", asData(h.HostKey))
+	add("ansible_host", !h.Address.IsValid(), h.Address)
+	if h.Facts == nil {
+		return out, nil
 	}
-	if h.Facts != nil {
-		out["edge_facts"] = h.Facts
+	facts, err := plain(h.Facts)
+	if err != nil {
+		return nil, fmt.Errorf("facts of machine %s: %w", h.ID, err)
 	}
-	return out
+	out["edge_facts"] = asData(facts)
+	return out, nil
 }

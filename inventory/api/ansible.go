@@ -130,7 +130,10 @@ func (s *Server) getAnsible(x *exchange) error {
 	for i, m := range machines {
 		hosts[i] = ansible.Host{Machine: m, Facts: complete[i].Facts, Name: s.cfg.Hostname(m), Address: addresses[i]}
 	}
-	list := ansible.New(hosts)
+	list, err := ansible.New(hosts)
+	if err != nil {
+		return err
+	}
 	name, one := x.query["host"]
 	if !one {
 		return x.send(list)
