@@ -19,8 +19,9 @@ func (a *app) inventoryExport(f *inventoryFlags) *cobra.Command {
 	)
 	c := &cobra.Command{
 		Use: "export", Short: "Write machines for another program", Args: cobra.NoArgs,
-		Long: `Writes the machines in the form that --output names: json (the default), csv, full (JSON
-with every source's document, which inventory import reads), netbox (CSV) or ansible.
+		Long: `Writes the machines in the form that --output names: json (the default), csv (for
+spreadsheets), full (JSON with every source's document), netbox (CSV) or ansible. inventory
+import reads full, and the serials, MACs, UUIDs, sites and tags of csv.
 
 ansible is what a dynamic inventory prints for --list, or with --host for one host; a
 script of two lines that passes its arguments on is a dynamic inventory:
@@ -37,8 +38,8 @@ script of two lines that passes its arguments on is a dynamic inventory:
 				if host != "" || list {
 					return usage("--list and --host belong to -o ansible")
 				}
-				if format == "full" || format == "netbox" {
-					return a.exportFull(cmd.Context(), *f, format, filter)
+				if format == "full" {
+					return a.exportFull(cmd.Context(), *f, filter)
 				}
 				return a.exportMachines(cmd.Context(), *f, format, filter)
 			}

@@ -173,48 +173,35 @@ func (i *importer) conflict(m exchange.Machine, err error) {
 	i.conflicts = append(i.conflicts, fmt.Errorf("%s: %w", printable(name), err))
 }
 
-// exportFull writes machines as import reads them, or for NetBox.
-func (a *app) exportFull(ctx context.Context, f inventoryFlags, format, filter string) error {
+// exportFull writes machines as import reads them.
+func (a *app) exportFull(ctx context.Context, f inventoryFlags, filter string) error {
 	w := exchange.NewWriter(a.stdout)
-	var all []exchange.Machine
-	write := func(m exchange.Machine) error {
-		if format == "full" {
-			return w.Write(m)
-		}
-		all = append(all, m)
-		return nil
-	}
 	var err error
 	if f.remote.given() {
-		err = a.remoteExchange(ctx, f, filter, write)
+		err = a.remoteExchange(ctx, f, filter, w.Write)
 	} else {
-		err = a.withCatalog(ctx, func(ctx context.Context, s *store.Store) error { return catalogExchange(ctx, s, f, filter, write) })
+		err = a.withCatalog(ctx, func(ctx context.Context, s *store.Store) error { return catalogExchange(ctx, s, f, filter, w.Write) })
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case format == "netbox":
-		return exchange.NetBox(a.stdout, "server", all)
 	}
 	return w.Close()
 }
 
 // catalogExchange reads the machines of a catalog with all that their sources saw.
 func catalogExchange(ctx context.Context, s *store.Store, f inventoryFlags, filter string, each func(exchange.Machine) error) error {
-	machines, err := selectMachines(ctx, s, f.site, filter, f.sort)
-	if err != nil {
-		return err
-	}
-	for _, m := range machines {
-		documents, err := s.FactsHistory(ctx, m.ID, "")
-		if err == nil {
-			err = each(exchanged(m, documents))
+	return eachPage(ctx, s, f.site, filter, f.sort, func(page store.Page) error {
+		for _, m := range page.Machines {
+			documents, err := s.FactsHistory(ctx, m.ID, "")
+			if err == nil {
+				err = each(exchanged(m, documents))
+			}
+			if err != nil {
+				return err
+			}
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // exchanged is a machine with all that its sources saw, oldest first.

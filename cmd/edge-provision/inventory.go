@@ -2,16 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
@@ -21,8 +18,6 @@ import (
 	"github.com/edge-provision/edge-provision/inventory/query"
 	"github.com/edge-provision/edge-provision/inventory/resource"
 	"github.com/edge-provision/edge-provision/inventory/store"
-	"github.com/edge-provision/edge-provision/workflows"
-	"github.com/edge-provision/edge-provision/workflows/steps"
 )
 
 // inventoryFlags are shared by the commands that print machines.
@@ -37,7 +32,7 @@ func (a *app) inventoryCommand() *cobra.Command {
 	var f inventoryFlags
 	c := &cobra.Command{Use: "inventory", Short: "Ask the catalog about machines"}
 	c.PersistentFlags().StringVar(&f.site, "site", "", "only this site's machines")
-	c.PersistentFlags().StringVarP(&f.format, "output", "o", "table", "table, wide, json or csv")
+	c.PersistentFlags().StringVarP(&f.format, "output", "o", "table", "table, wide, json, csv or netbox")
 	c.PersistentFlags().StringVar(&f.sort, "sort", "", "order: "+strings.Join(store.SortFields(), ", ")+"; with a minus before it the greatest first")
 	f.remote.register(c)
 	c.AddCommand(
@@ -97,9 +92,6 @@ func (a *app) withCatalog(ctx context.Context, do func(ctx context.Context, s *s
 	return errors.Join(do(ctx, s), s.Close())
 }
 
-// queryLimit bounds the answer of a query; a site has far fewer machines.
-const queryLimit = 100_000
-
 // tellCost says what a query looked at, where people read its answer.
 func (a *app) tellCost(format string, found int, examined int64) {
 	if format == "table" || format == "wide" {
@@ -117,187 +109,51 @@ func selectMachines(ctx context.Context, s *store.Store, site, expr, sort string
 // examineMachines is selectMachines, which also counts for how many machines the
 // expression was computed.
 func examineMachines(ctx context.Context, s *store.Store, site, expr, sort string) (out []inventory.Machine, examined int, err error) {
-	request := store.PageRequest{Site: site, Sort: sort, Limit: store.MaxPageLimit}
-	if expr != "" {
-		compiled, diags := query.Parse(expr, query.Machine)
-		if diags.HasErrors() {
-			return nil, 0, errors.New("the expression cannot be used:\n" + query.Format(expr, diags))
-		}
-		request.Filter, err = compiled.Filter(query.DialectOf(s.Dialect()), expr, time.Now())
-		if diags, ok := errors.AsType[hcl.Diagnostics](err); ok {
-			return nil, 0, errors.New("the expression cannot be used:\n" + query.Format(expr, diags))
-		}
-		if err != nil {
-			return nil, 0, err
-		}
+	err = eachPage(ctx, s, site, expr, sort, func(page store.Page) error {
+		out, examined = append(out, page.Machines...), examined+page.Examined
+		return nil
+	})
+	return out, examined, err
+}
+
+// eachPage gives the machines that an expression selects to each, page by page, so
+// that a large catalog need not be held at once.
+func eachPage(ctx context.Context, s *store.Store, site, expr, sort string, each func(store.Page) error) error {
+	filter, err := filterOf(s, expr)
+	if err != nil {
+		return err
 	}
-	for len(out) < queryLimit {
+	request := store.PageRequest{Site: site, Sort: sort, Limit: store.MaxPageLimit, Filter: filter}
+	for {
 		page, err := s.Page(ctx, request)
-		if err != nil {
-			return nil, 0, err
+		if err == nil {
+			err = each(page)
 		}
-		out = append(out, page.Machines...)
-		examined += page.Examined
-		if page.Next == "" {
-			break
-		}
-		request.Cursor = page.Next
-	}
-	return out, examined, nil
-}
-
-// printMachines writes machines of the catalog in the chosen form.
-func (a *app) printMachines(ctx context.Context, s *store.Store, machines []inventory.Machine, format string) error {
-	return a.print(machines, format, func(i int) (inventory.Facts, error) { return factsOf(ctx, s, machines[i]) })
-}
-
-// print writes machines in the chosen form; facts gives those of one of them.
-func (a *app) print(machines []inventory.Machine, format string, facts func(int) (inventory.Facts, error)) error {
-	switch format {
-	case "json":
-		if machines == nil {
-			machines = []inventory.Machine{}
-		}
-		return writeJSON(a.stdout, machines)
-	case "table", "wide", "csv":
-	default:
-		return usage("-o %q: machines are printed as table, wide, json or csv", format)
-	}
-	header := []string{"MACHINE", "STATE", "MAC", "SERIAL", "CPUS", "MEMORY", "DISKS", "LAST SEEN"}
-	if format != "table" {
-		header = append(header, "SITE", "ID", "MODEL", "BIOS", "IMAGE", "CLASSES")
-	}
-	rows := [][]string{header}
-	for i, m := range machines {
-		f, err := facts(i)
-		if err != nil {
+		if request.Cursor = page.Next; err != nil || request.Cursor == "" {
 			return err
 		}
-		row := []string{nameOf(m), string(m.State), macs(m), or(m.Serial), cpus(f), memory(f), disks(f), ago(m.LastSeen)}
-		if format != "table" {
-			row = append(row, m.Site, m.ID.String(), model(f), bios(f), or(m.Image), or(strings.Join(m.Classes, " ")))
-		}
-		rows = append(rows, row)
 	}
-	if format == "csv" {
-		w := csv.NewWriter(a.stdout)
-		return w.WriteAll(rows)
-	}
-	return writeTable(a.stdout, rows)
 }
 
-// factsOf is the merged view of a machine's facts, empty while there are none.
-func factsOf(ctx context.Context, s *store.Store, m inventory.Machine) (inventory.Facts, error) {
-	facts, err := steps.KnownFacts(ctx, s, m.ID)
-	if err != nil || facts == nil {
-		return inventory.Facts{}, err
+// filterOf is an expression for the catalog's database; the zero filter selects all
+// machines.
+func filterOf(s *store.Store, expr string) (inventory.Filter, error) {
+	if expr == "" {
+		return inventory.Filter{}, nil
 	}
-	return *facts, nil
+	compiled, diags := query.Parse(expr, query.Machine)
+	if diags.HasErrors() {
+		return inventory.Filter{}, unusable(expr, diags)
+	}
+	filter, err := compiled.Filter(query.DialectOf(s.Dialect()), expr, time.Now())
+	if diags, ok := errors.AsType[hcl.Diagnostics](err); ok {
+		return inventory.Filter{}, unusable(expr, diags)
+	}
+	return filter, err
 }
 
-// writeTable aligns columns with two blanks between them.
-func writeTable(out io.Writer, rows [][]string) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	for _, row := range rows {
-		for i := range row {
-			row[i] = printable(row[i])
-		}
-		fmt.Fprintln(w, strings.Join(row, "\t"))
-	}
-	return w.Flush()
-}
-
-// printable keeps a stranger's bytes (a serial, a model) from driving the
-// terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if strconv.IsPrint(r) {
-			return r
-		}
-		return '\uFFFD'
-	}, s)
-}
-
-func nameOf(m inventory.Machine) string {
-	if m.Address != "" {
-		return m.Address
-	}
-	return "(undeclared) " + m.ID.String()[:8]
-}
-
-func or(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
-
-func macs(m inventory.Machine) string {
-	if len(m.MACs) == 0 {
-		return "-"
-	}
-	if len(m.MACs) == 1 {
-		return m.MACs[0].String()
-	}
-	return fmt.Sprintf("%s +%d", m.MACs[0], len(m.MACs)-1)
-}
-
-func cpus(f inventory.Facts) string {
-	if f.CPU == nil || f.CPU.Threads == 0 {
-		return "-"
-	}
-	return strconv.Itoa(f.CPU.Threads)
-}
-
-func memory(f inventory.Facts) string {
-	if f.Memory == nil || f.Memory.Bytes == 0 {
-		return "-"
-	}
-	return workflows.FormatBytes(f.Memory.Bytes)
-}
-
-func disks(f inventory.Facts) string {
-	if f.Disks == nil {
-		return "-"
-	}
-	if len(f.Disks) == 0 {
-		return "none"
-	}
-	var out []string
-	for _, d := range f.Disks {
-		out = append(out, d.Name+" "+workflows.FormatBytes(d.Bytes))
-	}
-	return strings.Join(out, ", ")
-}
-
-func model(f inventory.Facts) string {
-	if f.System == nil {
-		return "-"
-	}
-	return or(strings.TrimSpace(f.System.Manufacturer + " " + f.System.Product))
-}
-
-func bios(f inventory.Facts) string {
-	if f.BIOS == nil {
-		return "-"
-	}
-	return or(f.BIOS.Version)
-}
-
-func ago(t time.Time) string {
-	if t.IsZero() {
-		return "never"
-	}
-	d := time.Since(t)
-	switch {
-	case d < time.Minute:
-		return "now"
-	case d < time.Hour:
-		return fmt.Sprintf("%dm ago", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh ago", int(d.Hours()))
-	}
-	return t.Local().Format("2006-01-02")
+func unusable(expr string, diags hcl.Diagnostics) error {
+	return errors.New("the expression cannot be used:\n" + query.Format(expr, diags))
 }
 
 func (a *app) inventoryShow(f *inventoryFlags) *cobra.Command {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -138,7 +137,7 @@ func readCSV(in io.Reader, bound *bounded, each func(Machine) error) error {
 		line, _ := r.FieldPos(0)
 		var m Machine
 		for i, value := range row {
-			value = strings.TrimSpace(value)
+			value = bare(strings.TrimSpace(value))
 			// NetBox writes a dash for what is empty.
 			if setters[i] == nil || value == "" || value == "—" {
 				continue
@@ -157,97 +156,4 @@ func readCSV(in io.Reader, bound *bounded, each func(Machine) error) error {
 			return fmt.Errorf("line %d: %w", line, err)
 		}
 	}
-}
-
-// NetBox writes machines in the columns of NetBox's import of devices. role is
-// the device role that all of them get.
-func NetBox(out io.Writer, role string, machines []Machine) error {
-	w := csv.NewWriter(out)
-	if err := w.Write([]string{"name", "role", "manufacturer", "device_type", "serial", "asset_tag", "status", "site", "comments"}); err != nil {
-		return err
-	}
-	for _, m := range machines {
-		manufacturer, product := "Unknown", "Unknown"
-		for _, s := range slices.Backward(m.Reports) {
-			if sys := s.Facts.System; sys != nil && sys.Product != "" {
-				manufacturer, product = sys.Manufacturer, sys.Product
-			}
-		}
-		var macs []string
-		for _, a := range m.MACs {
-			macs = append(macs, a.String())
-		}
-		row := []string{m.name(), role, manufacturer, product, m.Serial, m.Tags["asset_tag"], "active", m.Site, strings.Join(macs, " ")}
-		for i := range row {
-			row[i] = inert(row[i])
-		}
-		if err := w.Write(row); err != nil {
-			return err
-		}
-	}
-	w.Flush()
-	return w.Error()
-}
-
-// name is what people call the machine.
-func (m Machine) name() string {
-	switch {
-	case m.Tags["name"] != "":
-		return m.Tags["name"]
-	case m.Address != "":
-		return m.Site + " " + m.Address
-	case m.Serial != "":
-		return m.Serial
-	case len(m.MACs) > 0:
-		return m.MACs[0].String()
-	}
-	return m.SMBIOSUUID.String()
-}
-
-// inert keeps a stranger's text from being a formula where a spreadsheet opens
-// the file.
-func inert(v string) string {
-	if v != "" && strings.ContainsRune("=+-@\t\r", rune(v[0])) {
-		return "'" + v
-	}
-	return v
-}
-
-// CSV writes machines in the columns that Read reads: serial, mac, smbios_uuid,
-// site and a column for each tag that any of them has.
-func CSV(out io.Writer, machines []Machine) error {
-	keys := map[string]bool{}
-	for _, m := range machines {
-		for key := range m.Tags {
-			keys[key] = true
-		}
-	}
-	tags := slices.Sorted(maps.Keys(keys))
-	head := []string{"serial", "mac", "smbios_uuid", "site"}
-	for _, key := range tags {
-		head = append(head, "tag."+key)
-	}
-	w := csv.NewWriter(out)
-	if err := w.Write(head); err != nil {
-		return err
-	}
-	for _, m := range machines {
-		var macs []string
-		for _, a := range m.MACs {
-			macs = append(macs, a.String())
-		}
-		id := ""
-		if m.SMBIOSUUID != uuid.Nil {
-			id = m.SMBIOSUUID.String()
-		}
-		row := []string{m.Serial, strings.Join(macs, " "), id, m.Site}
-		for _, key := range tags {
-			row = append(row, m.Tags[key])
-		}
-		if err := w.Write(row); err != nil {
-			return err
-		}
-	}
-	w.Flush()
-	return w.Error()
 }
