@@ -14,6 +14,10 @@ const (
 	// definitionsBound bounds the waiting for definitions to be established and
 	// namespaces to be active, which take seconds.
 	definitionsBound = 2 * time.Minute
+	// schemaBound bounds the waiting until an API server holds objects to the schema
+	// of a definition that was just changed, which it learns by its watch: a moment
+	// after it took the change, and several servers each in theirs.
+	schemaBound = 15 * time.Second
 	// raceAttempts bounds how often an object is looked at again because
 	// somebody else wrote it at the same moment.
 	raceAttempts = 5
@@ -42,7 +46,7 @@ func (c *Cluster) Apply(ctx context.Context, set Set, opts Options) error {
 	if err := diff.Conflicts(); err != nil {
 		return err
 	}
-	a := &application{c: c, p: p, inv: inv, opts: opts}
+	a := &application{c: c, p: p, inv: inv, opts: opts, redefined: map[ID]bool{}}
 	before, after := PreInstall, PostInstall
 	if inv.Set != "" {
 		before, after = PreUpgrade, PostUpgrade
@@ -91,6 +95,8 @@ type application struct {
 	p    *prepared
 	inv  *inventory
 	opts Options
+	// redefined are the definitions that this application has sent.
+	redefined map[ID]bool
 }
 
 // note keeps the inventory true where nothing is to be applied: somebody may have
@@ -235,6 +241,7 @@ func (a *application) one(ctx context.Context, cmp comparison) error {
 		if sent, err = a.send(ctx, i); err != nil {
 			return err
 		}
+		a.redefined[i.id] = i.id.groupKind() == crdKind
 	}
 	a.inv.put(entry{ID: i.id, APIVersion: i.o.GetAPIVersion(), UID: sent.GetUID(), Digest: digestOf(i.o), Fields: owned(sent)})
 	for n := range a.p.items {
@@ -280,7 +287,7 @@ func (a *application) send(ctx context.Context, i item) (Object, error) {
 		} else if err != nil {
 			live = nil
 		}
-		sent, err := a.withAccount(ctx, func() (Object, error) { return a.sendOnce(ctx, i, live) })
+		sent, err := a.caughtUp(ctx, i, func() (Object, error) { return a.sendOnce(ctx, i, live) })
 		raced := apierrors.IsConflict(err) && conflictPaths(err) == nil || live != nil && apierrors.IsNotFound(err)
 		if err == nil || !raced || n == raceAttempts {
 			return sent, a.explain(ctx, i, err)
@@ -291,21 +298,39 @@ func (a *application) send(ctx context.Context, i item) (Object, error) {
 	}
 }
 
-// withAccount sends a pod until its namespace has the service account that every
-// namespace gets after it was made: in a moment, or when the controller manager of a
-// control plane that has just started leads.
-func (a *application) withAccount(ctx context.Context, send func() (Object, error)) (Object, error) {
+// caughtUp sends an object until the API server is where it can take it, and its
+// refusal is about the object.
+func (a *application) caughtUp(ctx context.Context, i item, send func() (Object, error)) (Object, error) {
 	began := a.c.config.Clock.Now()
 	for {
 		sent, err := send()
-		missing := apierrors.IsForbidden(err) && strings.Contains(err.Error(), "error looking up service account")
-		if !missing || a.c.config.Clock.Now().Sub(began) >= min(definitionsBound, a.opts.wait()) {
+		if bound := a.behind(i, err); bound == 0 || a.c.config.Clock.Now().Sub(began) >= min(bound, a.opts.wait()) {
 			return sent, err
 		}
 		if err := a.c.sleep(ctx); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// behind is how long a refusal may come from a server that has not caught up; zero
+// when it is about the object. A pod waits for the service account that every
+// namespace gets after it was made: in a moment, or when the controller manager of a
+// control plane that has just started leads. An object fits the definition that was
+// just sent, as it was compared with it, and a server may still have the one before.
+func (a *application) behind(i item, err error) time.Duration {
+	var status *apierrors.StatusError
+	if !errors.As(err, &status) {
+		return 0
+	}
+	d := a.p.defs[i.id.groupKind()]
+	switch {
+	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), "error looking up service account"):
+		return definitionsBound
+	case d != nil && a.redefined[d.id] && (apierrors.IsInvalid(err) || saysUnfit(status.ErrStatus.Message)):
+		return schemaBound
+	}
+	return 0
 }
 
 func (a *application) sendOnce(ctx context.Context, i item, live Object) (Object, error) {
@@ -399,7 +424,7 @@ func (a *application) hook(ctx context.Context, h Hook, i item) error {
 	if err := a.c.save(ctx, a.inv); err != nil {
 		return err
 	}
-	sent, err := a.withAccount(ctx, func() (Object, error) { return a.c.apply(ctx, i.r, i.o, true, false) })
+	sent, err := a.caughtUp(ctx, i, func() (Object, error) { return a.c.apply(ctx, i.r, i.o, true, false) })
 	if err != nil {
 		return a.explain(ctx, i, err)
 	}

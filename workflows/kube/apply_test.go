@@ -399,6 +399,12 @@ metadata: {name: none, namespace: cut}
 spec: {hard: {count/secrets: "0"}}
 `)
 	apply(t, c, policy, options(t, "quota"))
+	secrets := other(t).Resource(schema.GroupVersionResource{Version: "v1", Resource: "secrets"}).Namespace("cut")
+	until(t, "the server knows the quota", func() bool {
+		probe := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"generateName": "probe-"}}}
+		_, err := secrets.Create(t.Context(), probe, metav1.CreateOptions{})
+		return apierrors.IsForbidden(err)
+	})
 	second := set(t, namespace("cut")+configMap("cut", "two", "a: x")+"---\napiVersion: v1\nkind: Secret\nmetadata: {name: zz, namespace: cut}\n")
 	err := c.Apply(t.Context(), second, opts)
 	if err == nil || apierrors.IsConflict(err) {

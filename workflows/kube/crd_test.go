@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -386,5 +388,40 @@ func TestObjectIsToldHowToGo(t *testing.T) {
 	edit(t, gvr, "default", "x", `{"metadata":{"finalizers":null}}`)
 	if err := c.Remove(t.Context(), s, opts, true); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestServerThatHasNotLearnedADefinitionYet answers as a server does that still has the
+// schema before: an object that fits the new one is sent again, one that fits no
+// schema that was just changed is refused at once.
+func TestServerThatHasNotLearnedADefinitionYet(t *testing.T) {
+	open(t)
+	var refusals atomic.Int64
+	c := faulty(t, kube.Config{}, func(_ int64, w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPatch || r.URL.Query().Has("dryRun") || !strings.HasSuffix(r.URL.Path, "/laggards/one") || refusals.Add(-1) < 0 {
+			return false
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusInternalServerError)
+		fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","code":500,"message":"failed to create typed patch object (laggards/one; example.com/v1, Kind=Laggard): .spec.color: field not declared in schema"}`)
+		return true
+	})
+	opts := options(t, "laggards")
+	older := set(t, namespace("laggards")+crd("laggards", "Laggard", "Namespaced", "")+custom("Laggard", "laggards", "one", "mode: fast"))
+	apply(t, c, older, opts)
+	newer := func(color string) kube.Set {
+		return set(t, namespace("laggards")+crd("laggards", "Laggard", "Namespaced", "color: {type: string}")+custom("Laggard", "laggards", "one", "mode: fast, color: "+color))
+	}
+	refusals.Store(3)
+	apply(t, c, newer("red"), opts)
+	wantNothing(t, diff(t, c, newer("red"), opts))
+	if n := refusals.Load(); n >= 0 {
+		t.Errorf("the object was sent %d times; want again after each of 3 refusals", 3-n)
+	}
+
+	refusals.Store(1)
+	var invalid *kube.InvalidError
+	if err := c.Apply(t.Context(), newer("blue"), opts); !errors.As(err, &invalid) {
+		t.Errorf("Apply without a change of the definition = %v; want the server's refusal", err)
 	}
 }
