@@ -153,9 +153,15 @@ func responses(s *schema.Set, r route) object {
 		success["content"] = object{media: object{"schema": body}}
 	}
 	if r.etag || r.tagged {
-		success["headers"] = object{"ETag": object{"description": "entity tag of this answer", "schema": object{"type": "string"}}}
+		success["headers"] = sends("ETag", "entity tag of this answer")
+	}
+	if r.idempotent {
+		success["headers"] = sends("Location", "path of the operation")
 	}
 	out := object{strconv.Itoa(status): success}
+	if r.otherwise != 0 {
+		out[strconv.Itoa(r.otherwise)] = object{"description": r.detail, "content": success["content"]}
+	}
 	if r.etag {
 		out["304"] = object{"description": "It is as it was in the answer with this ETag."}
 	}
@@ -170,10 +176,19 @@ func responses(s *schema.Set, r route) object {
 		}
 	}
 	for status, titles := range byStatus {
-		out[strconv.Itoa(status)] = object{
+		refusal := object{
 			"description": strings.Join(titles, "; "),
 			"content":     object{mediaProblem: object{"schema": s.Of(reflect.TypeFor[resource.Problem]())}},
 		}
+		if status == http.StatusServiceUnavailable {
+			refusal["headers"] = sends("Retry-After", "seconds after which to ask again")
+		}
+		out[strconv.Itoa(status)] = refusal
 	}
 	return out
+}
+
+// sends describes a header of an answer.
+func sends(name, summary string) object {
+	return object{name: object{"description": summary, "schema": object{"type": "string"}}}
 }

@@ -48,7 +48,27 @@ func TestOpenAPIDocumentIsValid(t *testing.T) {
 		}
 	}
 	if len(seen) < 20 {
-		t.Errorf("%d operations are described; want those of the issue, 20 or more", len(seen))
+		t.Errorf("%d operations are described; want 20 or more", len(seen))
+	}
+}
+
+// TestHeadersAndStatusesAreDescribed looks for those that a client acts upon.
+func TestHeadersAndStatusesAreDescribed(t *testing.T) {
+	doc := open(t).description()
+	for _, want := range []struct {
+		path, method string
+		status       int
+		header       string
+	}{
+		{"/v1/machines/{machine}", http.MethodGet, 200, "ETag"},
+		{"/v1/machines/{machine}", http.MethodGet, 503, "Retry-After"},
+		{"/v1/machines/{machine}/power", http.MethodPost, 202, "Location"},
+		{"/readyz", http.MethodGet, 503, ""},
+	} {
+		answer := doc.Paths.Value(want.path).GetOperation(want.method).Responses.Status(want.status)
+		if answer == nil || want.header != "" && answer.Value.Headers[want.header] == nil {
+			t.Errorf("%s %s with %d: %+v; want it described, with the header %q", want.method, want.path, want.status, answer, want.header)
+		}
 	}
 }
 

@@ -97,7 +97,8 @@ func (s *Server) healthRoutes() []route {
 		},
 		{
 			method: http.MethodGet, path: "/readyz", id: "getReadiness", tag: "meta", need: resource.RolePublic,
-			summary: "Whether the catalog answers", detail: "Answers 503 with the same form when it does not.", reply: resource.Health{}, serve: s.getReadiness,
+			summary: "Whether the catalog answers", detail: "Answers 503 with the same form when it does not.", reply: resource.Health{},
+			otherwise: http.StatusServiceUnavailable, serve: s.getReadiness,
 		},
 		{
 			method: http.MethodGet, path: "/metrics", id: "getMetrics", tag: "meta", need: resource.RoleReader,
@@ -109,7 +110,7 @@ func (s *Server) healthRoutes() []route {
 func (s *Server) getReadiness(x *exchange) error {
 	if err := s.cfg.Catalog.Ping(x.ctx()); err != nil {
 		s.cfg.Log.Error("not ready", "error", err)
-		x.route.status = http.StatusServiceUnavailable
+		x.route.status = x.route.otherwise
 		return x.send(resource.Health{Status: "unavailable", Catalog: "The catalog does not answer; the controller's log has the cause."})
 	}
 	return x.send(resource.Health{Status: "ok"})

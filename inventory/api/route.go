@@ -33,6 +33,7 @@ type route struct {
 	// body and reply are zero values of what is taken and sent; nil: none.
 	body, reply any
 	status      int    // of success; 200 when zero
+	otherwise   int    // status of a reply of the same form that is no success; none when zero
 	media       string // of the reply; JSON when empty
 	// etag: the reply has one, and If-None-Match is answered.
 	etag bool
