@@ -74,16 +74,15 @@ func (s *Server) authenticate(x *exchange) error {
 	if x.route.need == resource.RolePublic && !x.route.knows {
 		return nil
 	}
-	bearer, err := x.bearer()
+	bearer, fromCookie, err := x.bearer()
 	if err != nil || bearer == "" {
 		return err
 	}
 	t, err := s.token(x.ctx(), bearer)
+	if errors.Is(err, errToken) {
+		return x.unproved(fromCookie)
+	}
 	if err != nil {
-		if errors.Is(err, errToken) {
-			x.Header().Set("WWW-Authenticate", `Bearer realm="edge-provision", error="invalid_token"`)
-			return problem("invalid-token", "The token is unknown, has expired or was revoked.").at("Authorization")
-		}
 		return err
 	}
 	x.who = principal{id: t.ID, name: t.Name, role: resource.Role(t.Role)}
@@ -91,29 +90,45 @@ func (s *Server) authenticate(x *exchange) error {
 	return nil
 }
 
+// unproved is what becomes of a request whose token is not valid. A program chose
+// to send its header; a browser sends its cookie unasked, long after the token
+// ended. It forgets the cookie, and may do what it may without one.
+func (x *exchange) unproved(fromCookie bool) error {
+	at := "Authorization"
+	if fromCookie {
+		at = "Cookie"
+		x.forgetCookie()
+		if x.who.role.Allows(x.route.need) {
+			return nil
+		}
+	}
+	x.Header().Set("WWW-Authenticate", `Bearer realm="edge-provision", error="invalid_token"`)
+	return problem("invalid-token", "The token is unknown, has expired or was revoked.").at(at)
+}
+
 // bearer is the token that a request carries, in its header or in the dashboard's
 // cookie; empty: none.
-func (x *exchange) bearer() (string, error) {
+func (x *exchange) bearer() (bearer string, fromCookie bool, err error) {
 	if given := x.Request.Header.Get("Authorization"); given != "" {
 		bearer, ok := strings.CutPrefix(given, "Bearer ")
 		if !ok {
-			return "", problem("invalid-token", "The Authorization header must be `Bearer TOKEN`.").at("Authorization")
+			return "", false, problem("invalid-token", "The Authorization header must be `Bearer TOKEN`.").at("Authorization")
 		}
-		return bearer, nil
+		return bearer, false, nil
 	}
-	cookie, err := x.Cookie(sessionCookie)
+	cookie, err := x.Cookie(x.server.cookieName())
 	if err != nil {
-		return "", nil
+		return "", false, nil
 	}
 	// A browser sends a cookie by itself, and names the page that a change comes
 	// from; guard has compared that with ours.
 	if !x.reads() && x.Request.Header.Get("Origin") == "" {
-		return "", problem("cross-origin", "A change with the dashboard's cookie needs the Origin header, which browsers send.").at("Origin")
+		return "", true, problem("cross-origin", "A change with the dashboard's cookie needs the Origin header, which browsers send.").at("Origin")
 	}
 	if !x.reads() && !hmac.Equal([]byte(x.Request.Header.Get(csrfHeader)), []byte(csrfToken(cookie.Value))) {
-		return "", problem("cross-origin", "A change with the dashboard's cookie needs the header %s, with `csrf` of /v1/session.", csrfHeader).at(csrfHeader)
+		return "", true, problem("cross-origin", "A change with the dashboard's cookie needs the header %s, with `csrf` of /v1/session.", csrfHeader).at(csrfHeader)
 	}
-	return cookie.Value, nil
+	return cookie.Value, true, nil
 }
 
 // reads reports whether the request's method changes nothing.

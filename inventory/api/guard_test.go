@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -268,11 +269,7 @@ func TestSignInGivesACookieThatOtherPagesCannotUse(t *testing.T) {
 	s := open(t, func(c *api.Config) { c.Anonymous = resource.RolePublic })
 	m := s.machine(1)
 	refused(t, s.do(call{method: http.MethodPost, path: "/v1/session", body: resource.SignIn{Token: "edge_x"}}), "invalid-token")
-	r := s.do(call{method: http.MethodPost, path: "/v1/session", body: resource.SignIn{Token: s.bearers[resource.RoleOperator]}})
-	cookie, err := http.ParseSetCookie(r.header.Get("Set-Cookie"))
-	if err != nil || r.status != http.StatusNoContent {
-		t.Fatalf("signing in = %d, %v; want 204 and a cookie", r.status, err)
-	}
+	cookie := s.signIn(resource.RoleOperator)
 	if !cookie.HttpOnly || cookie.SameSite != http.SameSiteStrictMode || cookie.Path != "/" || cookie.Expires.Before(time.Now()) {
 		t.Errorf("cookie = %v; want HttpOnly, SameSite=Strict, for all paths, until the token ends", cookie)
 	}
@@ -307,6 +304,111 @@ func TestSignInGivesACookieThatOtherPagesCannotUse(t *testing.T) {
 	if gone, err := http.ParseSetCookie(out.header.Get("Set-Cookie")); err != nil || gone.MaxAge >= 0 || gone.Value != "" {
 		t.Errorf("signing out sets %v, %v; want the cookie gone", gone, err)
 	}
+}
+
+// TestABrowserWhoseTokenEndedIsLikeOneWithoutAToken is about cookies that are not
+// valid any more, which browsers go on sending.
+func TestABrowserWhoseTokenEndedIsLikeOneWithoutAToken(t *testing.T) {
+	unknown := "edge_aaaaaaaaaaaaaaaa_" + strings.Repeat("A", 43)
+	tags := func(s *shop) call {
+		return call{method: http.MethodPatch, path: "/v1/machines/" + s.machine(1).ID.String() + "/tags", body: resource.TagChange{Set: map[string]string{"a": "b"}}}
+	}
+	reads := func(path string) func(*shop) call { return func(*shop) call { return call{path: path} } }
+	for name, c := range map[string]struct {
+		closed  bool   // nobody may read without a token
+		cookie  string // empty: of an operator's token that was revoked
+		asks    func(*shop) call
+		header  map[string]string
+		noCSRF  bool   // the page does not know what the session's changes need
+		want    string // problem; empty: answered
+		forgets bool   // the browser is told to forget the cookie
+	}{
+		"reads where everybody may":         {asks: reads("/v1/machines"), forgets: true},
+		"of nobody reads":                   {cookie: unknown, asks: reads("/v1/machines"), forgets: true},
+		"of no token's form reads":          {cookie: "admin", asks: reads("/v1/machines"), forgets: true},
+		"learns that nobody is signed in":   {asks: reads("/v1/session"), forgets: true},
+		"learns so where a token is needed": {closed: true, asks: reads("/v1/session"), forgets: true},
+		"reads nothing where a token is":    {closed: true, asks: reads("/v1/machines"), want: "invalid-token", forgets: true},
+		"is no admin":                       {asks: reads("/v1/tokens"), want: "invalid-token", forgets: true},
+		"is not looked at where all may":    {closed: true, asks: reads("/healthz")},
+		"changes nothing":                   {asks: tags, want: "invalid-token", forgets: true},
+		"changes nothing for another page":  {asks: tags, noCSRF: true, want: "cross-origin"},
+		"does not excuse a bad header":      {asks: reads("/v1/machines"), header: map[string]string{"Authorization": "Bearer " + unknown}, want: "invalid-token"},
+		"does not excuse another scheme":    {asks: reads("/v1/machines"), header: map[string]string{"Authorization": "Basic eDp4"}, want: "invalid-token"},
+	} {
+		t.Run("a cookie "+name, func(t *testing.T) {
+			s := open(t, func(cfg *api.Config) {
+				if c.closed {
+					cfg.Anonymous = resource.RolePublic
+				}
+			})
+			cookie := s.signIn(resource.RoleOperator)
+			header := map[string]string{"Origin": s.http.URL, "Cookie": cookie.Name + "=" + cookie.Value}
+			session := read[resource.Session](t, s.do(call{path: "/v1/session", header: header}))
+			if !c.noCSRF {
+				header["X-CSRF-Token"] = session.CSRF
+			}
+			if err := s.catalog.RevokeToken(t.Context(), session.ID); err != nil {
+				t.Fatal(err)
+			}
+			if c.cookie != "" {
+				header["Cookie"] = cookie.Name + "=" + c.cookie
+			}
+			maps.Copy(header, c.header)
+			asked := c.asks(s)
+			asked.header = header
+			r := s.do(asked)
+			if c.want != "" {
+				refused(t, r, c.want)
+			} else if r.status != http.StatusOK {
+				t.Errorf("status = %d; want 200", r.status)
+			}
+			gone, err := http.ParseSetCookie(r.header.Get("Set-Cookie"))
+			if forgets := err == nil && gone.Name == cookie.Name && gone.MaxAge < 0 && gone.Path == "/" && gone.HttpOnly; forgets != c.forgets {
+				t.Errorf("Set-Cookie = %q; want the cookie forgotten: %v", r.header.Get("Set-Cookie"), c.forgets)
+			}
+			entries, err := s.catalog.AuditPage(t.Context(), "", 0, 10)
+			if err != nil || len(entries) != 1 || entries[0].Action != "signIn" {
+				t.Errorf("audit = %+v, %v; want the sign-in alone", entries, err)
+			}
+		})
+	}
+}
+
+func TestWhoseTokenEndedIsShownAsNobody(t *testing.T) {
+	for _, anonymous := range []resource.Role{resource.RoleReader, resource.RolePublic} {
+		s := open(t, func(c *api.Config) { c.Anonymous = anonymous })
+		cookie := s.signIn(resource.RoleOperator)
+		r := s.do(call{path: "/v1/session", header: map[string]string{"Cookie": cookie.Name + "=edge_x"}})
+		if got := read[resource.Session](t, r); got != (resource.Session{Role: anonymous, Anonymous: true}) {
+			t.Errorf("session = %+v; want nobody's, with the role %q", got, anonymous)
+		}
+	}
+}
+
+// TestControllersOfOneHostLeaveEachOthersCookiesAlone has one browser signed in to
+// two: it sends a host's cookies to each of its ports.
+func TestControllersOfOneHostLeaveEachOthersCookiesAlone(t *testing.T) {
+	one, other := open(t), open(t)
+	a, b := one.signIn(resource.RoleOperator), other.signIn(resource.RoleAdmin)
+	header := map[string]string{"Cookie": a.Name + "=" + a.Value + "; " + b.Name + "=" + b.Value}
+	for s, role := range map[*shop]resource.Role{one: resource.RoleOperator, other: resource.RoleAdmin} {
+		r := s.do(call{path: "/v1/session", header: header})
+		if got := read[resource.Session](t, r); got.Role != role || r.header.Get("Set-Cookie") != "" {
+			t.Errorf("session = %+v, Set-Cookie = %q; want the role %s, and no cookie touched", got, r.header.Get("Set-Cookie"), role)
+		}
+	}
+}
+
+// signIn is the dashboard's cookie of somebody with a role.
+func (s *shop) signIn(role resource.Role) *http.Cookie {
+	s.Helper()
+	r := s.do(call{method: http.MethodPost, path: "/v1/session", body: resource.SignIn{Token: s.bearers[role]}})
+	cookie, err := http.ParseSetCookie(r.header.Get("Set-Cookie"))
+	if err != nil || r.status != http.StatusNoContent {
+		s.Fatalf("signing in = %d, %v; want 204 and a cookie", r.status, err)
+	}
+	return cookie
 }
 
 func TestTokensAreListedWithoutTheirSecretsAndNoteTheirUse(t *testing.T) {

@@ -11,9 +11,12 @@ import (
 	"github.com/edge-provision/edge-provision/inventory/resource"
 )
 
-// sessionCookie carries the token of somebody who signed in to the dashboard.
-// Scripts cannot read it, and no other site's page can have it sent.
-const sessionCookie = "edge_session"
+// cookieName is the name of the cookie that carries the token of somebody who
+// signed in to the dashboard. Scripts cannot read it, and no other site's page can
+// have it sent. A browser sends a host's cookies to each of its ports: the name has
+// the catalog that the token is of, so that controllers on one host leave each
+// other's alone.
+func (s *Server) cookieName() string { return "edge_session_" + s.cfg.Catalog.CatalogID().String() }
 
 func (s *Server) sessionRoutes() []route {
 	return []route{
@@ -32,7 +35,7 @@ func (s *Server) sessionRoutes() []route {
 			method: http.MethodDelete, path: "/v1/session", id: "signOut", tag: "access", need: resource.RolePublic,
 			summary: "Have the browser forget the cookie", status: http.StatusNoContent,
 			serve: func(x *exchange) error {
-				http.SetCookie(x.ResponseWriter, x.cookie("", time.Unix(0, 0)))
+				x.forgetCookie()
 				x.WriteHeader(http.StatusNoContent)
 				return nil
 			},
@@ -42,7 +45,7 @@ func (s *Server) sessionRoutes() []route {
 
 func (x *exchange) cookie(value string, expires time.Time) *http.Cookie {
 	c := &http.Cookie{
-		Name: sessionCookie, Value: value, Path: "/", Expires: expires, HttpOnly: true, Secure: x.TLS != nil, SameSite: http.SameSiteStrictMode,
+		Name: x.server.cookieName(), Value: value, Path: "/", Expires: expires, HttpOnly: true, Secure: x.TLS != nil, SameSite: http.SameSiteStrictMode,
 	}
 	if value == "" {
 		c.MaxAge = -1
@@ -50,9 +53,12 @@ func (x *exchange) cookie(value string, expires time.Time) *http.Cookie {
 	return c
 }
 
+// forgetCookie has the browser drop the cookie.
+func (x *exchange) forgetCookie() { http.SetCookie(x.ResponseWriter, x.cookie("", time.Unix(0, 0))) }
+
 func (s *Server) getSession(x *exchange) error {
 	out := resource.Session{ID: x.who.id, Name: x.who.name, Role: x.who.role, Anonymous: x.who.id == ""}
-	if cookie, err := x.Cookie(sessionCookie); err == nil && !out.Anonymous && x.Request.Header.Get("Authorization") == "" {
+	if cookie, err := x.Cookie(x.server.cookieName()); err == nil && !out.Anonymous && x.Request.Header.Get("Authorization") == "" {
 		out.CSRF = csrfToken(cookie.Value)
 	}
 	return x.send(out)
