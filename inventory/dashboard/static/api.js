@@ -11,6 +11,12 @@ export class Problem extends Error {
   }
 }
 
+// Unreachable is that no answer came, or not the whole of one.
+export class Unreachable extends Error {}
+
+// passing tells whether what failed can go well when the same is asked later.
+export const passing = (error) => error instanceof Unreachable || (error instanceof Problem && error.status >= 500);
+
 function address(path, parameters) {
   const url = new URL(path, location.origin);
   for (const [name, value] of Object.entries(parameters ?? {})) {
@@ -29,11 +35,48 @@ async function refused(response) {
   return new Problem(response.status, body);
 }
 
+const longestAnswer = 45000; // milliseconds; the server gives up after 30 s
+
 // get reads one resource.
 export async function get(path, parameters, signal) {
-  const response = await fetch(address(path, parameters), { signal, headers: { Accept: "application/json" } });
-  if (!response.ok) throw await refused(response);
-  return response.json();
+  const bounds = [AbortSignal.timeout(longestAnswer), signal].filter(Boolean);
+  let response;
+  try {
+    response = await fetch(address(path, parameters), { signal: AbortSignal.any(bounds), headers: { Accept: "application/json" } });
+    if (response.ok) return await response.json();
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Unreachable(error.message);
+  }
+  throw await refused(response);
+}
+
+// insist reads until that goes well, and returns what was read. late is called each
+// time that it does not but may yet; what cannot go well is thrown, and whatever fails
+// once signal aborts.
+export async function insist(read, signal, late) {
+  for (let pause = firstPause; ; pause = longer(pause)) {
+    try {
+      return await read();
+    } catch (error) {
+      if (signal.aborted || !passing(error)) throw error;
+      late();
+    }
+    await rest(pause, signal);
+    await seen(signal);
+    signal.throwIfAborted();
+  }
+}
+
+// every calls a function at a period while the tab can be seen, and when it is seen
+// again if that was due meanwhile, until signal aborts.
+export async function every(ms, call, signal) {
+  for (;;) {
+    await sleep(ms, signal);
+    await seen(signal);
+    if (signal.aborted) return;
+    await call();
+  }
 }
 
 let csrf = ""; // what a change names beside the cookie; "" without a session
@@ -74,8 +117,14 @@ export async function signOut() {
   if (!response.ok) throw await refused(response);
 }
 
-const firstPause = 1000; // milliseconds
+export const firstPause = 1000; // milliseconds
 const longestPause = 30000;
+
+// longer is the pause after one that was not enough.
+export const longer = (pause) => Math.min(2 * pause, longestPause);
+
+// rest pauses, not all pages at the same time.
+export const rest = (pause, signal) => sleep(pause * (0.75 + Math.random() / 2), signal);
 
 // watch follows a stream of Server-Sent Events until signal aborts. take is called
 // with the type and the data of each; link with "live" or "lost" as the connection
@@ -115,14 +164,14 @@ export async function watch(path, parameters, { signal, take, link }) {
     if (signal.aborted) return;
     if (hidden.signal.aborted) continue;
     link("lost");
-    await sleep(pause * (0.75 + Math.random() / 2), signal);
+    await rest(pause, signal);
     if (signal.aborted) return;
-    pause = Math.min(2 * pause, longestPause);
+    pause = longer(pause);
   }
 }
 
 // seen waits until the tab can be seen, or signal aborts.
-function seen(signal) {
+export function seen(signal) {
   if (!document.hidden || signal.aborted) return undefined;
   return new Promise((done) => {
     document.addEventListener("visibilitychange", done, { once: true, signal });

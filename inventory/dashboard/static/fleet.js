@@ -1,16 +1,17 @@
 // The fleet: every machine that a search selects, as a table or in its racks, kept
 // up to date by the watch.
 
-import { get, Problem, settle, watch } from "./api.js";
+import { every, get, Problem, settle, watch } from "./api.js";
 import { announce, h, replace, setText, state } from "./dom.js";
 import { ago, date, memory, nameOf, plural, processor, size } from "./format.js";
-import { drifted, mark } from "./hardware.js";
+import { drifted, looked, mark } from "./hardware.js";
 import { racks } from "./rack.js";
 import { searchBox } from "./search.js";
 
 const pageSize = 200;
 const mostParts = 8; // requests for one page of a search that looks at every machine
 const mostRows = 2000; // what a browser, and a person, can still look through
+const period = 60000; // milliseconds until rows that are shown are read again
 const fields = "id,site,address,serial,state,macs,tags,first_seen,last_seen,drift,looked_at," +
   "facts.system.manufacturer,facts.system.product,facts.cpu.model,facts.cpu.cores,facts.memory.bytes,facts.disks.bytes";
 
@@ -34,6 +35,12 @@ function disks(list) {
   const counts = new Map();
   for (const s of sizes) counts.set(s, (counts.get(s) ?? 0) + 1);
   return [...counts].map(([s, n]) => (n > 1 ? `${n} × ${s}` : s)).join(", ");
+}
+
+// later is the later of two times, of which either may be absent.
+function later(a, b) {
+  if (!a || !b) return a ?? b;
+  return Date.parse(a) < Date.parse(b) ? b : a;
 }
 
 // compare orders machines as the API does: what is absent comes last, and equals
@@ -126,15 +133,27 @@ export async function fleet(root, context) {
 
   more.addEventListener("click", async () => {
     more.disabled = true;
-    try {
-      await readPage();
-      paint();
-    } catch (error) {
-      context.fail(error);
-    } finally {
-      more.disabled = false;
-    }
+    await context.insist(readPage);
+    if (signal.aborted) return;
+    paint();
+    more.disabled = false;
   });
+
+  // A report like the one before moves when a machine was seen, which is no change
+  // that the watch tells of.
+  const readAgain = async () => {
+    const ids = [...known.keys()];
+    for (let i = 0; i < ids.length; i += pageSize) {
+      const some = ids.slice(i, i + pageSize);
+      const page = await get("/v1/machines", { filter: `contains(${JSON.stringify(some)}, machine.id)`, fields: "id,last_seen,looked_at", limit: pageSize }, signal);
+      for (const m of page.items) {
+        const row = known.get(m.id);
+        if (!row) continue;
+        row.last_seen = later(row.last_seen, m.last_seen);
+        row.looked_at = later(row.looked_at, m.looked_at);
+      }
+    }
+  };
 
   // What changes while the list is read must not be missed: the watch begins where
   // the catalog stands before.
@@ -150,8 +169,10 @@ export async function fleet(root, context) {
   readLeases().catch(() => {});
   paint();
   follow();
-  const clockwork = setInterval(paint, 30000); // "3 min ago" grows old
-  signal.addEventListener("abort", () => clearInterval(clockwork));
+  if (!asRacks) { // racks show no times
+    every(period / 2, paint, signal); // "3 min ago" grows old
+    every(period, () => context.insist(readAgain).then(soon), signal);
+  }
 
   function follow() {
     let anew = false; // all machines are being sent again
@@ -250,6 +271,7 @@ function table(body, parameters, sort) {
       if (c.name === "State") {
         const shown = m.state + drifted(m);
         if (cell.textContent !== shown) cell.replaceChildren(state(m.state), mark(m));
+        else if (drifted(m)) cell.lastChild.title = looked(m.looked_at);
         return;
       }
       const value = c.cell ? c.cell(m, ip) : c.value(m);

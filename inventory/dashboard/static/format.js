@@ -41,11 +41,14 @@ export function clock(text) {
   return `${pad(t.getHours())}:${pad(t.getMinutes())}:${pad(t.getSeconds())}`;
 }
 
-// date is a day and minute here, year first.
-export function date(text) {
-  const t = new Date(text);
+// date is a day and minute here, year first, of a text or a number of milliseconds.
+export function date(at) {
+  const t = new Date(at);
   return `${t.getFullYear()}-${pad(t.getMonth() + 1)}-${pad(t.getDate())} ${pad(t.getHours())}:${pad(t.getMinutes())}`;
 }
+
+// moment is the minute of today, and of another day its date too.
+export const moment = (at, now = Date.now()) => (date(at).slice(0, 10) === date(now).slice(0, 10) ? date(at).slice(11) : date(at));
 
 // ago is how long ago something was, in one unit.
 export function ago(text, now = Date.now()) {

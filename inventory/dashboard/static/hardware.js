@@ -18,7 +18,7 @@ export const drifted = (m) => (m.drift && m.drift !== "none" ? `hardware ${words
 export const mark = (m) => drifted(m) && h("span", { class: "drift", title: looked(m.looked_at) }, drifted(m));
 
 // looked says when somebody last looked.
-const looked = (at) => (at ? `last looked at ${ago(at)}` : "never looked at");
+export const looked = (at) => (at ? `last looked at ${ago(at)}` : "never looked at");
 
 const mostEvents = 20;
 
@@ -45,7 +45,7 @@ export function hardware(path, context) {
           open = undefined;
           if (accepted) {
             announce(`The hardware of ${nameOf(m)} is accepted as it is`);
-            await read(m).catch(context.fail);
+            await context.insist(() => read(m));
           }
           // The button is not there any more, or is another element.
           (document.getElementById("accept") ?? document.getElementById("hardware-state"))?.focus();

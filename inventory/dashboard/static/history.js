@@ -9,24 +9,23 @@ import { date, plural } from "./format.js";
 const pageSize = 20;
 const mostChanges = 40;
 
-// history reads page by page from a machine's path.
-export function history(path, signal) {
+// history reads page by page from a machine's path. context is the view's; see main.js.
+export function history(path, context) {
   const list = h("ol", { class: "reports" });
-  const more = h("button", { type: "button", hidden: true, onclick: () => page(true) }, "Show earlier");
+  const more = h("button", { type: "button", hidden: true, async onclick() {
+    more.disabled = true;
+    await context.insist(() => page(true));
+    more.disabled = false;
+  } }, "Show earlier");
   let next = "";
 
   const page = async (append) => {
-    more.disabled = true;
-    try {
-      const reports = await get(path + "/history", { limit: pageSize, cursor: append ? next : "" }, signal);
-      const items = reports.items.map(report);
-      if (append) list.append(...items);
-      else replace(list, items.length > 0 ? items : h("li", { class: "empty" }, "No report yet."));
-      next = reports.next ?? "";
-      more.hidden = next === "";
-    } finally {
-      more.disabled = false;
-    }
+    const reports = await get(path + "/history", { limit: pageSize, cursor: append ? next : "" }, context.signal);
+    const items = reports.items.map(report);
+    if (append) list.append(...items);
+    else replace(list, items.length > 0 ? items : h("li", { class: "empty" }, "No report yet."));
+    next = reports.next ?? "";
+    more.hidden = next === "";
   };
   return { element: h("div", {}, list, more), read: () => page(false) };
 }

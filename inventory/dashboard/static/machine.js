@@ -1,7 +1,7 @@
 // One machine: where it stands, how it came up, what it is, what changed, what
 // happened.
 
-import { get, settle, watch } from "./api.js";
+import { every, get, settle, watch } from "./api.js";
 import { boot } from "./boot.js";
 import { announce, h, replace, setText, state } from "./dom.js";
 import { facts } from "./facts.js";
@@ -22,7 +22,7 @@ export async function machine(root, context) {
   const finding = h("div", { class: "finding", hidden: true });
   const picture = boot();
   const log = tail();
-  const changes = history(path, signal);
+  const changes = history(path, context);
   const parts = hardware(path, context);
   const classes = reactions(signal);
   const tree = facts();
@@ -64,12 +64,13 @@ export async function machine(root, context) {
   };
 
   // The stream begins before anything is read, so that nothing falls between.
-  const timelineSoon = settle(() => readTimeline().catch(context.fail), 400);
-  const machineSoon = settle(() => readMachine().catch(context.fail), 400);
-  const factsSoon = settle(() => Promise.all([readFacts(), changes.read()]).catch(context.fail), 400);
-  const classesSoon = settle(() => readMachine().then(readClasses).catch(context.fail), 400);
-  const hardwareSoon = settle(() => readHardware().catch(context.fail), 400);
-  const stepsSoon = settle(() => readSteps().catch(context.fail), 400);
+  const soon = (read) => settle(() => context.insist(read), 400);
+  const timelineSoon = soon(readTimeline);
+  const machineSoon = soon(readMachine);
+  const factsSoon = soon(() => Promise.all([readFacts(), changes.read()]));
+  const classesSoon = soon(() => readMachine().then(readClasses));
+  const hardwareSoon = soon(readHardware);
+  const stepsSoon = soon(readSteps);
   await readMachine();
   watch("/v1/watch/events", { machine: now.id }, {
     signal, link: context.link, take(type, event) {
@@ -81,8 +82,10 @@ export async function machine(root, context) {
       if (type !== "event" || event.kind.startsWith("step.") || event.kind.startsWith("run.")) stepsSoon();
     },
   }).catch(context.fail);
-  const clockwork = setInterval(hardwareSoon, 60000); // a look that finds nothing new is no event
-  signal.addEventListener("abort", () => clearInterval(clockwork));
+  every(60000, () => { // a report that finds nothing new is no event
+    machineSoon();
+    hardwareSoon();
+  }, signal);
   await Promise.all([readTimeline(), readFacts(), changes.read(), readHardware(), readClasses(), readSteps()]);
 }
 
@@ -92,6 +95,14 @@ function section(title, ...content) {
 }
 
 function describe(list, m) {
+  const seen = h("time", { datetime: m.last_seen, title: date(m.last_seen) }, ago(m.last_seen));
+  // Where only that is new, what somebody has selected of the rest stays.
+  const rest = JSON.stringify({ ...m, last_seen: undefined });
+  if (list.dataset.shows === rest) {
+    list.querySelector("time").replaceWith(seen);
+    return;
+  }
+  list.dataset.shows = rest;
   const entry = (name, ...value) => [h("dt", {}, name), h("dd", {}, value)];
   const tags = Object.entries(m.tags ?? {}).sort();
   replace(list,
@@ -99,7 +110,7 @@ function describe(list, m) {
     m.serial && entry("Serial", h("span", { class: "mono" }, m.serial)),
     entry(m.macs?.length === 1 ? "MAC" : "MACs", h("span", { class: "mono" }, (m.macs ?? []).join(" ") || "–")),
     m.image && entry("Image", h("span", { class: "mono", title: m.image }, m.image.replace("sha256:", "").slice(0, 12))),
-    entry("Last seen", h("time", { datetime: m.last_seen, title: date(m.last_seen) }, ago(m.last_seen))),
+    entry("Last seen", seen),
     entry("Id", h("span", { class: "mono" }, m.id)),
     tags.length > 0 && entry("Tags", tags.map(([key, value]) => h("span", { class: "tag" }, h("b", {}, key), " ", value))));
 }

@@ -1,15 +1,17 @@
 // The frame: which view is shown for which address, the sign-in, the state of the
 // connection, and where the focus goes.
 
-import { Problem } from "./api.js";
+import { firstPause, insist, longer, passing, Problem, rest, seen } from "./api.js";
 import { h } from "./dom.js";
 import { fleet } from "./fleet.js";
 import { machine } from "./machine.js";
 import { run, runs } from "./runs.js";
 import { showSession, signInForm } from "./session.js";
+import { stale } from "./stale.js";
 
 const main = document.getElementById("main");
 const link = document.getElementById("link");
+const note = document.getElementById("stale");
 
 // views are the routes: a view fills an element and follows what it shows until
 // signal aborts. It returns when there is something to see, and may return what is
@@ -27,7 +29,10 @@ let shown = ""; // path of the view, without its parameters
 const labels = { live: "Live", lost: "Connection lost, trying again", idle: "" };
 
 function connection(state) {
-  if (link.dataset.state === state) return;
+  const before = link.dataset.state;
+  if (before === state) return;
+  // Who asks may be somebody else by now: a token ends.
+  if (before === "lost" && state === "live") ask();
   link.dataset.state = state;
   link.textContent = labels[state];
 }
@@ -39,6 +44,7 @@ function place() {
 }
 
 async function go() {
+  if (unknown) ask();
   const { path, parameters } = place();
   const view = views.find((v) => v.path.test(path));
   const moved = path !== shown;
@@ -51,11 +57,32 @@ async function go() {
     else a.removeAttribute("aria-current");
   }
   const fail = (error) => {
-    if (!controller.signal.aborted) explain(error);
+    if (controller.signal.aborted) return;
+    controller.abort();
+    explain(error);
+    if (passing(error)) again();
   };
+  const age = stale(note);
   const context = {
-    signal: controller.signal, parameters, link: connection, fail, who: () => who,
+    signal: controller.signal, parameters, fail, who: () => who,
     argument: view && decodeURIComponent(view.path.exec(path)[1] ?? ""),
+    // link is told of the stream by which a view follows what it shows.
+    link(state) {
+      // When it is lost nothing is missing yet; when it is lost again, something may be.
+      if (state === "lost" && link.dataset.state === "lost") age.late(connection);
+      else age.came(connection);
+      connection(state);
+    },
+    // insist reads something of what is shown already. While that does not go well
+    // the page stays, and says of when it is.
+    async insist(read) {
+      try {
+        await insist(read, controller.signal, () => age.late(read));
+        age.came(read);
+      } catch (error) {
+        fail(error);
+      }
+    },
     // title names the page, and is read first by a screen reader.
     title(text) {
       document.title = `${text} – edge-provision`;
@@ -68,7 +95,8 @@ async function go() {
     if (controller.signal.aborted) return;
     const focused = main.contains(document.activeElement) ? document.activeElement : null;
     main.replaceChildren(root);
-    if (!moved && focused?.id) resume(document.getElementById(focused.id), focused);
+    pause = firstPause;
+    if (!moved && focused) resume((focused.id && document.getElementById(focused.id)) || main.querySelector("h1"), focused);
     then?.();
     if (moved) {
       window.scrollTo(0, 0);
@@ -82,12 +110,33 @@ async function go() {
 }
 
 let arrived = false;
-let who = Promise.resolve(null); // who asks: a session, null while that is not known
+let who; // promise of who asks: a session, null where that is not known
+let unknown = true;
+
+// ask finds out who asks.
+function ask() {
+  unknown = false;
+  who = showSession(begin, enter).catch(() => { // the view says why nothing can be asked
+    unknown = true;
+    return null;
+  });
+}
+
+let pause = firstPause;
+
+// again tries after a while to show what could not be shown.
+async function again() {
+  const { signal } = current = new AbortController();
+  await rest(pause, signal);
+  await seen(signal);
+  if (signal.aborted) return;
+  pause = longer(pause);
+  go();
+}
 
 // resume gives the focus to what stands where it was, with what was typed while
 // the answer was on its way.
 function resume(element, before) {
-  if (!element) return;
   element.focus({ preventScroll: true });
   if (element.value === undefined || element.value === before.value) return;
   element.value = before.value;
@@ -97,17 +146,27 @@ function resume(element, before) {
 // explain shows why there is nothing to see.
 function explain(error) {
   connection("idle");
+  stale(note); // nothing is shown that could be old
   if (error instanceof Problem && error.status === 401) {
     main.replaceChildren(signInForm(begin));
     main.querySelector("input").focus();
+    ask();
     return;
   }
+  const said = main.querySelector(".refusal");
+  if (said?.dataset.why === error.message) return; // nothing is new, and somebody reads it
   const heading = h("h1", { tabindex: "-1" }, error.title ?? "The controller cannot be asked");
-  main.replaceChildren(h("div", { class: "view refusal" }, heading,
+  main.replaceChildren(h("div", { class: "view refusal", "data-why": error.message }, heading,
     h("p", {}, error instanceof Problem ? error.message : `No answer came from ${location.host}: ${error.message}.`),
     error.candidates?.length > 0 && h("ul", {}, error.candidates.map((id) => h("li", {}, h("a", { class: "mono", href: `#/machine/${id}` }, id)))),
-    h("p", {}, h("button", { type: "button", onclick: go }, "Try again"), " ", h("a", { href: "#/" }, "Go to the fleet"))));
+    h("p", {}, h("button", { type: "button", onclick: retry }, "Try again"), " ", h("a", { href: "#/" }, "Go to the fleet"))));
   heading.focus();
+}
+
+// retry says it again if it does not go well again, because somebody asked.
+function retry() {
+  main.querySelector(".refusal").dataset.why = "";
+  go();
 }
 
 document.getElementById("skip").addEventListener("click", (event) => {
@@ -130,6 +189,7 @@ window.addEventListener("hashchange", go);
 function enter() {
   current?.abort();
   connection("idle");
+  stale(note);
   shown = ""; // whatever is seen next is another page
   main.replaceChildren(signInForm(begin, go));
   main.querySelector("input").focus();
@@ -137,7 +197,7 @@ function enter() {
 
 // begin shows the page to whoever has just come, or signed in.
 function begin() {
-  who = showSession(begin, enter).catch(() => null); // the view says why nothing can be asked
+  ask();
   go();
 }
 

@@ -37,9 +37,9 @@ export async function runs(root, context) {
   };
   more.addEventListener("click", () => {
     limit = Math.min(1000, limit + pageSize);
-    read().catch(context.fail);
+    context.insist(read);
   });
-  const soon = settle(() => read().catch(context.fail), 300);
+  const soon = settle(() => context.insist(read), 300);
   watch("/v1/watch/events", { kind: "run.started,run.finished,step.started" }, { signal, link: context.link, take: soon }).catch(context.fail);
   await read();
 }
@@ -89,7 +89,7 @@ export async function run(root, context) {
     setText(error, now.error ?? "");
     paint();
   };
-  const soon = settle(() => read().catch(context.fail), 300);
+  const soon = settle(() => context.insist(read), 300);
   const paintSoon = settle(async () => !signal.aborted && paint(), 200);
   watch("/v1/watch/events", { run: id }, {
     signal, link: context.link, take(type, event) {

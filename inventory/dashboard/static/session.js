@@ -16,7 +16,7 @@ export async function showSession(then, enter) {
   const who = document.getElementById("who");
   const asks = await session();
   who.hidden = asks.anonymous && !asks.role;
-  const button = (text, onclick) => h("button", { type: "button", class: "quiet", onclick }, text);
+  const button = (text, onclick) => h("button", { type: "button", class: "quiet", id: "session", onclick }, text);
   if (asks.anonymous) {
     replace(who, button("Sign in", enter));
     return asks;
