@@ -17,7 +17,7 @@ import (
 // access is the role that each route needs, written down a second time: a route
 // that is added, or whose role changes, has to be thought of here too.
 var access = map[string]resource.Role{
-	"listMachines": "reader", "getMachine": "reader", "forgetMachine": "admin", "changeTags": "operator", "changeFacts": "operator",
+	"listMachines": "reader", "countMachines": "reader", "getMachine": "reader", "forgetMachine": "admin", "changeTags": "operator", "changeFacts": "operator",
 	"setPower": "operator", "cancelRun": "operator", "reprovisionMachine": "admin", "listOperations": "reader", "getOperation": "reader",
 	"getFacts": "reader", "getSourceFacts": "reader", "listHistory": "reader", "getDrift": "reader", "acceptDrift": "operator", "getTimeline": "reader",
 	"listLeases": "reader", "listImages": "reader", "getImage": "reader",

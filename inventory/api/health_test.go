@@ -46,6 +46,9 @@ func TestMetricsCountMachinesAndRequests(t *testing.T) {
 	if err := s.catalog.SetState(t.Context(), m.ID, inventory.StateHeld); err != nil {
 		t.Fatal(err)
 	}
+	if r := s.get("/v1/count/machines"); string(r.body) != `{"machines":2,"states":{"declared":1,"held":1},"drift":{}}`+"\n" {
+		t.Errorf("counts = %s; want one machine declared and one held", r.body)
+	}
 	s.get("/v1/machines")
 	s.get("/v1/machines?limit=x")
 	text := string(s.get("/metrics").body)

@@ -34,6 +34,11 @@ func (s *Server) machineRoutes() []route {
 			serve: s.listMachines,
 		},
 		{
+			method: http.MethodGet, path: "/v1/count/machines", id: "countMachines", tag: "machines", need: resource.RoleReader,
+			summary: "Count machines by state and drift", detail: "Of all sites. `/metrics` has the same by site.",
+			reply: resource.MachineCounts{}, serve: s.countMachines,
+		},
+		{
 			method: http.MethodGet, path: "/v1/machines/{machine}", id: "getMachine", tag: "machines", need: resource.RoleReader,
 			summary: "Show one machine", params: []param{paramMachine, paramFields}, reply: resource.Machine{}, etag: true,
 			problems: []string{"not-found", "ambiguous"}, serve: s.getMachine,
@@ -91,6 +96,18 @@ func (s *Server) listMachines(x *exchange) error {
 		return err
 	}
 	return x.send(resource.Page[resource.Document]{Items: items, Next: page.Next, Examined: int64(page.Examined), Partial: page.Partial})
+}
+
+func (s *Server) countMachines(x *exchange) error {
+	counts, err := s.cfg.Catalog.Count(x.ctx())
+	if err != nil {
+		return err
+	}
+	out := resource.MachineCounts{States: counts.States, Drift: counts.Drift}
+	for _, n := range counts.States {
+		out.Machines += n
+	}
+	return x.send(out)
 }
 
 // complete adds the facts to machines where fields asks for them.

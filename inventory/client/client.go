@@ -310,6 +310,13 @@ func (c *Client) MachinePage(ctx context.Context, q MachineQuery, cursor string)
 	return page, err
 }
 
+// CountMachines counts the machines of all sites.
+func (c *Client) CountMachines(ctx context.Context) (resource.MachineCounts, error) {
+	var n resource.MachineCounts
+	_, err := c.do(ctx, get(nil, "v1", "count", "machines"), &n)
+	return n, err
+}
+
 // Machine returns the machine of a name, and the ETag that ForgetMachine takes
 // when no fields are chosen.
 func (c *Client) Machine(ctx context.Context, name string, fields ...string) (m resource.Machine, etag string, err error) {

@@ -99,6 +99,10 @@ func TestListsAreReadOverTheirPages(t *testing.T) {
 	if err != nil || len(events) != 14 {
 		t.Errorf("events = %d, %v; want the 14 changes", len(events), err)
 	}
+	counts, err := c.CountMachines(t.Context())
+	if err != nil || counts.Machines != 7 || counts.States[inventory.StateDeclared] != 7 || len(counts.States) != 1 || len(counts.Drift) != 0 {
+		t.Errorf("counts = %+v, %v; want 7 declared machines", counts, err)
+	}
 	for _, list := range []func() error{
 		func() error { _, err := client.Collect(c.Leases(t.Context(), "network.edge")); return err },
 		func() error { _, err := client.Collect(c.Images(t.Context())); return err },

@@ -61,6 +61,15 @@ type MachineFacts struct {
 	Sources map[inventory.Source]inventory.Document `json:"sources"`
 }
 
+// MachineCounts is how many machines there are.
+type MachineCounts struct {
+	Machines int `json:"machines"`
+	// States has those in each state; a state that none is in is absent.
+	States map[inventory.State]int `json:"states"`
+	// Drift has those in each state of drift; machines without a snapshot are in none.
+	Drift map[inventory.DriftState]int `json:"drift"`
+}
+
 // Report is one entry of a machine's history: what a source saw, and what
 // changed against its report before.
 type Report struct {

@@ -22,3 +22,40 @@ func (s *Store) CountStates(ctx context.Context) ([]StateCount, error) {
 	err := s.main.client.Machine.Query().GroupBy(machine.FieldSite, machine.FieldState).Aggregate(ent.Count()).Scan(ctx, &out)
 	return out, s.explain("counting machines", err)
 }
+
+// Counts is how many machines there are, by what they are in. What no machine is in
+// has no entry.
+type Counts struct {
+	States map[inventory.State]int
+	// Drift has no entry for machines without a snapshot.
+	Drift map[inventory.DriftState]int
+}
+
+// Count counts the machines of all sites. Each of the two reads one index and no
+// machine.
+func (s *Store) Count(ctx context.Context) (Counts, error) {
+	var states []struct {
+		State    inventory.State `json:"state"`
+		Machines int             `json:"count"`
+	}
+	err := s.main.client.Machine.Query().GroupBy(machine.FieldState).Aggregate(ent.Count()).Scan(ctx, &states)
+	if err != nil {
+		return Counts{}, s.explain("counting machines by state", err)
+	}
+	var drift []struct {
+		Drift    inventory.DriftState `json:"drift"`
+		Machines int                  `json:"count"`
+	}
+	err = s.main.client.Machine.Query().Where(machine.DriftNotNil()).GroupBy(machine.FieldDrift).Aggregate(ent.Count()).Scan(ctx, &drift)
+	if err != nil {
+		return Counts{}, s.explain("counting machines by drift", err)
+	}
+	out := Counts{States: map[inventory.State]int{}, Drift: map[inventory.DriftState]int{}}
+	for _, n := range states {
+		out.States[n.State] = n.Machines
+	}
+	for _, n := range drift {
+		out.Drift[n.Drift] = n.Machines
+	}
+	return out, nil
+}

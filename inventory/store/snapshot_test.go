@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -272,6 +273,13 @@ func TestFactsOfAProgramWithoutTheKeyAreComparedLater(t *testing.T) {
 		counts := must[[]store.DriftCount](t)(s.CountDrift(t.Context()))
 		if len(counts) != 1 || counts[0] != (store.DriftCount{Site: site, State: inventory.DriftChanged, Machines: 1}) {
 			t.Errorf("CountDrift() = %+v; want one changed machine", counts)
+		}
+		must[inventory.Machine](t)(s.Declare(t.Context(), "another", "machine.bare", mac(77)))
+		want := store.Counts{
+			States: map[inventory.State]int{inventory.StateDeclared: 1, inventory.StateDiscovered: 1}, Drift: map[inventory.DriftState]int{inventory.DriftChanged: 1},
+		}
+		if got := must[store.Counts](t)(s.Count(t.Context())); !reflect.DeepEqual(got, want) {
+			t.Errorf("Count() = %+v; want %+v, over both sites", got, want)
 		}
 	})
 }

@@ -11,6 +11,7 @@ import { searchBox } from "./search.js";
 const pageSize = 200;
 const mostParts = 8; // requests for one page of a search that looks at every machine
 const mostRows = 2000; // what a browser, and a person, can still look through
+const leasePages = 10; // of 1,000 leases each
 const period = 60000; // milliseconds until rows that are shown are read again
 const fields = "id,site,address,serial,state,macs,tags,first_seen,last_seen,drift,looked_at," +
   "facts.system.manufacturer,facts.system.product,facts.cpu.model,facts.cpu.cores,facts.memory.bytes,facts.disks.bytes";
@@ -94,15 +95,19 @@ export async function fleet(root, context) {
     search.element, body, more);
 
   const known = new Map(); // machines by id
-  const addresses = new Map(); // IP addresses by MAC
+  let addresses = new Map(); // IP addresses by MAC
+  let unread = false; // there are leases that were not read
+  let counts; // of all machines, while not all are shown and none are searched for
   const shown = asRacks ? racks(body) : table(body, parameters, sort);
   let next = "";
   let examined = 0;
 
+  const addressOf = (m) => m.macs?.map((mac) => addresses.get(mac)).find(Boolean) ?? (unread ? "not read" : "");
+  const tally = () => summarise(summary, [...known.values()], { next, filter, examined, counts });
   const paint = () => {
     const machines = [...known.values()].sort(compare(sort));
-    shown.paint(machines, next === "", (m) => m.macs?.map((mac) => addresses.get(mac)).find(Boolean) ?? "");
-    summarise(summary, machines, next, filter, examined);
+    shown.paint(machines, next === "", addressOf);
+    tally();
     more.hidden = next === "" || known.size >= mostRows;
     setText(more, examined > 0 && machines.length === 0 ? "Look further" : "Show more");
   };
@@ -124,16 +129,29 @@ export async function fleet(root, context) {
     }
   };
   const readLeases = async () => {
-    const page = await get("/v1/leases", { state: "active", limit: 1000 }, signal);
-    addresses.clear();
-    for (const lease of page.items) addresses.set(lease.mac, lease.address);
+    const found = new Map();
+    let cursor = "";
+    for (let n = 0; n < leasePages; n++) {
+      const page = await get("/v1/leases", { state: "active", limit: 1000, cursor }, signal);
+      for (const lease of page.items) found.set(lease.mac, lease.address);
+      cursor = page.next ?? "";
+      if (cursor === "") break;
+    }
+    addresses = found;
+    unread = cursor !== "";
     soon();
   };
-  const leasesSoon = settle(() => readLeases().catch(() => {}), 1500);
+  const leasesSoon = settle(() => context.insist(readLeases), 1500);
+  const readCounts = async () => {
+    const partly = next !== "" || known.size >= mostRows;
+    counts = partly && !filter ? await get("/v1/count/machines", {}, signal) : undefined;
+  };
+  const countsSoon = settle(() => context.insist(readCounts).then(tally), 2000);
 
   more.addEventListener("click", async () => {
     more.disabled = true;
     await context.insist(readPage);
+    await context.insist(readCounts);
     if (signal.aborted) return;
     paint();
     more.disabled = false;
@@ -166,12 +184,15 @@ export async function fleet(root, context) {
     body.hidden = true;
     return () => search.refuse(error);
   }
-  readLeases().catch(() => {});
+  await readCounts();
+  context.insist(readLeases);
   paint();
   follow();
-  if (!asRacks) { // racks show no times
+  if (asRacks) { // they show no times
+    every(period, () => context.insist(readCounts).then(tally), signal);
+  } else {
     every(period / 2, paint, signal); // "3 min ago" grows old
-    every(period, () => context.insist(readAgain).then(soon), signal);
+    every(period, () => context.insist(() => Promise.all([readAgain(), readCounts()])).then(soon), signal);
   }
 
   function follow() {
@@ -190,11 +211,12 @@ export async function fleet(root, context) {
         if (!before && known.size >= mostRows) return;
         if (before && !drifted(before) && drifted(data)) announce(`${nameOf(data)}: ${drifted(data)}`);
         if (before && before.state !== data.state) announce(`${nameOf(data)}: ${before.state}, now ${data.state}`);
-        if (!before && !anew) announce(`${nameOf(data)} appeared, ${data.state}`);
+        if (!before && !anew) announce(next ? `${nameOf(data)}: now ${data.state}` : `${nameOf(data)} appeared, ${data.state}`);
         known.set(data.id, data);
         shown.touched?.(data.id);
         leasesSoon();
       }
+      countsSoon();
       soon();
     };
     watch("/v1/watch/machines", { filter, fields, after: newest.items[0]?.id ?? 0 }, { signal, take, link: context.link })
@@ -204,23 +226,25 @@ export async function fleet(root, context) {
 
 const stateOrder = ["failed", "installing", "inspecting", "held", "discovered", "declared", "installed"];
 
-// summarise counts machines by state; each count leads to those machines.
-function summarise(element, machines, next, filter, examined) {
-  const counts = new Map();
-  for (const m of machines) counts.set(m.state, (counts.get(m.state) ?? 0) + 1);
+// summarise counts machines by state; each count leads to those machines. counts
+// are of all that there are; without it the numbers are of those that are shown.
+function summarise(element, machines, { next, filter, examined, counts }) {
+  const states = new Map(Object.entries(counts?.states ?? {}));
+  if (!counts) for (const m of machines) states.set(m.state, (states.get(m.state) ?? 0) + 1);
   const full = machines.length >= mostRows ? ": narrow the search to see others" : "";
-  const total = plural(machines.length, "machine") + (full || (next ? " so far" : ""));
-  const parts = stateOrder.filter((name) => counts.has(name)).map((name) =>
-    filter ? h("span", { class: "count" }, state(name), h("b", {}, String(counts.get(name))))
-      : h("a", { class: "count", href: "#/?" + new URLSearchParams({ filter: `machine.state == "${name}"` }) }, state(name), h("b", {}, String(counts.get(name)))));
-  const changed = machines.filter(drifted).length;
+  const total = counts ? `${plural(counts.machines, "machine")}, ${machines.length.toLocaleString("en")} shown${full}`
+    : plural(machines.length, "machine") + (full || (next ? " so far, of which" : ""));
+  const parts = stateOrder.filter((name) => states.has(name)).map((name) =>
+    filter ? h("span", { class: "count" }, state(name), h("b", {}, String(states.get(name))))
+      : h("a", { class: "count", href: "#/?" + new URLSearchParams({ filter: `machine.state == "${name}"` }) }, state(name), h("b", {}, String(states.get(name)))));
+  const changed = counts ? (counts.drift.changed ?? 0) + (counts.drift.forged ?? 0) : machines.filter(drifted).length;
   if (changed > 0) {
     const text = `${changed} with changed hardware`;
     parts.push(filter ? h("span", { class: "drift" }, text)
       : h("a", { class: "drift", href: "#/?" + new URLSearchParams({ filter: 'machine.drift != "none"' }) }, text));
   }
   const looked = next && filter ? `${plural(examined, "machine")} looked at` : "";
-  const text = [total, looked, changed, ...counts].join();
+  const text = [total, looked, changed, ...states].join();
   if (element.dataset.said === text) return;
   element.dataset.said = text;
   replace(element, h("span", {}, total), looked && h("span", {}, looked), parts);
