@@ -51,13 +51,22 @@ func newCourier(cfg Config) *courier {
 	}
 }
 
-// run delivers until ctx ends. A target that hangs holds up nobody but itself.
+// run delivers until ctx ends, while no other controller does. A target that hangs
+// holds up nobody but itself.
 func (c *courier) run(ctx context.Context) {
+	turn := duty{cfg: c.cfg}
+	defer turn.leave(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
 	ticker := time.NewTicker(min(webhookInterval, c.cfg.WebhookRetry))
 	defer ticker.Stop()
-	for {
+	for wanted := false; ; {
+		// The right to deliver before the list, which may be from before another
+		// controller's last delivery; nobody takes it where there are no webhooks.
+		var held context.Context
+		if wanted {
+			held = turn.take(ctx)
+		}
 		// What is under way now may be recorded by the time that the list is read or
 		// after it; how far such a webhook has come the list does not tell.
 		busy := c.underway()
@@ -65,14 +74,15 @@ func (c *courier) run(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			c.cfg.Log.Warn("looking for webhooks", "error", err)
 		}
+		wanted = wanted || len(hooks) > 0
 		for _, w := range hooks {
-			if busy[w.ID] || c.cfg.Now().Before(w.NextTry) {
+			if held == nil || busy[w.ID] || c.cfg.Now().Before(w.NextTry) {
 				continue
 			}
 			c.take(w.ID)
 			running.Go(func() {
 				defer c.give(w.ID)
-				c.serve(ctx, w)
+				c.serve(held, w)
 			})
 		}
 		select {
@@ -111,14 +121,14 @@ func (c *courier) serve(ctx context.Context, w store.Webhook) {
 		record, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.RequestTimeout)
 		switch {
 		case err != nil:
-			err = c.cfg.Catalog.Undelivered(record, w.ID, err.Error(), c.cfg.Now().Add(c.pause(w.Attempts)))
+			err = c.cfg.Catalog.Undelivered(record, w.ID, w.Cursor, err.Error(), c.cfg.Now().Add(c.pause(w.Attempts)))
 			more = false
 		case cursor > w.Cursor:
 			err = c.cfg.Catalog.Delivered(record, w.ID, cursor)
 			w.Cursor, w.Attempts = cursor, 0
 		}
 		cancel()
-		if err != nil { // also when it was deleted meanwhile
+		if err != nil { // also when it was deleted meanwhile, or another controller was faster
 			c.cfg.Log.Debug("recording a delivery", "webhook", w.ID, "error", err)
 			return
 		}

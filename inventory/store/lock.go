@@ -153,6 +153,22 @@ func (h Held) Dead(now time.Time) bool {
 // proven dead is taken over. Otherwise, also when this very process holds it, the
 // error is *LockedError.
 func (s *Store) Lock(ctx context.Context, site, address string, owner Owner) (fence int64, err error) {
+	return s.takeLock(ctx, site, address, owner, func(held Held) bool { return held.Dead(s.now()) })
+}
+
+// TakeOver takes a lock from an owner that has said nothing since held was read, as
+// Lock does from one that is proven dead. It is for what shall go on although a whole
+// host is gone: the owner stops by itself when it cannot say that it is alive, and the
+// caller has waited for longer than that, by its own clock. What the clocks of two
+// hosts say is not compared.
+func (s *Store) TakeOver(ctx context.Context, held Held, owner Owner) (fence int64, err error) {
+	return s.takeLock(ctx, held.Site, held.Address, owner, func(now Held) bool {
+		return now.Fence == held.Fence && now.Heartbeat.Equal(held.Heartbeat)
+	})
+}
+
+// takeLock takes a lock that nobody holds, or whose owner is gone.
+func (s *Store) takeLock(ctx context.Context, site, address string, owner Owner, gone func(Held) bool) (fence int64, err error) {
 	err = s.write(ctx, "locking "+address, func(tx *ent.Tx) error {
 		// The insert first: under PostgreSQL it serialises two takers.
 		err := tx.Lock.Create().SetSite(site).SetAddress(address).SetHeld(false).SetFence(0).SetAcquiredAt(s.now()).SetHeartbeat(s.now()).
@@ -164,7 +180,7 @@ func (s *Store) Lock(ctx context.Context, site, address string, owner Owner) (fe
 		if err != nil {
 			return err
 		}
-		if held := heldOf(row); row.Held && !held.Dead(s.now()) {
+		if held := heldOf(row); row.Held && !gone(held) {
 			return &LockedError{Site: site, Held: held}
 		}
 		fence = row.Fence + 1

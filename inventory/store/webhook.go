@@ -78,16 +78,18 @@ func (s *Store) DeleteWebhook(ctx context.Context, id uuid.UUID) error {
 }
 
 // Delivered moves a webhook's cursor after its target has acknowledged the events
-// up to it.
+// up to it. It never moves it back: ErrNotFound when the webhook has come as far
+// without the caller, or was forgotten.
 func (s *Store) Delivered(ctx context.Context, id uuid.UUID, cursor int64) error {
 	return s.write(ctx, "recording a delivery to webhook "+id.String(), func(tx *ent.Tx) error {
-		return tx.Webhook.UpdateOneID(id).SetCursor(cursor).SetAttempts(0).ClearNextTryAt().ClearLastError().Exec(ctx)
+		return tx.Webhook.UpdateOneID(id).Where(webhook.CursorLT(cursor)).SetCursor(cursor).SetAttempts(0).ClearNextTryAt().ClearLastError().Exec(ctx)
 	})
 }
 
-// Undelivered records that a delivery failed, and when it is tried again.
-func (s *Store) Undelivered(ctx context.Context, id uuid.UUID, failure string, next time.Time) error {
+// Undelivered records that a delivery of what follows cursor failed, and when it is
+// tried again; ErrNotFound as Delivered has it.
+func (s *Store) Undelivered(ctx context.Context, id uuid.UUID, cursor int64, failure string, next time.Time) error {
 	return s.write(ctx, "recording a failed delivery to webhook "+id.String(), func(tx *ent.Tx) error {
-		return tx.Webhook.UpdateOneID(id).AddAttempts(1).SetNextTryAt(stamp(next)).SetLastError(clean(failure)).Exec(ctx)
+		return tx.Webhook.UpdateOneID(id).Where(webhook.Cursor(cursor)).AddAttempts(1).SetNextTryAt(stamp(next)).SetLastError(clean(failure)).Exec(ctx)
 	})
 }
