@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -22,9 +23,9 @@ import (
 )
 
 // courier delivers events to webhooks. What is to be delivered is in the catalog,
-// and so is how far each webhook has come: a courier that was killed goes on
-// where it was, and may repeat the one delivery whose acknowledgement it had not
-// recorded.
+// and so is how far each webhook has come, and what it is being sent: a courier that
+// was killed goes on where it was, and may repeat the one delivery whose
+// acknowledgement it had not recorded.
 type courier struct {
 	cfg  Config
 	http *http.Client
@@ -33,9 +34,14 @@ type courier struct {
 	busy map[uuid.UUID]bool
 }
 
+// progress is what a courier knows of a webhook beside the catalog.
+type progress struct {
+	most   int       // events that its target takes at once
+	passed time.Time // when it was recorded last that it is not told of events
+}
+
 // Bounds of deliveries.
 const (
-	deliveryEvents  = 100 // in one delivery
 	webhookInterval = time.Second
 	longestRetry    = time.Hour
 	webhookReply    = 64 << 10 // bytes of an answer that are read
@@ -60,6 +66,7 @@ func (c *courier) run(ctx context.Context) {
 	defer running.Wait()
 	ticker := time.NewTicker(min(webhookInterval, c.cfg.WebhookRetry))
 	defer ticker.Stop()
+	known := map[uuid.UUID]*progress{}
 	for wanted := false; ; {
 		// The right to deliver before the list, which may be from before another
 		// controller's last delivery; nobody takes it where there are no webhooks.
@@ -70,19 +77,22 @@ func (c *courier) run(ctx context.Context) {
 		// What is under way now may be recorded by the time that the list is read or
 		// after it; how far such a webhook has come the list does not tell.
 		busy := c.underway()
-		hooks, err := c.cfg.Catalog.Webhooks(ctx)
+		hooks, newest, err := c.look(ctx)
 		if err != nil && ctx.Err() == nil {
 			c.cfg.Log.Warn("looking for webhooks", "error", err)
 		}
 		wanted = wanted || len(hooks) > 0
 		for _, w := range hooks {
-			if held == nil || busy[w.ID] || c.cfg.Now().Before(w.NextTry) {
+			if held == nil || busy[w.ID] || w.Cursor >= newest || c.cfg.Now().Before(w.NextTry) {
 				continue
+			}
+			if known[w.ID] == nil {
+				known[w.ID] = &progress{most: deliveryEvents}
 			}
 			c.take(w.ID)
 			running.Go(func() {
 				defer c.give(w.ID)
-				c.serve(held, w)
+				c.serve(held, w, newest, known[w.ID])
 			})
 		}
 		select {
@@ -91,6 +101,16 @@ func (c *courier) run(ctx context.Context) {
 		case <-ticker.C:
 		}
 	}
+}
+
+// look returns the webhooks, and the id of the newest event; none where nothing waits.
+func (c *courier) look(ctx context.Context) ([]store.Webhook, int64, error) {
+	hooks, err := c.cfg.Catalog.Webhooks(ctx)
+	if err != nil || len(hooks) == 0 {
+		return nil, 0, err
+	}
+	span, err := c.cfg.Catalog.EventSpan(ctx)
+	return hooks, span.Newest, err
 }
 
 func (c *courier) underway() map[uuid.UUID]bool {
@@ -111,31 +131,64 @@ func (c *courier) give(id uuid.UUID) {
 	delete(c.busy, id)
 }
 
-// serve delivers what waits for a webhook, until nothing does or a delivery fails.
-func (c *courier) serve(ctx context.Context, w store.Webhook) {
-	for ctx.Err() == nil {
-		cursor, more, err := c.deliver(ctx, w)
-		if ctx.Err() != nil {
+// serve delivers what waits for a webhook, until nothing does or a delivery fails. The
+// newest event is from before.
+func (c *courier) serve(ctx context.Context, w store.Webhook, newest int64, p *progress) {
+	for {
+		b, err := c.next(ctx, w, p)
+		if err == nil && len(b.events) == 0 {
+			c.warn(ctx, w, c.pass(ctx, w, newest, p))
 			return
 		}
-		record, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.RequestTimeout)
+		if err != nil {
+			c.warn(ctx, w, err)
+			return
+		}
+		err = c.send(ctx, w, b)
 		switch {
-		case err != nil:
-			err = c.cfg.Catalog.Undelivered(record, w.ID, w.Cursor, err.Error(), c.cfg.Now().Add(c.pause(w.Attempts)))
-			more = false
-		case cursor > w.Cursor:
-			err = c.cfg.Catalog.Delivered(record, w.ID, cursor)
-			w.Cursor, w.Attempts = cursor, 0
-		}
-		cancel()
-		if err != nil { // also when it was deleted meanwhile, or another controller was faster
-			c.cfg.Log.Debug("recording a delivery", "webhook", w.ID, "error", err)
+		case ctx.Err() != nil:
 			return
+		case tooLarge(err) && len(b.events) > 1:
+			err = c.halve(ctx, w, b, p)
+			b.more = true
+		case err != nil:
+			err = c.failed(ctx, w, err)
+			b.more = false
+		default:
+			err = c.delivered(ctx, &w, b)
+			p.most = min(2*p.most, deliveryEvents)
 		}
-		if !more {
+		c.warn(ctx, w, err)
+		if err != nil || !b.more {
 			return
 		}
 	}
+}
+
+// warn tells of what went wrong in the catalog; it is no failure of the target.
+func (c *courier) warn(ctx context.Context, w store.Webhook, err error) {
+	// It was deleted meanwhile, or another controller was faster.
+	if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrNotFound) {
+		c.cfg.Log.Warn("delivering to a webhook", "webhook", w.ID, "error", err)
+	}
+}
+
+// delivered records that a batch was acknowledged, and moves w behind it.
+func (c *courier) delivered(ctx context.Context, w *store.Webhook, b batch) error {
+	record, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.RequestTimeout)
+	defer cancel()
+	if err := c.cfg.Catalog.Delivered(record, w.ID, b.Last); err != nil {
+		return err
+	}
+	w.Cursor, w.Attempts = b.Last, 0
+	return nil
+}
+
+// failed records that a batch was not acknowledged.
+func (c *courier) failed(ctx context.Context, w store.Webhook, failure error) error {
+	record, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.RequestTimeout)
+	defer cancel()
+	return c.cfg.Catalog.Undelivered(record, w.ID, w.Cursor, failure.Error(), c.cfg.Now().Add(c.pause(w.Attempts)))
 }
 
 // pause is the wait before the next try: twice as long after each failure, up to an
@@ -148,54 +201,26 @@ func (c *courier) pause(failures int) time.Duration {
 	return pause - rand.N(pause/4+1)
 }
 
-// deliver sends the next events to a webhook's target, and returns the id up to
-// which it is served, and whether more may wait.
-func (c *courier) deliver(ctx context.Context, w store.Webhook) (cursor int64, more bool, err error) {
-	events, err := c.cfg.Catalog.EventsAfter(ctx, w.Cursor, deliveryEvents, w.Kinds...)
-	if err != nil || len(events) == 0 {
-		return w.Cursor, false, err
-	}
-	// After the events: what retention removed before they were read is missing.
-	span, err := c.cfg.Catalog.EventSpan(ctx)
+// send sends a batch to a webhook's target, and returns nil when it was acknowledged.
+func (c *courier) send(ctx context.Context, w store.Webhook, b batch) error {
+	body, err := encode(resource.Delivery{Webhook: w.ID, Catalog: c.cfg.Catalog.CatalogID(), Reset: b.reset, Events: b.events})
 	if err != nil {
-		return w.Cursor, false, err
-	}
-	d := resource.Delivery{Webhook: w.ID, Catalog: c.cfg.Catalog.CatalogID(), Reset: w.Cursor < span.Pruned}
-	for _, e := range events {
-		if told(w.Kinds, e) {
-			d.Events = append(d.Events, e)
-		}
-	}
-	cursor, more = events[len(events)-1].ID, len(events) == deliveryEvents
-	if len(d.Events) == 0 {
-		return cursor, more, nil // none that it is told of
-	}
-	body, err := encode(d)
-	if err != nil {
-		return w.Cursor, false, err
+		return err
 	}
 	secret, err := c.cfg.Sealer.Unseal(sealName(w.ID), w.Secret)
 	if err != nil {
-		return w.Cursor, false, fmt.Errorf("opening the webhook's secret: %w", err)
+		return fmt.Errorf("opening the webhook's secret: %w", err)
 	}
-	if err := c.post(ctx, w, cursor, secret, body); err != nil {
-		return w.Cursor, false, err
-	}
-	return cursor, more, nil
-}
-
-func (c *courier) post(ctx context.Context, w store.Webhook, cursor int64, secret, body []byte) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.URL, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
-	id := fmt.Sprintf("%s-%d", w.ID, cursor)
 	at := strconv.FormatInt(c.cfg.Now().Unix(), 10)
 	req.Header.Set("Content-Type", mediaJSON)
 	req.Header.Set("User-Agent", "edge-provision/"+c.cfg.Version)
-	req.Header.Set("Webhook-Id", id)
+	req.Header.Set("Webhook-Id", b.id(w))
 	req.Header.Set("Webhook-Timestamp", at)
-	req.Header.Set("Webhook-Signature", "v1,"+base64.StdEncoding.EncodeToString(sign(secret, id, at, body)))
+	req.Header.Set("Webhook-Signature", "v1,"+base64.StdEncoding.EncodeToString(sign(secret, b.id(w), at, body)))
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return err
@@ -205,9 +230,24 @@ func (c *courier) post(ctx context.Context, w store.Webhook, cursor int64, secre
 		return fmt.Errorf("reading the target's answer: %w", err)
 	}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return fmt.Errorf("the target answered %s", resp.Status)
+		return &refusedError{code: resp.StatusCode, status: resp.Status}
 	}
 	return nil
+}
+
+// refusedError says that a target did not acknowledge a delivery.
+type refusedError struct {
+	code   int
+	status string // its own words
+}
+
+// Error implements error.
+func (e *refusedError) Error() string { return "the target answered " + e.status }
+
+// tooLarge reports whether a target wants less at once.
+func tooLarge(err error) bool {
+	refused, ok := errors.AsType[*refusedError](err)
+	return ok && refused.code == http.StatusRequestEntityTooLarge
 }
 
 // sign is the signature of a delivery.

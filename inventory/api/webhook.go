@@ -8,7 +8,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/resource"
 	"github.com/edge-provision/edge-provision/inventory/store"
 )
@@ -43,7 +42,8 @@ func (s *Server) webhookRoutes() []route {
 			method: http.MethodPost, path: "/v1/webhooks", id: "createWebhook", tag: "webhooks", need: resource.RoleAdmin,
 			summary: "Have events sent to a URL, from now on",
 			detail: "Each POST is a Delivery, signed as Standard Webhooks has it: `webhook-signature` is `v1,` and base64 of HMAC-SHA-256, keyed with the secret, over `webhook-id.webhook-timestamp.body`. " +
-				"Events come in their order, each at least once; a delivery that is sent again has the same `webhook-id`. What is not answered with 2xx in time is tried again, ever more seldom.",
+				"Events come in their order, each at least once; a delivery that is sent again has the same `webhook-id` and the same events, whatever has happened since, also after a restart. " +
+				"What is not answered with 2xx in time is tried again, ever more seldom; one of several events that is answered with 413 is sent in halves, under ids of their own.",
 			body: resource.NewWebhook{}, reply: resource.CreatedWebhook{}, status: http.StatusCreated,
 			problems: []string{"invalid-body", "conflict", "unsupported-media-type", "too-large"}, serve: s.createWebhook,
 		},
@@ -120,9 +120,4 @@ func (s *Server) deleteWebhook(x *exchange) error {
 	}
 	x.WriteHeader(http.StatusNoContent)
 	return nil
-}
-
-// told reports whether a webhook is told of an event.
-func told(kinds []inventory.EventKind, e inventory.Event) bool {
-	return len(kinds) > 0 || !machineEvent(e)
 }

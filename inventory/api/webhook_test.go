@@ -58,11 +58,14 @@ type target struct {
 	steps  []string
 	ids    []string
 	refuse int // answers of 503 before the first of 204
+	most   int // events that it takes at once; more are answered with 413; zero: any number
 	reset  bool
+	// under are the events that came under each id, acknowledged or not.
+	under map[string][]string
 }
 
 func newTarget(t *testing.T, refuse int) *target {
-	target := &target{T: t, refuse: refuse}
+	target := &target{T: t, refuse: refuse, under: map[string][]string{}}
 	target.Server = httptest.NewServer(target)
 	t.Cleanup(target.Close)
 	return target
@@ -84,21 +87,37 @@ func (h *target) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if seconds, err := strconv.ParseInt(at, 10, 64); err != nil || time.Since(time.Unix(seconds, 0)) > time.Minute {
 		h.Errorf("timestamp = %q; want now", at)
 	}
-	h.ids = append(h.ids, id)
-	if h.refuse > 0 {
-		h.refuse--
-		w.WriteHeader(http.StatusServiceUnavailable)
-		return
-	}
 	var d resource.Delivery
 	if err := json.Unmarshal(body, &d); err != nil {
 		h.Error(err)
 	}
-	h.reset = h.reset || d.Reset
+	var steps []string
 	for _, e := range d.Events {
-		h.steps = append(h.steps, e.Step)
+		steps = append(steps, e.Step)
 	}
+	if before, again := h.under[id]; again && !slices.Equal(before, steps) {
+		h.Errorf("events %q come under the id %s of %q", steps, id, before)
+	}
+	h.ids, h.under[id] = append(h.ids, id), steps
+	switch {
+	case h.refuse > 0:
+		h.refuse--
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	case h.most > 0 && len(steps) > h.most:
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+		return
+	}
+	h.reset = h.reset || d.Reset
+	h.steps = append(h.steps, steps...)
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// tries is how often something was sent.
+func (h *target) tries() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.ids)
 }
 
 func (h *target) got() []string {
@@ -242,6 +261,84 @@ func TestWebhookGoesOnAfterTheControllerWasGone(t *testing.T) {
 			t.Fatalf("events = %q; want 2, 3 and 4 first", h.steps)
 		}
 	}
+}
+
+// TestDeliveryIsSentAgainAsItWas has events come while the first ones are refused, and
+// another controller take over from the one that began.
+func TestDeliveryIsSentAgainAsItWas(t *testing.T) {
+	database := storetest.SQLite(t)
+	s := openOn(t, database, withHooks)
+	h := newTarget(t, 1<<30) // refuses all
+	s.hook(h)
+	again := func(what string) {
+		t.Helper()
+		before := h.tries()
+		s.until(what, func() bool { return h.tries() > before+1 })
+	}
+	s.record(1, 2)
+	again("the first two are sent")
+	s.record(3, 4)
+	again("they are sent again")
+	s.stop()
+	s.record(5, 6)
+	s.beside(database, withHooks)
+	again("another controller sends")
+	h.mu.Lock()
+	if h.refuse = 0; len(slices.Compact(slices.Clone(h.ids))) != 1 || !slices.Equal(h.under[h.ids[0]], []string{"1", "2"}) {
+		t.Errorf("deliveries = %q; want the first two events again and again, under one id", h.under)
+	}
+	h.mu.Unlock()
+	s.until("all are delivered", func() bool { return len(h.got()) >= 6 })
+	if got := h.got(); !slices.Equal(got, []string{"1", "2", "3", "4", "5", "6"}) {
+		t.Errorf("events = %q; want each once, in order", got)
+	}
+}
+
+func TestDeliveryThatIsTooLargeIsHalved(t *testing.T) {
+	s := open(t, withHooks, func(c *api.Config) { c.WebhookRetry = time.Hour }) // no try that failed is made again here
+	h := newTarget(t, 0)
+	h.most = 7
+	s.hook(h)
+	s.record(1, 130)
+	s.until("all events are delivered", func() bool { return len(h.got()) >= 130 })
+	for n, step := range h.got() {
+		if step != strconv.Itoa(n+1) {
+			t.Fatalf("events = %q; want 1 to 130, each once, in order", h.got())
+		}
+	}
+	if list := read[resource.Page[resource.Webhook]](t, s.do(call{path: "/v1/webhooks", role: resource.RoleAdmin})); list.Items[0].Failures != 0 {
+		t.Errorf("webhook = %+v; want none of that to be a failure", list.Items[0])
+	}
+}
+
+// TestWebhookOfARareKindMissesNothing has retention remove events of other kinds, which
+// nobody missed.
+func TestWebhookOfARareKindMissesNothing(t *testing.T) {
+	database := storetest.SQLite(t)
+	database.EventLimit = 3
+	var ahead atomic.Int64
+	s := openOn(t, database, withHooks, func(c *api.Config) {
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
+	h := newTarget(t, 0)
+	w := s.hook(h, inventory.EventSSHUp)
+	for day := range 3 {
+		s.record(10*day+1, 10*day+9)
+		s.until("it has passed over the others", func() bool {
+			ahead.Add(int64(time.Minute))
+			hooks, err := s.catalog.Webhooks(t.Context())
+			return err == nil && hooks[0].Cursor >= w.Delivered+9*int64(day+1)
+		})
+		if p, err := s.catalog.Prune(t.Context()); err != nil || p.Events == 0 {
+			t.Fatalf("Prune = %+v, %v; want events to be removed", p, err)
+		}
+	}
+	s.catalog.Record(inventory.Event{Site: "store-0421", Kind: inventory.EventSSHUp, Step: "up"})
+	s.until("the event is delivered", func() bool { return slices.Contains(h.got(), "up") })
+	if h.mu.Lock(); h.reset {
+		t.Error("the target is told that events were lost, though none of its kind was")
+	}
+	h.mu.Unlock()
 }
 
 func TestWebhooksThatCannotBe(t *testing.T) {

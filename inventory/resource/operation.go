@@ -77,7 +77,8 @@ type Webhook struct {
 	Kinds     []inventory.EventKind `json:"kinds,omitempty"`
 	CreatedAt time.Time             `json:"created_at"`
 	CreatedBy string                `json:"created_by,omitempty"`
-	// Delivered is the id of the last event that the target has acknowledged.
+	// Delivered is the id of the last event that the target has acknowledged, or is
+	// not told of.
 	Delivered int64 `json:"delivered"`
 	// Failures counts the failed deliveries since, LastError is the newest's.
 	Failures  int        `json:"failures"`
@@ -97,8 +98,8 @@ type Delivery struct {
 	Webhook uuid.UUID `json:"webhook"`
 	// Catalog is the id of the catalog that the events' ids belong to.
 	Catalog uuid.UUID `json:"catalog"`
-	// Reset says that events before these were removed by retention before they
-	// could be delivered.
+	// Reset says that events before these may have been removed by retention before
+	// they could be delivered.
 	Reset  bool              `json:"reset,omitempty"`
 	Events []inventory.Event `json:"events"`
 }

@@ -2,11 +2,14 @@ package store
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/edge-provision/edge-provision/ent"
+	"github.com/edge-provision/edge-provision/ent/setting"
 	"github.com/edge-provision/edge-provision/ent/webhook"
 	"github.com/edge-provision/edge-provision/inventory"
 )
@@ -28,6 +31,13 @@ type Webhook struct {
 	Attempts  int
 	NextTry   time.Time // zero: at once
 	LastError string
+}
+
+// Batch is what a webhook's target is being sent: those of the events of its kinds that
+// are from First to Last.
+type Batch struct {
+	First int64 `json:"first"`
+	Last  int64 `json:"last"`
 }
 
 // PutWebhook keeps a new webhook, which is told of what happens from now on.
@@ -73,8 +83,43 @@ func (s *Store) Webhooks(ctx context.Context) ([]Webhook, error) {
 // DeleteWebhook forgets a webhook, or returns ErrNotFound.
 func (s *Store) DeleteWebhook(ctx context.Context, id uuid.UUID) error {
 	return s.write(ctx, "forgetting webhook "+id.String(), func(tx *ent.Tx) error {
+		if _, err := tx.Setting.Delete().Where(setting.ID(batchKey(id))).Exec(ctx); err != nil {
+			return err
+		}
 		return tx.Webhook.DeleteOneID(id).Exec(ctx)
 	})
+}
+
+// batchKey is the setting that holds the Batch of a webhook.
+func batchKey(id uuid.UUID) string { return "webhook/" + id.String() + "/batch" }
+
+// PutBatch keeps what a webhook's target is being sent, so that it is sent again as it
+// was, whoever does; ErrNotFound when the webhook was forgotten.
+func (s *Store) PutBatch(ctx context.Context, id uuid.UUID, b Batch) error {
+	value, err := json.Marshal(b)
+	if err != nil {
+		return err
+	}
+	return s.write(ctx, "keeping what is sent to webhook "+id.String(), func(tx *ent.Tx) error {
+		if _, err := tx.Webhook.Get(ctx, id); err != nil {
+			return err
+		}
+		return tx.Setting.Create().SetID(batchKey(id)).SetValue(value).SetUpdatedAt(s.now()).
+			OnConflictColumns(setting.FieldID).UpdateNewValues().Exec(ctx)
+	})
+}
+
+// Batch returns what was kept last of what a webhook's target is sent; the zero Batch
+// when nothing was. It is over when the webhook's cursor has come to its Last.
+func (s *Store) Batch(ctx context.Context, id uuid.UUID) (b Batch, err error) {
+	value, err := s.Settings().Get(ctx, batchKey(id))
+	if errors.Is(err, ErrNotFound) {
+		return b, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(value, &b)
+	}
+	return b, err
 }
 
 // Delivered moves a webhook's cursor after its target has acknowledged the events
@@ -83,6 +128,14 @@ func (s *Store) DeleteWebhook(ctx context.Context, id uuid.UUID) error {
 func (s *Store) Delivered(ctx context.Context, id uuid.UUID, cursor int64) error {
 	return s.write(ctx, "recording a delivery to webhook "+id.String(), func(tx *ent.Tx) error {
 		return tx.Webhook.UpdateOneID(id).Where(webhook.CursorLT(cursor)).SetCursor(cursor).SetAttempts(0).ClearNextTryAt().ClearLastError().Exec(ctx)
+	})
+}
+
+// PassedOver moves a webhook's cursor over events that it is not told of. It says
+// nothing about its target.
+func (s *Store) PassedOver(ctx context.Context, id uuid.UUID, cursor int64) error {
+	return s.write(ctx, "moving webhook "+id.String(), func(tx *ent.Tx) error {
+		return tx.Webhook.UpdateOneID(id).Where(webhook.CursorLT(cursor)).SetCursor(cursor).Exec(ctx)
 	})
 }
 

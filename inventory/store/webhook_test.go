@@ -48,3 +48,26 @@ func TestLockIsTakenOverFromAnOwnerThatWasSilent(t *testing.T) {
 		}
 	})
 }
+
+func TestBatchOfAWebhookGoesWithIt(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		ctx, s := t.Context(), storetest.Open(t, cfg)
+		w := must[store.Webhook](t)(s.PutWebhook(ctx, store.Webhook{URL: "https://example.org/", Secret: []byte("sealed")}))
+		if b := must[store.Batch](t)(s.Batch(ctx, w.ID)); b != (store.Batch{}) {
+			t.Errorf("batch of a new webhook = %+v; want none", b)
+		}
+		for _, want := range []store.Batch{{First: 3, Last: 9}, {First: 3, Last: 5}} {
+			ok(t, s.PutBatch(ctx, w.ID, want))
+			if b := must[store.Batch](t)(s.Batch(ctx, w.ID)); b != want {
+				t.Errorf("batch = %+v; want %+v", b, want)
+			}
+		}
+		ok(t, s.DeleteWebhook(ctx, w.ID))
+		if keys := must[[]string](t)(s.Settings().Keys(ctx, "webhook")); len(keys) != 0 {
+			t.Errorf("settings = %q; want none of a webhook that was forgotten", keys)
+		}
+		if err := s.PutBatch(ctx, w.ID, store.Batch{First: 1, Last: 2}); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("PutBatch of a webhook that was forgotten = %v; want ErrNotFound", err)
+		}
+	})
+}
