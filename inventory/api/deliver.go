@@ -12,6 +12,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"strconv"
 	"sync"
 	"time"
@@ -180,6 +181,9 @@ func (c *courier) delivered(ctx context.Context, w *store.Webhook, b batch) erro
 	if err := c.cfg.Catalog.Delivered(record, w.ID, b.Last); err != nil {
 		return err
 	}
+	if w.Attempts > 0 {
+		c.cfg.Log.Info("a webhook's target accepts deliveries again", "webhook", w.ID, "target", hostOf(w.URL), "failures", w.Attempts)
+	}
 	w.Cursor, w.Attempts = b.Last, 0
 	return nil
 }
@@ -188,7 +192,20 @@ func (c *courier) delivered(ctx context.Context, w *store.Webhook, b batch) erro
 func (c *courier) failed(ctx context.Context, w store.Webhook, failure error) error {
 	record, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.RequestTimeout)
 	defer cancel()
-	return c.cfg.Catalog.Undelivered(record, w.ID, w.Cursor, failure.Error(), c.cfg.Now().Add(c.pause(w.Attempts)))
+	err := c.cfg.Catalog.Undelivered(record, w.ID, w.Cursor, failure.Error(), c.cfg.Now().Add(c.pause(w.Attempts)))
+	if err == nil && w.Attempts == 0 { // once, and not for each of the tries that follow
+		c.cfg.Log.Warn("a webhook's target does not accept deliveries; they are tried again", "webhook", w.ID, "target", hostOf(w.URL), "error", failure)
+	}
+	return err
+}
+
+// hostOf is as much of a webhook's URL as a log may have: the rest can be a secret.
+func hostOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Host
 }
 
 // pause is the wait before the next try: twice as long after each failure, up to an
@@ -222,6 +239,9 @@ func (c *courier) send(ctx context.Context, w store.Webhook, b batch) error {
 	req.Header.Set("Webhook-Timestamp", at)
 	req.Header.Set("Webhook-Signature", "v1,"+base64.StdEncoding.EncodeToString(sign(secret, b.id(w), at, body)))
 	resp, err := c.http.Do(req)
+	if bare, ok := errors.AsType[*url.Error](err); ok {
+		return bare.Err // it would name the URL, which can be a secret
+	}
 	if err != nil {
 		return err
 	}

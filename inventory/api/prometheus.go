@@ -128,8 +128,12 @@ func (s *Server) getMetrics(x *exchange) error {
 	if drift.looks, err = s.cfg.Catalog.OldestLooks(x.ctx()); err != nil {
 		return err
 	}
+	hooks, err := s.deliveries(x.ctx())
+	if err != nil {
+		return err
+	}
 	once := prometheus.NewRegistry()
-	if err := errors.Join(once.Register(census{counts}), once.Register(drift)); err != nil {
+	if err := errors.Join(once.Register(census{counts}), once.Register(drift), once.Register(hooks)); err != nil {
 		return err
 	}
 	promhttp.HandlerFor(prometheus.Gatherers{s.metrics.registry, once}, promhttp.HandlerOpts{}).ServeHTTP(x.ResponseWriter, x.Request)

@@ -1,12 +1,15 @@
 package api
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/edge-provision/edge-provision/inventory/resource"
 	"github.com/edge-provision/edge-provision/inventory/store"
@@ -71,6 +74,53 @@ func webhookOf(w store.Webhook) resource.Webhook {
 	return resource.Webhook{
 		ID: w.ID, URL: w.URL, Kinds: w.Kinds, CreatedAt: w.CreatedAt, CreatedBy: w.CreatedBy,
 		Delivered: w.Cursor, Failures: w.Attempts, LastError: w.LastError, NextTryAt: timeOf(w.NextTry),
+	}
+}
+
+var (
+	failuresDesc = prometheus.NewDesc("edge_webhook_failures", "Deliveries that a webhook's target did not accept since the last one that it did, by the webhook's id; 0 where it does.",
+		[]string{"webhook"}, nil)
+	undeliveredDesc = prometheus.NewDesc("edge_webhook_oldest_undelivered_timestamp_seconds", "When the oldest event happened that waits for a webhook's target, by the webhook's id; none where none waits.",
+		[]string{"webhook"}, nil)
+)
+
+// deliveries tell how webhooks stand, when they are asked. They are the same from every
+// controller of a catalog, whichever delivers.
+type deliveries struct {
+	hooks []store.Webhook
+	// oldest are the first events that wait, by their webhook.
+	oldest map[uuid.UUID]time.Time
+}
+
+// deliveries reads how webhooks stand.
+func (s *Server) deliveries(ctx context.Context) (deliveries, error) {
+	out := deliveries{oldest: map[uuid.UUID]time.Time{}}
+	var err error
+	if out.hooks, err = s.cfg.Catalog.Webhooks(ctx); err != nil {
+		return out, err
+	}
+	for _, w := range out.hooks {
+		events, err := s.cfg.Catalog.EventPage(ctx, store.EventFilter{Kinds: w.Kinds}, w.Cursor, 1, false)
+		if err != nil {
+			return out, err
+		}
+		if len(events) > 0 {
+			out.oldest[w.ID] = events[0].Time
+		}
+	}
+	return out, nil
+}
+
+// Describe implements prometheus.Collector.
+func (d deliveries) Describe(ch chan<- *prometheus.Desc) { ch <- failuresDesc; ch <- undeliveredDesc }
+
+// Collect implements prometheus.Collector.
+func (d deliveries) Collect(ch chan<- prometheus.Metric) {
+	for _, w := range d.hooks {
+		ch <- prometheus.MustNewConstMetric(failuresDesc, prometheus.GaugeValue, float64(w.Attempts), w.ID.String())
+		if at, waits := d.oldest[w.ID]; waits {
+			ch <- prometheus.MustNewConstMetric(undeliveredDesc, prometheus.GaugeValue, float64(at.Unix()), w.ID.String())
+		}
 	}
 }
 

@@ -129,10 +129,16 @@ func (h *target) got() []string {
 // hook makes a webhook to a target and gives the target its secret.
 func (s *shop) hook(h *target, kinds ...inventory.EventKind) resource.CreatedWebhook {
 	s.Helper()
+	return s.hookAt(h, h.URL, kinds...)
+}
+
+// hookAt is hook with another path of the target.
+func (s *shop) hookAt(h *target, url string, kinds ...inventory.EventKind) resource.CreatedWebhook {
+	s.Helper()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	w := read[resource.CreatedWebhook](s.T, s.do(call{
-		method: http.MethodPost, path: "/v1/webhooks", role: resource.RoleAdmin, body: resource.NewWebhook{URL: h.URL, Kinds: kinds},
+		method: http.MethodPost, path: "/v1/webhooks", role: resource.RoleAdmin, body: resource.NewWebhook{URL: url, Kinds: kinds},
 	}))
 	secret, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(w.Secret, "whsec_"))
 	if err != nil || len(secret) != 32 {
@@ -339,6 +345,81 @@ func TestWebhookOfARareKindMissesNothing(t *testing.T) {
 		t.Error("the target is told that events were lost, though none of its kind was")
 	}
 	h.mu.Unlock()
+}
+
+// logged is a log that a test reads while others write.
+type logged struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+// Write implements io.Writer.
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// about are the lines of a level that name something.
+func (l *logged) about(level, what string) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []string
+	for line := range strings.Lines(l.text.String()) {
+		if strings.Contains(line, "level="+level+" ") && strings.Contains(line, what) {
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
+// TestFailingWebhookIsSeen has one target refuse deliveries for some time, and another
+// one that is not there; their URLs are as secret as a password.
+func TestFailingWebhookIsSeen(t *testing.T) {
+	var log logged
+	s := open(t, withHooks, func(c *api.Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	h := newTarget(t, 1<<30)
+	w := s.hookAt(h, h.URL+"/services/hunter2?token=hunter2")
+	gone := read[resource.CreatedWebhook](t, s.do(call{
+		method: http.MethodPost, path: "/v1/webhooks", role: resource.RoleAdmin, body: resource.NewWebhook{URL: "http://127.0.0.1:1/hunter2"},
+	}))
+	oldest := `edge_webhook_oldest_undelivered_timestamp_seconds{webhook="` + w.ID.String() + `"}`
+	failures := `edge_webhook_failures{webhook="` + w.ID.String() + `"}`
+	if n := s.metric(failures); n != 0 || strings.Contains(string(s.get("/metrics").body), oldest) {
+		t.Errorf("failures before the first event = %v; want none, and nothing that waits", n)
+	}
+	before := time.Now().Unix()
+	s.record(1, 1)
+	s.until("it has failed some times", func() bool { return s.metric(failures) > 3 })
+	if at := int64(s.metric(oldest)); at < before || at > time.Now().Unix() {
+		t.Errorf("%s = %d; want when the event was, after %d", oldest, at, before)
+	}
+	s.until("the other is tried", func() bool { return s.metric(`edge_webhook_failures{webhook="`+gone.ID.String()+`"}`) > 3 })
+	list := s.do(call{path: "/v1/webhooks", role: resource.RoleAdmin})
+	for _, it := range read[resource.Page[resource.Webhook]](t, list).Items {
+		if !strings.Contains(it.LastError, "503") && !strings.Contains(it.LastError, "refused") || strings.Contains(it.LastError, "hunter2") {
+			t.Errorf("last error = %q; want what is wrong, without the URL", it.LastError)
+		}
+	}
+	h.mu.Lock()
+	h.refuse = 0
+	h.mu.Unlock()
+	s.until("it is delivered", func() bool { return s.metric(failures) == 0 })
+	s.until("that is told", func() bool { return len(log.about("INFO", w.ID.String())) > 0 })
+	host := strings.TrimPrefix(h.URL, "http://")
+	for _, level := range []string{"WARN", "INFO"} {
+		if lines := log.about(level, w.ID.String()); len(lines) != 1 || !strings.Contains(lines[0], host) {
+			t.Errorf("log = %q; want one line of %s about the webhook, with the target's host", lines, level)
+		}
+	}
+	if lines := log.about("WARN", gone.ID.String()); len(lines) != 1 {
+		t.Errorf("log = %q; want one line about the webhook whose target is not there", lines)
+	}
+	for _, level := range []string{"WARN", "INFO"} {
+		if lines := log.about(level, "hunter2"); len(lines) != 0 {
+			t.Errorf("the log has the secret of a URL: %q", lines)
+		}
+	}
 }
 
 func TestWebhooksThatCannotBe(t *testing.T) {
