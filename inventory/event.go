@@ -138,3 +138,22 @@ const (
 	// EventDiskNoMatch: root_disk matched no disk, or several; matched, of.
 	EventDiskNoMatch EventKind = "disk.nomatch"
 )
+
+// EventKinds are all kinds, in the order of their constants.
+func EventKinds() []EventKind {
+	return []EventKind{
+		EventDHCPDiscover, EventDHCPOffer, EventDHCPRequest, EventDHCPAck, EventDHCPNak, EventDHCPDecline,
+		EventDHCPRelease, EventDHCPInform, EventDHCPForeign, EventBootLoop, EventDHCPIgnored,
+		EventTFTPStart, EventTFTPEnd, EventTFTPError,
+		EventHTTPStart, EventHTTPEnd,
+		EventBMCPower, EventBMCBoot, EventBMCMedia, EventBMCRefused, EventBMCUnreachable, EventBMCError,
+		EventAgentSession, EventAgentRefused, EventAgentFacts, EventAgentTask, EventAgentProgress, EventAgentResult,
+		EventAgentLog,
+		EventSSHUp,
+		EventStepStarted, EventStepFinished,
+		EventRunStarted, EventRunFinished,
+		EventMachineState, EventMachineChanged, EventMachineRemoved, EventFactsDisagree, EventMachineTags,
+		EventMachineClass, EventMachineReaction, EventMachineDrift, EventMachineDriftEnd,
+		EventIdentityConflict, EventHostFirewall, EventDiskNoMatch,
+	}
+}

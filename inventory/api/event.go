@@ -1,7 +1,9 @@
 package api
 
 import (
+	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,7 +20,7 @@ var paramsEvents = []param{
 	{name: "mac", summary: "only of this MAC, in any usual form", example: "52-54-00-04-21-01"},
 	paramSite,
 	{name: "run", summary: "only of this run"},
-	{name: "kind", summary: "comma-separated kinds; default all but `machine.changed` and `machine.removed`", example: "dhcp.ack,agent.facts"},
+	{name: "kind", summary: "comma-separated kinds; default all but `machine.changed` and `machine.removed`. The kinds are " + strings.Join(kindNames(), ", "), example: "dhcp.ack,agent.facts"},
 }
 
 func (s *Server) eventRoutes() []route {
@@ -61,8 +63,8 @@ func (x *exchange) eventFilter() (f store.EventFilter, err error) {
 		for kind := range strings.SplitSeq(kinds, ",") {
 			f.Kinds = append(f.Kinds, inventory.EventKind(strings.TrimSpace(kind)))
 		}
-		if len(f.Kinds) > maxFields {
-			return f, problem("invalid-parameter", "kind names %d kinds; at most %d are accepted.", len(f.Kinds), maxFields).at("kind")
+		if complaint := misspelt(f.Kinds); complaint != "" {
+			return f, problem("invalid-parameter", "kind: %s", complaint).at("kind")
 		}
 	}
 	if f.Since, err = x.moment("since"); err != nil {
@@ -70,6 +72,28 @@ func (x *exchange) eventFilter() (f store.EventFilter, err error) {
 	}
 	f.Until, err = x.moment("until")
 	return f, err
+}
+
+// misspelt says what is wrong with the kinds that a client names, which would select
+// nothing for ever; nothing where they are right.
+func misspelt(kinds []inventory.EventKind) string {
+	if len(kinds) > maxFields {
+		return fmt.Sprintf("%d kinds are more than the %d that are accepted.", len(kinds), maxFields)
+	}
+	for _, k := range kinds {
+		if !slices.Contains(inventory.EventKinds(), k) {
+			return strings.TrimSpace(fmt.Sprintf("%q is no kind of events. %s", clip(string(k)), suggest(string(k), kindNames())))
+		}
+	}
+	return ""
+}
+
+func kindNames() []string {
+	names := make([]string, len(inventory.EventKinds()))
+	for i, k := range inventory.EventKinds() {
+		names[i] = string(k)
+	}
+	return names
 }
 
 func (s *Server) listEvents(x *exchange) error {

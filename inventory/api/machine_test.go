@@ -178,6 +178,7 @@ func TestHostileParametersAreRefused(t *testing.T) {
 		"a MAC that is none":             {"/v1/events?mac=52_54_00_04_21_01", "invalid-parameter"},
 		"a run that is none":             {"/v1/events?run=1", "invalid-parameter"},
 		"a thousand kinds":               {"/v1/events?kind=" + strings.Repeat("a,", 1000), "invalid-parameter"},
+		"an empty kind":                  {"/v1/events?kind=", "invalid-parameter"},
 		"an unknown path":                {"/v1/machine", "not-found"},
 		"an unknown image":               {"/v1/images/sha256:00", "not-found"},
 		"an unknown run":                 {"/v1/runs/latest", "not-found"},

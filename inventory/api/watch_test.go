@@ -484,3 +484,18 @@ func TestManyWatchersSeeEveryEventInOneOrder(t *testing.T) {
 		}
 	})
 }
+
+func TestMisspeltKindOfEventsIsRefused(t *testing.T) {
+	s := open(t)
+	for _, path := range []string{"/v1/events", "/v1/watch/events"} {
+		p := refused(t, s.get(path+"?kind=ssh.up,dhcp.akc"), "invalid-parameter")
+		if p.Parameter != "kind" || p.Detail != `kind: "dhcp.akc" is no kind of events. Did you mean "dhcp.ack"?` {
+			t.Errorf("%s: detail of %q = %q; want the kind that was meant", path, p.Parameter, p.Detail)
+		}
+	}
+	for _, k := range inventory.EventKinds() {
+		if r := s.get("/v1/events?kind=" + string(k)); r.status != http.StatusOK {
+			t.Errorf("events of the kind %s = %d; want 200", k, r.status)
+		}
+	}
+}

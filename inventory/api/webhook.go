@@ -133,8 +133,8 @@ func (s *Server) createWebhook(x *exchange) error {
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil || u.Fragment != "" || len(want.URL) > maxWebhookURL {
 		return problem("invalid-body", "url: %q is no http or https URL without a password and fragment.", clip(want.URL))
 	}
-	if len(want.Kinds) > maxFields {
-		return problem("invalid-body", "kinds: %d are more than the %d that are accepted.", len(want.Kinds), maxFields)
+	if complaint := misspelt(want.Kinds); complaint != "" {
+		return problem("invalid-body", "kinds: %s", complaint)
 	}
 	all, err := s.cfg.Catalog.Webhooks(x.ctx())
 	if err != nil {

@@ -430,6 +430,12 @@ func TestWebhooksThatCannotBe(t *testing.T) {
 	for _, url := range []string{"", "controller", "ftp://x/", "file:///etc/passwd", "https://", "https://u:p@x/", "https://x/#y", "https://x/" + strings.Repeat("y", 3000), "javascript:alert(1)"} {
 		refused(t, post(url), "invalid-body")
 	}
+	r := s.do(call{method: http.MethodPost, path: "/v1/webhooks", role: resource.RoleAdmin, body: resource.NewWebhook{
+		URL: "https://x/", Kinds: []inventory.EventKind{inventory.EventSSHUp, "machine.tagz"},
+	}})
+	if p := refused(t, r, "invalid-body"); p.Detail != `kinds: "machine.tagz" is no kind of events. Did you mean "machine.tags"?` {
+		t.Errorf("detail = %q; want the kind that was meant", p.Detail)
+	}
 	for range 32 {
 		if r := post("http://127.0.0.1:1/"); r.status != http.StatusCreated {
 			t.Fatalf("a webhook = %d, %s; want 201", r.status, r.body)
