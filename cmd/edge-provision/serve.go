@@ -102,7 +102,6 @@ func (a *app) serve(ctx context.Context, path string, f serveFlags) (err error) 
 	if err := w.recordSite(ctx); err != nil {
 		return err
 	}
-	w.prune(ctx)
 	f.inherited, f.current, f.runner = inherited.API, d.current, runner{d}
 	served, err := w.listenAPI(f.apiFlags)
 	if err != nil {
@@ -201,11 +200,13 @@ func (d *daemon) serve(ctx context.Context, commands *net.UnixListener, served *
 			return control.Serve(ctx, commands, hello, d.converse, func(err error) { d.app.logger().Warn("refused a client", "error", err) })
 		},
 	}
+	past := newPruner(d.catalog, d.app.stderr)
 	if served != nil {
 		services = append(services, func(ctx context.Context) error { return served.Serve(ctx, served.listener) })
+		served.Registry().MustRegister(past.failures)
 	}
 	parts := []func(context.Context){
-		d.discover, d.react, d.look, d.watchdog,
+		past.run, d.discover, d.react, d.look, d.watchdog,
 		func(ctx context.Context) { d.reloadOnSignal(ctx, hangups) },
 		func(ctx context.Context) { d.awaitStop(ctx, cancel) },
 	}
@@ -277,14 +278,4 @@ func (d *daemon) watchdog(ctx context.Context) {
 		return err
 	}
 	d.app.manager.Watch(ctx, alive, func(err error) { d.app.logger().Error("no sign of life for the service manager", "error", err) })
-}
-
-// prune bounds the catalog's growth. A failure, or a prune that is not done in
-// a few seconds, is no reason to fail a command: the next one goes on.
-func (w *world) prune(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if _, err := w.catalog.Prune(ctx); err != nil {
-		w.app.logger().Warn("removing old events from the catalog", "error", err)
-	}
 }

@@ -228,3 +228,29 @@ func TestPruneBoundsThePast(t *testing.T) {
 		}
 	})
 }
+
+func TestRoomOfRemovedEventsIsUsedAgain(t *testing.T) {
+	cfg := storetest.SQLite(t)
+	cfg.EventLimit = 10
+	ctx, s := t.Context(), storetest.Open(t, cfg)
+	const n = 5_000 // more than one transaction removes
+	fill := func() {
+		t.Helper()
+		ok(t, s.Exec(ctx, `INSERT INTO events (time, kind, message) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < ?)
+			SELECT ?, 'dhcp.discover', 'asked for an address' FROM n`, n, time.Now().UTC()))
+	}
+	fill()
+	full := must[int64](t)(s.Number(ctx, "PRAGMA page_count"))
+	for range 3 {
+		if p := must[store.Pruned](t)(s.Prune(ctx)); p.Events < n-cfg.EventLimit {
+			t.Errorf("Prune() removed %d events; want all but %d", p.Events, cfg.EventLimit)
+		}
+		if left := must[[]inventory.Event](t)(s.Events(ctx, store.EventFilter{})); len(left) != cfg.EventLimit {
+			t.Errorf("%d events are left; want %d", len(left), cfg.EventLimit)
+		}
+		fill()
+	}
+	if now := must[int64](t)(s.Number(ctx, "PRAGMA page_count")); now > full+full/10 {
+		t.Errorf("the file has %d pages after three times as many events were removed; want about the %d that held them once", now, full)
+	}
+}

@@ -21,9 +21,12 @@ type Pruned struct {
 	Events, Runs, Observations, Leases, Audits, Operations int
 }
 
-// pruneBatch bounds one transaction of Prune: writers in between must not wait
-// for long.
-const pruneBatch = 2_000
+// Bounds of one transaction of Prune, in rows: writers in between must not wait for
+// long. With a run go its steps and notes, which may be hundreds.
+const (
+	pruneBatch = 2_000
+	runBatch   = 20
+)
 
 // leaseMemory is how long a lease that ended is remembered, so that a machine
 // that comes back gets its old address.
@@ -32,16 +35,22 @@ const leaseMemory = 30 * 24 * time.Hour
 // Prune removes the past beyond the bounds of Config: old and surplus events,
 // surplus finished runs with their steps, superseded facts of machines that
 // change without end, and what of leases, audits and operations is long over.
-// Applied records, current facts and unfinished runs always stay. It is safe to call at any time; call it
-// at start and daily.
+// Applied records, current facts and unfinished runs always stay. It returns when all
+// of that is gone, in small transactions that let everybody else write in between. It is
+// safe to call at any time; call it at start, and again and again while a program runs.
 func (s *Store) Prune(ctx context.Context) (Pruned, error) {
 	var p Pruned
+	surplus, err := s.surplusEvents(ctx)
+	if err != nil {
+		return p, s.explain("removing old events", err)
+	}
 	for _, part := range []struct {
 		op    string
 		count *int
 		step  func(context.Context, *ent.Tx) (int, error)
 	}{
 		{"removing old events", &p.Events, s.pruneEvents},
+		{"removing surplus events", &p.Events, func(ctx context.Context, tx *ent.Tx) (int, error) { return s.pruneEventsTo(ctx, tx, surplus) }},
 		{"removing old runs", &p.Runs, s.pruneRuns},
 		{"removing old leases", &p.Leases, s.pruneLeases},
 		{"removing old audit records", &p.Audits, s.pruneAudit},
@@ -86,26 +95,40 @@ func (s *Store) pruneAll(ctx context.Context, op string, count *int, step func(c
 }
 
 func (s *Store) pruneEvents(ctx context.Context, tx *ent.Tx) (int, error) {
-	if s.cfg.EventRetention > 0 {
-		old, err := tx.Event.Query().Where(event.TimeLT(s.now().Add(-s.cfg.EventRetention))).
-			Order(ent.Asc(event.FieldTime)).Limit(pruneBatch).IDs(ctx)
-		if err != nil {
-			return 0, err
-		}
-		if len(old) > 0 {
-			return s.dropEvents(ctx, tx, old)
-		}
+	if s.cfg.EventRetention < 0 {
+		return 0, nil
 	}
-	surplus, err := tx.Event.Query().Order(ent.Desc(event.FieldID)).Offset(s.cfg.EventLimit).Limit(pruneBatch).IDs(ctx)
+	old, err := tx.Event.Query().Where(event.TimeLT(s.now().Add(-s.cfg.EventRetention))).
+		Order(ent.Asc(event.FieldTime)).Limit(pruneBatch).IDs(ctx)
 	if err != nil {
 		return 0, err
 	}
-	return s.dropEvents(ctx, tx, surplus)
+	return s.dropEvents(ctx, tx, old)
+}
+
+// surplusEvents is the id of the newest event that is more than are kept; zero: there
+// are not so many. To count as many as that takes some tenths of a second, which it
+// does outside of the transactions that remove them: a lease would wait for it.
+func (s *Store) surplusEvents(ctx context.Context) (int64, error) {
+	ids, err := s.main.client.Event.Query().Order(ent.Desc(event.FieldID)).Offset(s.cfg.EventLimit).Limit(1).IDs(ctx)
+	if err != nil || len(ids) == 0 {
+		return 0, err
+	}
+	return ids[0], nil
+}
+
+// pruneEventsTo removes events up to an id.
+func (s *Store) pruneEventsTo(ctx context.Context, tx *ent.Tx, last int64) (int, error) {
+	ids, err := tx.Event.Query().Where(event.IDLTE(last)).Order(ent.Asc(event.FieldID)).Limit(pruneBatch).IDs(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return s.dropEvents(ctx, tx, ids)
 }
 
 func (s *Store) pruneRuns(ctx context.Context, tx *ent.Tx) (int, error) {
 	ids, err := tx.Run.Query().Where(run.FinishedAtNotNil()).
-		Order(ent.Desc(run.FieldStartedAt, run.FieldID)).Offset(s.cfg.RunLimit).Limit(pruneBatch).IDs(ctx)
+		Order(ent.Desc(run.FieldStartedAt, run.FieldID)).Offset(s.cfg.RunLimit).Limit(runBatch).IDs(ctx)
 	if err != nil || len(ids) == 0 {
 		return 0, err
 	}
@@ -114,10 +137,14 @@ func (s *Store) pruneRuns(ctx context.Context, tx *ent.Tx) (int, error) {
 
 func (s *Store) pruneLeases(ctx context.Context, tx *ent.Tx) (int, error) {
 	now := s.now()
-	return tx.Lease.Delete().Where(lease.Or(
+	ids, err := tx.Lease.Query().Where(lease.Or(
 		lease.ExpiresLT(now.Add(-leaseMemory)),
 		lease.And(lease.State(string(inventory.LeaseDeclined)), lease.ExpiresLT(now)),
-	)).Exec(ctx)
+	)).Limit(pruneBatch).IDs(ctx)
+	if err != nil || len(ids) == 0 {
+		return 0, err
+	}
+	return tx.Lease.Delete().Where(lease.IDIn(ids...)).Exec(ctx)
 }
 
 // surplusFacts finds the machines of which a source has more observations than are
