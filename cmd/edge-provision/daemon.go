@@ -72,12 +72,22 @@ type busyError struct {
 	Command string
 	Run     uuid.UUID // Nil: it has not begun yet, and is still planning or asking
 	Over    bool      // it has ended, and the site is being read again
+	Asks    bool      // it waits for somebody's answer
+	Asked   int       // the process that is asked, where it began the run; zero: another, or nobody
 }
 
 // Error implements error.
 func (e *busyError) Error() string {
 	if e.Over {
 		return fmt.Sprintf("%s has ended, and serve is reading the site again, which was put off until then; try again in a moment", e.Command)
+	}
+	if e.Asks {
+		where := "a terminal that follows it"
+		if e.Asked != 0 {
+			where = fmt.Sprintf("the terminal of process %d", e.Asked)
+		}
+		return fmt.Sprintf("serve is carrying out %s already, one run at a time; it waits for an answer from %s: answer there, or end that program, which is a no. None within %.0f minutes is a no, too",
+			e.Command, where, answerLimit.Minutes())
 	}
 	if e.Run == uuid.Nil {
 		return fmt.Sprintf("serve is carrying out %s already, which has begun nothing yet; one run at a time", e.Command)
@@ -95,16 +105,18 @@ type daemonRun struct {
 	session *control.Session
 	// client follows for the one that began it, from before it can ask; nil: the
 	// daemon's own.
-	client *control.Follower
-	begun  chan struct{} // closed with the first run in the journal
-	over   chan struct{} // closed when the work has ended, before a client hears of it
-	done   chan struct{} // closed when the next run may begin
+	client  *control.Follower
+	process int           // of the client
+	begun   chan struct{} // closed with the first run in the journal
+	over    chan struct{} // closed when the work has ended, before a client hears of it
+	done    chan struct{} // closed when the next run may begin
 
 	stopOnce sync.Once
 	stop     chan struct{} // closed: start nothing new
 	cancel   context.CancelCauseFunc
 
 	mu       sync.Mutex
+	alone    bool // a question was not answered in time: nobody is asked any more
 	ids      []uuid.UUID
 	plan     workflows.Plan
 	failures []string // each an address, and why it is not as declared
@@ -163,9 +175,17 @@ func (r *daemonRun) stopper() func() {
 	}
 }
 
-// ask asks whoever follows. Who stops the run is not asked any more.
+// answerLimit bounds how long an answer is waited for. Until there is one no other
+// run begins, neither of a client nor of a class.
+const answerLimit = 10 * time.Minute
+
+// ask asks whoever follows. Who stops the run is not asked any more, and who has let
+// one question wait for too long neither.
 func (r *daemonRun) ask(ctx context.Context, question string) (answer string, ok bool) {
-	ctx, cancel := context.WithCancel(ctx)
+	if r.isAlone() {
+		return "", false
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	go func() {
 		select {
@@ -174,7 +194,36 @@ func (r *daemonRun) ask(ctx context.Context, question string) (answer string, ok
 		case <-ctx.Done():
 		}
 	}()
-	return r.session.Ask(ctx, question)
+	answer, ok = r.session.Ask(ctx, fmt.Sprintf("No answer within %.0f minutes is taken as no.\n%s", answerLimit.Minutes(), question))
+	if !ok && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		r.leaveAlone()
+		fmt.Fprintf(sessionWriter{session: r.session, stream: 2}, "\nNobody answered within %.0f minutes, which is taken as no.\n", answerLimit.Minutes())
+	}
+	return answer, ok
+}
+
+func (r *daemonRun) isAlone() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.alone
+}
+
+func (r *daemonRun) leaveAlone() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.alone = true
+}
+
+// busy says why no other run begins beside this one.
+func (r *daemonRun) busy() *busyError {
+	e := &busyError{Command: r.command, Run: r.ID(), Over: r.isOver()}
+	if asked := r.session.Asked(); asked != nil {
+		e.Asks = true
+		if asked == r.client {
+			e.Asked = r.process
+		}
+	}
+	return e
 }
 
 func (r *daemonRun) began(id uuid.UUID) {
@@ -318,6 +367,10 @@ func (d *daemon) begin(ctx context.Context, command string, c caller, do func(co
 		begun: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{}), stop: make(chan struct{}),
 	}
 	if c.conn != nil {
+		var err error
+		if run.process, err = c.conn.Process(); err != nil {
+			return nil, err
+		}
 		run.client = run.session.Follow()
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -331,7 +384,7 @@ func (d *daemon) begin(ctx context.Context, command string, c caller, do func(co
 			return run, nil
 		}
 		if !before.leaves(ctx) {
-			return nil, &busyError{Command: before.command, Run: before.ID(), Over: before.isOver()}
+			return nil, before.busy()
 		}
 	}
 }

@@ -226,6 +226,7 @@ func TestAQuestionThatNobodyIsThereToAnswerIsNo(t *testing.T) {
 	client, out := p.start(silent, "apply", p.site())
 	silent.Close()
 	p.await("the question", func() bool { return strings.Contains(out.String(), "Do you want") })
+	p.wants(p.must(exitError, "", "apply", "-auto-approve", p.site()), "waits for an answer", fmt.Sprintf("process %d:", client.Process.Pid), "10 minutes")
 	if err := client.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ func (p *pruner) run(ctx context.Context) {
 	for {
 		if _, err := p.prune(ctx); err != nil && ctx.Err() == nil {
 			p.failures.Inc()
-			fmt.Fprintf(p.stderr, "The catalog keeps more of the past than it should, which is tried again within %s: %v\n", pruneInterval, err)
+			fmt.Fprintf(p.stderr, "The catalog keeps more of the past than it should, which is tried again in %.0f minutes: %v\n", pruneInterval.Minutes(), err)
 		}
 		select {
 		case <-ctx.Done():

@@ -167,6 +167,16 @@ func (s *Session) Answer(a Answer) {
 	}
 }
 
+// Asked is the one whose answer to a question is waited for; nil: no question stands.
+func (s *Session) Asked() *Follower {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.question == nil || len(s.followers) == 0 {
+		return nil
+	}
+	return s.followers[0]
+}
+
 // settle ends the question that stands; s.mu is held.
 func (s *Session) settle(answer string, ok bool) {
 	q := s.question

@@ -180,12 +180,20 @@ func (c *Conn) Gone() (bool, error) {
 // Close ends the conversation.
 func (c *Conn) Close() error { return c.c.Close() }
 
-// expectUser refuses a peer that is neither this user nor root, by the
-// credentials that the kernel keeps of it (SO_PEERCRED, unix(7)).
-func (c *Conn) expectUser() error {
+// Process is the id of the process at the other side.
+func (c *Conn) Process() (int, error) {
+	peer, err := c.peer()
+	if err != nil {
+		return 0, err
+	}
+	return int(peer.Pid), nil
+}
+
+// peer is who the kernel says is at the other side (SO_PEERCRED, unix(7)).
+func (c *Conn) peer() (*unix.Ucred, error) {
 	raw, err := c.c.SyscallConn()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var (
 		peer    *unix.Ucred
@@ -193,7 +201,16 @@ func (c *Conn) expectUser() error {
 	)
 	err = raw.Control(func(fd uintptr) { peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
 	if err := errors.Join(err, peerErr); err != nil {
-		return fmt.Errorf("finding out who is there: %w", err)
+		return nil, fmt.Errorf("finding out who is there: %w", err)
+	}
+	return peer, nil
+}
+
+// expectUser refuses a peer that is neither this user nor root.
+func (c *Conn) expectUser() error {
+	peer, err := c.peer()
+	if err != nil {
+		return err
 	}
 	if uid := os.Geteuid(); !slices.Contains([]uint32{0, uint32(uid)}, peer.Uid) {
 		return fmt.Errorf("user %d is neither user %d nor root", peer.Uid, uid)
