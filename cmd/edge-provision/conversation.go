@@ -50,7 +50,7 @@ func (d *daemon) carrying(ctx context.Context, c caller) (*daemonRun, error) {
 		}
 		return run, nil
 	}
-	if err := d.expect(r.Path); err != nil {
+	if err := errors.Join(d.expect(r.Path), sameFilesSeen(r.Files)); err != nil {
 		return nil, err
 	}
 	switch r.Command {

@@ -28,7 +28,7 @@ func samePath(path string) (string, error) {
 func (d *daemon) expect(path string) error {
 	real, err := samePath(path)
 	if err != nil {
-		return err
+		return fmt.Errorf("serve holds site %s and reads it from %s; it cannot read %s: %w; name the one that it serves, or stop serve first", d.current().site.Name, d.path, path, err)
 	}
 	if real != d.path {
 		return fmt.Errorf("serve holds site %s and reads it from %s; %s is another file: name that one, or stop serve first", d.current().site.Name, d.path, path)

@@ -26,6 +26,10 @@ type request struct {
 	Vars    []string `json:"vars,omitempty"`
 	Environ []string `json:"environ,omitempty"`
 	Sources sources  `json:"sources"`
+	// VarTexts are the contents of Sources.VarFiles: serve may have another view of the
+	// file system. Files are what the client sees at the other paths.
+	VarTexts map[string][]byte   `json:"var_texts,omitempty"`
+	Files    map[string]fileSeen `json:"files,omitempty"`
 	// Mirror and RegistryMirror are those of Sources, with their passwords.
 	Mirror         string `json:"mirror,omitempty"`
 	RegistryMirror string `json:"registry_mirror,omitempty"`
@@ -77,14 +81,23 @@ func (a *app) describe(r request) (request, error) {
 		}
 	}
 	if r.Agent != "" {
-		r.Agent, err = filepath.Abs(r.Agent)
+		if r.Agent, err = filepath.Abs(r.Agent); err != nil {
+			return r, err
+		}
 	}
-	return r, err
+	r.VarTexts = map[string][]byte{}
+	for i, path := range a.varFiles {
+		if f := a.files[path]; f != nil { // as it was read to find out whose site it is
+			r.VarTexts[r.Sources.VarFiles[i]] = f.Bytes
+		}
+	}
+	r.Files = seenFiles(r.Sources.StackSet, r.Sources.Bundle, r.Sources.Base, r.Agent)
+	return r, nil
 }
 
 // receive gives this app what a request says.
 func (a *app) receive(r request) {
-	a.vars, a.environ, a.verbose = r.Vars, r.Environ, r.Verbose
+	a.vars, a.varTexts, a.environ, a.verbose = r.Vars, r.VarTexts, r.Environ, r.Verbose
 	if a.environ == nil {
 		a.environ = []string{}
 	}
@@ -95,7 +108,7 @@ func (a *app) receive(r request) {
 
 // copySources gives this app the variables and sources of another.
 func (a *app) copySources(from *app) {
-	a.vars, a.environ, a.varFiles = from.vars, from.environ, from.varFiles
+	a.vars, a.environ, a.varFiles, a.varTexts = from.vars, from.environ, from.varFiles, from.varTexts
 	a.allowFile, a.allowEnv, a.stackSet, a.supply = from.allowFile, from.allowEnv, from.stackSet, from.supply
 }
 

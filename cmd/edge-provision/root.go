@@ -32,6 +32,7 @@ type app struct {
 	dataDir, cacheDir, catalog string
 	vars                       []string
 	varFiles                   []string
+	varTexts                   map[string][]byte // of files that a client has read, by path; the others are read
 	allowFile, allowEnv        bool
 	verbose                    bool
 	supply                     supply
@@ -143,7 +144,7 @@ func (a *app) decode(path string) (*site.Site, hcl.Diagnostics, error) {
 		vars[name] = value
 	}
 	s, diags := site.Load(path, site.Options{
-		Vars: vars, VarFiles: a.varFiles, Environ: a.environment(),
+		Vars: vars, VarFiles: a.varFiles, VarTexts: a.varTexts, Environ: a.environment(),
 		AllowFile: a.allowFile, AllowEnv: a.allowEnv,
 		StepTypes: steps.Shapes(), Version: version,
 	})

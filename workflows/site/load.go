@@ -19,6 +19,9 @@ type Options struct {
 	Vars map[string]string
 	// VarFiles are the paths of -var-file, later ones winning over earlier.
 	VarFiles []string
+	// VarTexts are the contents of those that were read before, by path. The others
+	// are read.
+	VarTexts map[string][]byte
 	// Environ is the environment as os.Environ gives it. EDGE_VAR_name sets
 	// the variable of that name unless a file or -var does.
 	Environ []string

@@ -275,6 +275,7 @@ output "node" { value = var.node.port }
 		{"environment", Options{Environ: env}, "2"},
 		{"file", Options{Environ: env, VarFiles: []string{one}}, "3"},
 		{"later file", Options{Environ: env, VarFiles: []string{one, two}}, "4"},
+		{"file that was read before", Options{VarFiles: []string{one, "/elsewhere"}, VarTexts: map[string][]byte{"/elsewhere": []byte("size = 6")}}, "6"},
 		{"option", Options{Environ: env, VarFiles: []string{one, two}, Vars: map[string]string{"size": "5"}}, "5"},
 		{"expression", Options{Vars: map[string]string{"size": "5", "tags": `["a", "b"]`}}, "5"},
 	}

@@ -128,7 +128,7 @@ func (m *module) variableNames() []string {
 
 // readVarFile reads the attributes of one file of values.
 func (m *module) readVarFile(path string, values map[string]given) hcl.Diagnostics {
-	src, diags := readSource(path)
+	src, diags := m.varSource(path)
 	if diags.HasErrors() {
 		return diags
 	}
@@ -163,6 +163,14 @@ func (m *module) readVarFile(path string, values map[string]given) hcl.Diagnosti
 		values[attr.Name] = given{value: val, from: "the file " + path, rng: attr.Expr.Range().Ptr()}
 	}
 	return diags
+}
+
+// varSource is a file of values, which may have been read before.
+func (m *module) varSource(path string) (source, hcl.Diagnostics) {
+	if text, ok := m.opts.VarTexts[path]; ok {
+		return source{name: path, bytes: text}, nil
+	}
+	return readSource(path)
 }
 
 // fromText reads a value from a command line or an environment: a string as it
