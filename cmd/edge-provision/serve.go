@@ -49,7 +49,10 @@ before anything is served.
 The API over the catalog is served on loopback, where everybody may read. On another
 address it speaks TLS, and everybody needs a token (edge-provision token create).`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.serve(cmd.Context(), args[0], f) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.listenGiven = cmd.Flags().Changed("listen")
+			return a.serve(cmd.Context(), args[0], f)
+		},
 	}
 	f.ports.register(c)
 	f.apiFlags.register(c)
@@ -70,6 +73,9 @@ func (a *app) serve(ctx context.Context, path string, f serveFlags) (err error) 
 		return err
 	}
 	defer inherited.Close() // what was served is closed already
+	if err := f.fits(inherited.API); err != nil {
+		return err
+	}
 	// From here on: a signal that nobody takes would end the program.
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)

@@ -29,6 +29,8 @@ type apiFlags struct {
 	names        []string
 	requireToken bool
 
+	listenGiven bool // listen was chosen, and is no default
+
 	inherited net.Listener  // from a service manager, in place of listen; nil: none
 	current   func() *world // the site as it is served; nil: it never changes
 	runner    api.Runner    // begins and cancels runs; nil: nothing does
@@ -38,6 +40,16 @@ func (f *apiFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.listen, "listen", api.DefaultListen, "address and TCP port of the API; off: none")
 	c.Flags().StringArrayVar(&f.names, "server-name", nil, "name under which clients call the API; may be repeated")
 	c.Flags().BoolVar(&f.requireToken, "require-token", false, "ask for a token over loopback too")
+}
+
+// fits refuses an address that would be passed over in silence, because a service
+// manager has bound another.
+func (f *apiFlags) fits(inherited net.Listener) error {
+	if inherited == nil || !f.listenGiven || f.listen == inherited.Addr().String() {
+		return nil
+	}
+	return fmt.Errorf("--listen %s cannot be followed: the service manager has bound %s for the API. Leave --listen out, and set that address by ListenStream= in a drop-in of edge-provision.socket",
+		f.listen, inherited.Addr())
 }
 
 // apiService is the API on its bound socket.
