@@ -199,20 +199,36 @@ func TestOneRunAtATimeAndTheSecondIsToldWhich(t *testing.T) {
 }
 
 func TestARunGoesOnWhenItsClientIsKilled(t *testing.T) {
-	p := newPlant(t)
-	p.declare(slow)
-	p.serve(nil)
-	client, out := p.start(nil, "apply", "-auto-approve", p.site())
-	p.awaitFile("begun")
-	if err := client.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = client.Wait() // it was killed
-	p.let()
-	p.awaitFile("later")
-	p.await("the end of the run", func() bool { return p.runs()[0].State == outcomeOK })
-	if strings.Contains(out.String(), "is as declared") {
-		t.Errorf("the client saw the end:\n%s", out)
+	for _, by := range []struct {
+		signal syscall.Signal
+		code   int // -1: of the signal itself
+		says   string
+	}{
+		{syscall.SIGKILL, -1, ""},
+		{syscall.SIGHUP, -1, ""}, // its terminal is closed
+		{syscall.SIGTERM, exitError, "Detached; serve goes on"},
+	} {
+		t.Run(by.signal.String(), func(t *testing.T) {
+			p := newPlant(t)
+			p.declare(slow)
+			p.serve(nil)
+			client, out := p.start(nil, "apply", "-auto-approve", p.site())
+			p.awaitFile("begun")
+			p.await("the run, seen by the client", func() bool { return strings.Contains(out.String(), "Run ") })
+			if err := client.Process.Signal(by.signal); err != nil {
+				t.Fatal(err)
+			}
+			if err := client.Wait(); client.ProcessState.ExitCode() != by.code {
+				t.Errorf("apply ends with %v; want %d\n%s", err, by.code, out)
+			}
+			p.wants(out.String(), by.says)
+			p.let()
+			p.awaitFile("later")
+			p.await("the end of the run", func() bool { return p.runs()[0].State == outcomeOK })
+			if strings.Contains(out.String(), "is as declared") {
+				t.Errorf("the client saw the end:\n%s", out)
+			}
+		})
 	}
 }
 

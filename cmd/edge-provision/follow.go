@@ -283,10 +283,15 @@ func (f *following) take(l line) error {
 	return nil
 }
 
-// interrupted is Ctrl-C: a person is asked what is meant; for a program it means
-// to cancel.
+// interrupted is Ctrl-C, of which a person is asked what is meant, and which means to
+// cancel for a program; or SIGTERM, which ends this program alone: what it follows
+// goes on, as it does when the terminal is closed.
 func (f *following) interrupted(s os.Signal) error {
-	if s != os.Interrupt || !f.goesOn || !f.person() || f.stops > 0 {
+	switch {
+	case f.goesOn && s != os.Interrupt:
+		f.hold()
+		return f.leave()
+	case !f.goesOn || !f.person() || f.stops > 0:
 		return f.cancel()
 	}
 	if f.leaving { // again: they mean it
@@ -294,11 +299,16 @@ func (f *following) interrupted(s os.Signal) error {
 		return f.cancel()
 	}
 	f.leaving = true
+	f.hold()
+	f.ask("\nserve carries this out. Type d to detach and let it go on, c to cancel it, or Enter to go on following: ")
+	return nil
+}
+
+// hold keeps the display from drawing over what is said.
+func (f *following) hold() {
 	if live, ok := f.on.(*liveDisplay); ok {
 		live.hold(true)
 	}
-	f.ask("\nserve carries this out. Type d to detach and let it go on, c to cancel it, or Enter to go on following: ")
-	return nil
 }
 
 // settle ends the question whether to leave.
