@@ -110,7 +110,10 @@ func (r *ref) text(env env) (string, bool) {
 	case uuid.UUID:
 		return x.String(), true
 	}
-	return v.String(), true
+	if canonical, err := r.typ.form.parse(v.String()); err == nil {
+		return canonical, true
+	}
+	return v.String(), true // as its source wrote it, which is in no form
 }
 
 // bool is a fact that is a condition: a pointer that is nil is absent, a plain

@@ -218,6 +218,15 @@ func (r *ref) String() string {
 	return b.String()
 }
 
+// subject is what a complaint calls r: the elements of a list that nobody named bear
+// the list's name.
+func (r *ref) subject() string {
+	if r.v != nil && len(r.steps) == 0 {
+		return r.v.source.String() + "[*]"
+	}
+	return r.String()
+}
+
 // operator is a comparison.
 type operator string
 

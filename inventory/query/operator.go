@@ -3,11 +3,8 @@ package query
 import (
 	"fmt"
 
-	"github.com/google/uuid"
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
-
-	"github.com/edge-provision/edge-provision/inventory"
 )
 
 var comparisons = map[*hclsyntax.Operation]operator{
@@ -84,30 +81,33 @@ func (c *compiler) compare(op operator, a, b *operand, rng hcl.Range) *operand {
 	return c.complain(rng, "Unsupported comparison", "%s is %s; compare one of its values.", a, a.kind())
 }
 
-// canonical brings a constant to the text form of the fact it is compared with.
+// canonical brings the constants of o to the text form of the fact that it is
+// compared with; nil after a complaint.
 func (c *compiler) canonical(o, other *operand) text {
-	constant, ok1 := o.text.(constText)
-	fact, ok2 := other.text.(refText)
-	if !ok1 || !ok2 {
+	fact, ok := other.text.(refText)
+	if !ok || fact.ref.typ.form == formPlain {
 		return o.text
 	}
-	switch fact.ref.typ.form {
-	case formMAC:
-		mac, err := inventory.ParseMAC(constant.content)
+	return c.inForm(o.text, fact, o.rng)
+}
+
+func (c *compiler) inForm(t text, fact refText, rng hcl.Range) text {
+	switch t := t.(type) {
+	case constText:
+		content, err := fact.ref.typ.form.parse(t.content)
 		if err != nil {
-			c.complain(o.rng, "Invalid MAC address", "%s is compared with %s: %s.", o, fact, c.hide(constant, err))
+			c.complain(rng, "Invalid "+fact.ref.typ.form.String(), "%s is compared with %s: %s.", t, fact.ref.subject(), c.hide(t, err))
 			return nil
 		}
-		return constText{content: mac.String(), sensitive: constant.sensitive}
-	case formUUID:
-		id, err := uuid.Parse(constant.content)
-		if err != nil {
-			c.complain(o.rng, "Invalid UUID", "%s is compared with %s: %s.", o, fact, c.hide(constant, err))
+		return constText{content: content, sensitive: t.sensitive}
+	case *choiceText:
+		a, b := c.inForm(t.a, fact, rng), c.inForm(t.b, fact, rng)
+		if a == nil || b == nil {
 			return nil
 		}
-		return constText{content: id.String(), sensitive: constant.sensitive}
+		return &choiceText{cond: t.cond, a: a, b: b}
 	}
-	return o.text
+	return t
 }
 
 // hide keeps a sensitive value out of a complaint about it.

@@ -112,7 +112,7 @@ func TestEvalAnswersTrueFalseOrAbsent(t *testing.T) {
 		{doc, `missing(facts.pci)`, False},
 		{doc, `missing(facts.cpu.flags)`, False},
 		{doc, `contains(facts.disks[1].signatures, "gpt")`, Absent},
-		{doc, `contains(facts.disks[1].part_uuids, "x")`, False},
+		{doc, `contains(facts.disks[1].part_uuids, "0190f5fe-7c00-7a00-8abc-012345678901")`, False},
 		{doc, `facts.firmware.secure_boot`, False},
 		{doc, `!facts.firmware.secure_boot`, True},
 		{doc, `facts.firmware.secure_boot == false`, True},
@@ -205,6 +205,39 @@ func TestEvalAnswersTrueFalseOrAbsent(t *testing.T) {
 		}
 		if back, _ := again.Eval(tt.doc); back != tt.want {
 			t.Errorf("Eval(String of %s = %s) = %v; want %v", tt.expr, e, back, tt.want)
+		}
+	}
+}
+
+func TestConstantsMeetAddressesAndUUIDsInAnyForm(t *testing.T) {
+	doc := NewDoc(
+		inventory.Machine{SMBIOSUUID: uuid.MustParse("4c4c4544-0042-3510-8052-b4c04f513233"), MACs: []inventory.MAC{mac(t, "52:54:00:04:21:01")}},
+		&inventory.Facts{
+			System: &inventory.System{UUID: "4C4C4544-0042-3510-8052-b4c04f513233"}, BMC: &inventory.BMCFacts{MAC: "52-54-00-04-21-F1"},
+			Disks:     []inventory.Disk{{PartUUIDs: []string{"0190f5fe-7c00-7a00-8abc-0000000000ab"}}},
+			Neighbors: []inventory.Neighbor{{MAC: mac(t, "52:54:00:04:21:01")}},
+		})
+	for _, src := range []string{
+		`facts.system.uuid == "4C4C4544-0042-3510-8052-B4C04F513233"`,
+		`facts.system.uuid == "4c4c4544004235108052b4c04f513233"`,
+		`facts.system.uuid == "{4c4c4544-0042-3510-8052-b4c04f513233}"`,
+		`facts.system.uuid == machine.smbios_uuid`,
+		`machine.smbios_uuid == "4C4C4544-0042-3510-8052-B4C04F513233"`,
+		`facts.system.uuid == (missing(facts.bmc) ? "0190F5FE-7C00-7A00-8ABC-0000000000AB" : "4C4C4544-0042-3510-8052-B4C04F513233")`,
+		`facts.bmc.mac == "52-54-00-04-21-f1"`,
+		`facts.bmc.mac == "52:54:00:04:21:F1"`,
+		`contains(["52:54:00:04:21:F1"], facts.bmc.mac)`,
+		`contains(machine.macs, "52-54-00-04-21-01")`,
+		`contains(facts.neighbors[*].mac, "52-54-00-04-21-01")`,
+		`any([for d in facts.disks : contains(d.part_uuids, "0190F5FE-7C00-7A00-8ABC-0000000000AB")])`,
+	} {
+		e, diags := Parse(src, Machine)
+		if diags.HasErrors() {
+			t.Errorf("Parse(%s): %v", src, diags)
+			continue
+		}
+		if got, _ := e.Eval(doc); got != True {
+			t.Errorf("Eval(%s) = %v; want true", src, got)
 		}
 	}
 }
@@ -316,6 +349,10 @@ func TestParseRefusesWithPlaceAndAdvice(t *testing.T) {
 		{`facts.cpu.cores / 9223372036854775807 / 3 > 1`, `facts.cpu.cores / 9223372036854775807 / 3`, `64 bits`},
 		{`facts.cpu.cores % 0.5 > 1`, `facts.cpu.cores % 0.5`, `whole numbers`},
 		{`facts.nics[0].mac == "nonsense"`, `"nonsense"`, `is not a MAC address`},
+		{`facts.bmc.mac == "nonsense"`, `"nonsense"`, `is not a MAC address`},
+		{`facts.system.uuid == "rubbish"`, `"rubbish"`, `is compared with facts.system.uuid: invalid UUID`},
+		{`facts.system.uuid == (facts.cpu.cores == 1 ? "rubbish" : "x")`, `facts.cpu.cores == 1 ? "rubbish" : "x"`, `"rubbish" is compared with facts.system.uuid`},
+		{`any([for d in facts.disks : contains(d.part_uuids, "rubbish")])`, `"rubbish"`, `is compared with d.part_uuids[*]: invalid UUID`},
 		{`length(facts.disks[*].nosuch) > 0`, `[*].nosuch`, `facts.disks[*] has no field "nosuch". Known:`},
 		{`facts.memory.bytes > GiB(8) &&`, ``, ``},
 		{`disk.bytes > 1`, `disk.bytes`, `no variable named "disk"`},

@@ -38,6 +38,29 @@ const (
 	formUUID
 )
 
+func (f form) String() string { return [...]string{"string", "MAC address", "UUID"}[f] }
+
+// parse is s in the form; the error says why it has none.
+func (f form) parse(s string) (string, error) {
+	switch f {
+	case formMAC:
+		mac, err := inventory.ParseMAC(s)
+		return mac.String(), err
+	case formUUID:
+		id, err := uuid.Parse(s)
+		return id.String(), err
+	}
+	return s, nil
+}
+
+// formsOf are those of facts that their struct holds as plain strings, by their JSON
+// names. A list has the form of its elements.
+var formsOf = map[reflect.Type]map[string]form{
+	reflect.TypeFor[inventory.System]():   {"uuid": formUUID},
+	reflect.TypeFor[inventory.BMCFacts](): {"mac": formMAC},
+	reflect.TypeFor[inventory.Disk]():     {"part_uuids": formUUID},
+}
+
 // dataType is the type of a fact, taken from the Go struct that holds it.
 type dataType struct {
 	kind kind
@@ -123,6 +146,11 @@ func reflectType(t reflect.Type) *dataType {
 			}
 			if ft := reflectType(t.Field(i).Type); ft != nil {
 				ft.always = ft.kind == kindList && strings.Contains(options, "omitempty")
+				if f := formsOf[t][name]; ft.kind == kindList {
+					ft.elem.form = max(ft.elem.form, f)
+				} else {
+					ft.form = max(ft.form, f)
+				}
 				out.fields[name] = &field{index: i, typ: ft}
 			}
 		}
