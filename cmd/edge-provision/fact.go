@@ -15,14 +15,15 @@ import (
 
 func (a *app) inventorySet(f *inventoryFlags) *cobra.Command {
 	return &cobra.Command{
-		Use: "set MACHINE [PATH=VALUE | PATH-]...", Short: "Write facts that no program observed, such as an asset tag; PATH- takes one away",
+		Use: "set MACHINE [PATH=VALUE | PATH-]...", Short: "Write facts that no program observed, such as a serial number; PATH- takes one away",
 		Long: `Facts that people write are a source of their own, "manual", with a history like any other. What
 stands on the machine is believed before them, but for the chassis and its asset tag, and
 placeholders such as "To Be Filled By O.E.M.".
 
 Numbers are in the unit that the fact has (memory.bytes in bytes), lists are JSON. Without
-facts to write, those of the machine are listed.`,
-		Example: "  edge-provision inventory set 52:54:00:04:21:11 chassis.asset_tag=0042 system.serial=7XK2Q93",
+facts to write, those of the machine are listed. An asset number that queries are to find is a tag: see
+edge-provision inventory tag.`,
+		Example: "  edge-provision inventory set 52:54:00:04:21:11 system.serial=7XK2Q93 bios.version=1.2",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			set, remove, err := parseFacts(args[1:])

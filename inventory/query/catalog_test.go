@@ -96,6 +96,9 @@ func TestEveryColumnIsTheCatalogs(t *testing.T) {
 			`changed(facts.baseboard.serial, "1h")`, `changed(facts.baseboard, "1h")`, `!changed(facts.bios.version, "7d")`, `missing(changed(facts.disks, "1d"))`,
 			`any([for l in machine.leases : l.network == "edge" && l.address == "172.22.0.11"])`,
 		}
+		for _, object := range wholes {
+			expressions = append(expressions, "missing("+object+")", "!missing("+object+")")
+		}
 		for path := range columns {
 			expressions = append(expressions, "missing("+path+")", "!missing("+path+")")
 		}

@@ -108,6 +108,33 @@ var tables = map[string]table{
 		map[string]indexed{"class": byValue, "driver": byValue, "vendor": byValue})},
 }
 
+// askClass says how to ask for what only memory knows.
+const askClass = `A class can ask: use it in the match of a class of site.hcl, and contains(machine.classes, "NAME") here.`
+
+// instead says what to ask for in place of a fact that is not kept, where that is
+// something else than a class.
+var instead = map[string]string{
+	"facts.system.uuid":       "Ask for machine.smbios_uuid, which is the same unless it is known junk.",
+	"facts.chassis.asset_tag": "Write it on the machine as a tag, as by edge-provision inventory tag MACHINE asset=0042, and ask for machine.tags.asset.",
+}
+
+// columnOf is where a fact is kept, if it is; the column's name is qualified for a
+// fact of a machine only.
+func columnOf(r *ref) (c column, ok bool) {
+	if r.v == nil {
+		c, ok = columns[r.root+"."+r.path()]
+	} else {
+		c, ok = tables[r.v.source.String()].columns[r.path()]
+	}
+	return c, ok
+}
+
+// isKept says whether the catalog can be asked for a value below an object.
+func isKept(r *ref) bool {
+	_, ok := columnOf(r)
+	return ok || r.typ.values != nil
+}
+
 // factsPresent is true for a machine that has been inspected.
 const factsPresent = "machine_facts.machine_id IS NOT NULL"
 

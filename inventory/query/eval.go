@@ -3,6 +3,7 @@ package query
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -127,8 +128,11 @@ func (r *ref) bool(env env) Result {
 }
 
 // isMissing is missing(ref). A list is missing when nobody looked for it; an object
-// when none of its values was observed.
+// when none of its values was observed, and facts when no source reported anything.
 func (r *ref) isMissing(env env) bool {
+	if r.isFacts() {
+		return env.doc.facts == nil
+	}
 	switch r.typ.kind {
 	case kindNumber:
 		_, ok := r.int(env)
@@ -146,13 +150,7 @@ func (r *ref) isMissing(env env) bool {
 		v, ok := r.load(env)
 		return !ok || v.Len() == 0
 	}
-	for _, name := range r.typ.names() {
-		f := r.typ.fields[name]
-		if f.typ.kind != kindList && !r.field(name, f, r.rng).isMissing(env) {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(r.leaves(), func(leaf *ref) bool { return !leaf.isMissing(env) })
 }
 
 // elements is a list of facts. It is absent, which is not empty, when no source

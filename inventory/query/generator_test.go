@@ -306,7 +306,7 @@ func (g *generator) condition(depth int, in *scope) string {
 	case 6:
 		return "(" + sub() + " ? " + sub() + " : " + sub() + ")"
 	case 7:
-		return "missing(" + pick(g, []string{g.path(kindString, in), g.path(kindNumber, in), g.number(2, in), g.text(2, in), g.list(), sub()}) + ")"
+		return "missing(" + pick(g, []string{g.path(kindString, in), g.path(kindNumber, in), g.number(2, in), g.text(2, in), g.list(), sub(), pick(g, wholes)}) + ")"
 	case 8:
 		return "regex(" + pick(g, patternTexts) + ", " + g.text(1, in) + ")"
 	case 9:
@@ -337,6 +337,9 @@ func (g *generator) condition(depth int, in *scope) string {
 	}
 	return g.text(2, in) + g.comparison() + g.text(2, in)
 }
+
+// wholes are the objects of which the catalog keeps every value.
+var wholes = []string{"facts", "facts.cpu", "facts.bios", "facts.firmware", "facts.kernel", "facts.memory", "facts.tpm", "machine"}
 
 // patternTexts are written as in an expression.
 var patternTexts = []string{

@@ -25,7 +25,8 @@ type Variable struct {
 	// Indexed says that a comparison with it narrows what the catalog looks at.
 	Indexed bool `json:"indexed,omitempty"`
 	// Queried says that the catalog can be asked for it; the others can be used
-	// in site.hcl only. An object can be asked for when any part of it can.
+	// in site.hcl only. An object is Queried when any part of it is; by itself it can
+	// only be missing, which the catalog tells when it keeps all of its values.
 	Queried bool `json:"queried"`
 	// Keys says that what follows is any key: machine.tags.KEY.
 	Keys bool `json:"keys,omitempty"`
@@ -64,7 +65,7 @@ var ownHelp = []Function{
 	{"contains", "list, value", "true when the list holds the value"},
 	{"glob", "pattern, text", "true when all of the text matches: * is any run of characters, ? any one"},
 	{"length", "list", "the number of elements"},
-	{"missing", "facts.PATH", "true when it was not observed"},
+	{"missing", "facts.PATH", "true when it was not observed; missing(facts): no source ever reported anything"},
 	{"regex", "pattern, text", "true when some part of the text matches (RE2)"},
 }
 

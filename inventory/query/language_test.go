@@ -1,6 +1,7 @@
 package query
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -24,10 +25,8 @@ func TestDescribeListsWhatParseAccepts(t *testing.T) {
 			source = "length(" + v.Path + ") > 0"
 		case v.Keys:
 			source = "missing(" + v.Path + ".a)"
-		case !strings.Contains(v.Path, "."):
-			continue // a root by itself is no fact
 		case v.Type == "object":
-			continue // the catalog is asked for its parts
+			continue // by itself it can only be missing: see TestEveryObjectCanBeMissingOrIsRefusedOnce
 		default:
 			source = "missing(" + v.Path + ")"
 		}
@@ -43,6 +42,50 @@ func TestDescribeListsWhatParseAccepts(t *testing.T) {
 	for _, f := range l.Functions {
 		if _, diags := Parse(f.Name+"(1, 2, 3, 4) == 1", Machine); !diags.HasErrors() || strings.Contains(diags.Error(), "no function") {
 			t.Errorf("Parse(%s(…)) = %v; want a complaint about its arguments", f.Name, diags)
+		}
+	}
+}
+
+// TestEveryObjectCanBeMissingOrIsRefusedOnce asks the catalog for each object by itself.
+func TestEveryObjectCanBeMissingOrIsRefusedOnce(t *testing.T) {
+	for _, v := range Describe(Machine).Variables {
+		if v.Type != "object" || strings.Contains(v.Path, "[*]") {
+			continue
+		}
+		source := "missing(" + v.Path + ")"
+		expr, diags := Parse(source, Machine)
+		if diags.HasErrors() {
+			t.Errorf("Parse(%s): %v", source, diags)
+			continue
+		}
+		_, err := expr.Filter(SQLite, source, time.Time{})
+		if whole := v.Keys || slices.Contains(wholes, v.Path); whole != (err == nil) {
+			t.Errorf("Filter(%s): %v; want it answered: %t", source, err, whole)
+		}
+		if err != nil && len(asDiagnostics(t, err)) != 1 {
+			t.Errorf("Filter(%s) complains %d times; want once", source, len(asDiagnostics(t, err)))
+		}
+	}
+}
+
+// TestDocsListWhatQueriesRefuse finds every fact that the catalog does not keep in
+// docs/query.md, by itself or by the object that it is in.
+func TestDocsListWhatQueriesRefuse(t *testing.T) {
+	docs, err := os.ReadFile("../../docs/query.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := func(path string) bool { return strings.Contains(string(docs), "`"+path+"`") }
+	whole := ""
+	for _, v := range Describe(Machine).Variables {
+		if v.Queried || whole != "" && strings.HasPrefix(v.Path, whole+".") {
+			continue
+		}
+		if !named(v.Path) {
+			t.Errorf("docs/query.md does not say that the catalog refuses `%s`", v.Path)
+		}
+		if v.Type == "object" {
+			whole = v.Path
 		}
 	}
 }

@@ -359,6 +359,26 @@ func broken() []mutation {
 			}
 			return n
 		}},
+		{name: "missing takes an object for missing when a part of it is", needs: "missing(facts.", node: func(n node) node {
+			if m, ok := n.(*missing); ok && m.ref != nil && m.ref.typ.kind == kindObject && !m.ref.isFacts() {
+				return written{n, func(w *writer, want Result) {
+					word := map[Result]string{True: "OR", False: "AND"}[want]
+					var parts []func()
+					for _, leaf := range m.ref.leaves() {
+						parts = append(parts, func() { w.missingLeaf(leaf, want) })
+					}
+					w.all(word, parts...)
+				}}
+			}
+			return n
+		}},
+		{name: "missing(facts) asks for one of them", needs: "missing(facts)", node: func(n node) node {
+			if m, ok := n.(*missing); ok && m.ref != nil && m.ref.isFacts() {
+				one, _ := Parse("missing(facts.memory.bytes)", Machine)
+				return as(n, one.node)
+			}
+			return n
+		}},
 		{name: "regex as its negation", needs: "regex(", node: func(n node) node {
 			if m, ok := n.(*match); ok && !m.glob {
 				return as(n, &not{m})

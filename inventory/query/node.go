@@ -182,6 +182,27 @@ func (r *ref) path() string {
 	return strings.Join(names, ".")
 }
 
+// isFacts tells the variable facts itself.
+func (r *ref) isFacts() bool { return r.v == nil && r.root == "facts" && len(r.steps) == 0 }
+
+// leaves are the values below an object that are no lists; an object whose keys are
+// anything is one value.
+func (r *ref) leaves() []*ref {
+	var out []*ref
+	for _, name := range r.typ.names() {
+		f := r.typ.fields[name]
+		inner := r.field(name, f, r.rng)
+		switch {
+		case f.typ.kind == kindList:
+		case f.typ.kind == kindObject && f.typ.values == nil:
+			out = append(out, inner.leaves()...)
+		default:
+			out = append(out, inner)
+		}
+	}
+	return out
+}
+
 // tag is the key of machine.tags that r names.
 func (r *ref) tag() (key string, ok bool) {
 	if len(r.steps) == 0 {

@@ -187,6 +187,11 @@ func TestEvalAnswersTrueFalseOrAbsent(t *testing.T) {
 		{none, `contains(facts.nics[*].driver, "igc")`, False},
 		{none, `contains(facts.cpu.flags, "avx2")`, False},
 		{empty, `facts.memory.bytes > 0`, Absent},
+		{doc, `missing(facts)`, False},
+		{bare, `missing(facts)`, True},
+		{empty, `missing(facts)`, False}, // somebody looked, and saw nothing
+		{none, `missing(facts)`, False},
+		{none, `missing(facts.cpu)`, True},
 	}
 	for _, tt := range tests {
 		e, diags := Parse(tt.expr, Machine)

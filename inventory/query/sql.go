@@ -102,18 +102,25 @@ func (w *writer) column(r *ref) (c column, ok bool) {
 		w.refuse(r.rng, "%s names an element by its place, and the catalog keeps no order of lists. Use any([for x in …]).", r)
 		return c, false
 	}
-	if r.v == nil {
-		if c, ok = columns[r.root+"."+r.path()]; !ok {
-			w.refuse(r.rng, "%s is not kept in the catalog's index of facts; it can be used in site.hcl only.", r)
-		}
-		return c, ok
+	if c, ok = columnOf(r); !ok {
+		w.notKept(r)
 	}
-	c, ok = tables[r.v.source.String()].columns[r.path()]
-	if !ok {
-		w.refuse(r.rng, "%s of %s is not kept in the catalog's index of facts; it can be used in site.hcl only.", r, r.v.source)
+	if r.v != nil {
+		c.name = w.aliases[r.v] + "." + c.name
 	}
-	c.name = w.aliases[r.v] + "." + c.name
 	return c, ok
+}
+
+// notKept refuses what the catalog has no column or table of.
+func (w *writer) notKept(r *ref) {
+	what, advice := r.String(), instead[r.String()]
+	if r.v != nil {
+		what += " of " + r.v.source.String()
+	}
+	if advice == "" {
+		advice = askClass
+	}
+	w.refuse(r.rng, "%s is not kept in the catalog's index of facts. %s", what, advice)
 }
 
 // fact writes a fact's value; NULL when absent.
@@ -143,7 +150,7 @@ func (w *writer) fact(r *ref) {
 func (w *writer) rows(l *list, selection string) bool {
 	t, ok := tables[l.source.String()]
 	if !ok {
-		w.refuse(l.source.rng, "%s is not kept in the catalog's index of facts; it can be used in site.hcl only.", l.source)
+		w.notKept(l.source)
 		return false
 	}
 	w.serial++
@@ -367,6 +374,13 @@ func (n *missing) when(w *writer, want Result) {
 
 // missingFact writes missing(list) or missing(object).
 func (w *writer) missingFact(r *ref, want Result) {
+	if r.isFacts() {
+		if want == True {
+			w.put("NOT ")
+		}
+		w.put("(", factsPresent, ")")
+		return
+	}
 	if r.typ.values != nil {
 		if want == True {
 			w.put("NOT ")
@@ -376,7 +390,7 @@ func (w *writer) missingFact(r *ref, want Result) {
 	}
 	if r.typ.kind == kindList {
 		if _, kept := tables[r.String()]; !kept {
-			w.refuse(r.rng, "%s is not kept in the catalog's index of facts; it can be used in site.hcl only.", r)
+			w.notKept(r)
 			return
 		}
 		if want == True {
@@ -385,31 +399,61 @@ func (w *writer) missingFact(r *ref, want Result) {
 		w.put("(", present(r), ")")
 		return
 	}
-	var parts []func()
-	for _, name := range r.typ.names() {
-		f := r.typ.fields[name]
-		if f.typ.kind == kindList {
-			continue
-		}
-		inner := r.field(name, f, r.rng)
-		parts = append(parts, func() {
-			if f.typ.kind == kindObject {
-				w.missingFact(inner, want)
-				return
-			}
-			w.fact(inner)
-			if want == True {
-				w.put(" IS NULL")
-			} else {
-				w.put(" IS NOT NULL")
-			}
-		})
+	leaves := r.leaves()
+	if !w.keepsAll(r, leaves) {
+		return
+	}
+	parts := make([]func(), len(leaves))
+	for i, leaf := range leaves {
+		parts[i] = func() { w.missingLeaf(leaf, want) }
 	}
 	word := "AND"
 	if want == False {
 		word = "OR"
 	}
 	w.all(word, parts...)
+}
+
+// missingLeaf writes missing(r) of one of the leaves of an object.
+func (w *writer) missingLeaf(r *ref, want Result) {
+	if r.typ.kind == kindObject {
+		w.missingFact(r, want)
+		return
+	}
+	w.fact(r)
+	if want == True {
+		w.put(" IS NULL")
+	} else {
+		w.put(" IS NOT NULL")
+	}
+}
+
+// keepsAll says whether the catalog keeps all leaves of an object, which it must to
+// tell that they are missing. It complains once, and says which of them can be asked
+// for instead.
+func (w *writer) keepsAll(r *ref, leaves []*ref) bool {
+	if r.hasIndex() {
+		w.refuse(r.rng, "%s names an element by its place, and the catalog keeps no order of lists. Use any([for x in …]).", r)
+		return false
+	}
+	var asked, lost []string
+	for _, leaf := range leaves {
+		if isKept(leaf) {
+			asked = append(asked, "missing("+leaf.String()+")")
+		} else {
+			lost = append(lost, leaf.String())
+		}
+	}
+	switch {
+	case len(lost) == 0:
+		return true
+	case len(asked) == 0:
+		w.notKept(r)
+	default:
+		w.refuse(r.rng, "The catalog's index of facts keeps only a part of %s, and not %s, so it cannot tell whether all of it is missing. Ask %s. %s",
+			r, strings.Join(lost, ", "), strings.Join(asked, " && "), askClass)
+	}
+	return false
 }
 
 func (n *changed) when(w *writer, want Result) {

@@ -332,6 +332,7 @@ func TestTableExpressionsAgreeInSQL(t *testing.T) {
 				`length(facts.disks) == 0`, `any([for d in facts.disks : true])`, `all([for d in facts.disks : false])`,
 				`missing(length(facts.disks))`, `missing(any([for d in facts.disks : true]))`, `!any([for d in facts.disks : true])`, `!all([for d in facts.disks : false])`,
 				`!contains(facts.nics[*].driver, "igc")`, `length([for n in facts.nics : n if n.boot]) < 1`, `missing(facts.memory.modules)`, `length(facts.memory.modules) == 0`,
+				`missing(facts)`, `!missing(facts)`, `missing(facts.cpu)`, `!missing(facts.cpu)`, `missing(facts.firmware)`, `missing(facts.kernel)`,
 				`missing(facts.memory)`, `missing(facts.pci) || length(facts.pci) == 0`, `(length(facts.disks) == 0) == (length(facts.pci) == 0)`,
 				`regex("(?i)größe [0-9]$", "${"a"}") || any([for d in facts.disks : regex("(?i)GRÖSSE|gröSSe|größe [[:digit:]]{1,3}$", d.model)])`,
 				`regex("^(Edge|Rack)-.\\s?m[^aeou]n+i?i$", facts.system.product)`,
@@ -366,6 +367,11 @@ func TestSQLRefusesWhatTheCatalogCannotAnswer(t *testing.T) {
 		`facts.chassis.type == "x" || facts.memory.bytes > 1`:         `facts.chassis.type`,
 		`any([for d in facts.disks : contains(d.signatures, "gpt")])`: `d.signatures`,
 		`missing(facts.bmc)`:                                          `facts.bmc`,
+		`missing(facts.system)`:                                       `facts.system`,
+		`!missing(facts.chassis)`:                                     `facts.chassis`,
+		`any([for d in facts.disks : missing(d)])`:                    `d`,
+		`any([for d in facts.disks : !missing(d.owner)])`:             `d.owner`,
+		`missing(facts.disks[0])`:                                     `facts.disks[0]`,
 		`length(facts.cpu.flags) > 2`:                                 `facts.cpu.flags`,
 		`missing(facts.cpu.flags)`:                                    `facts.cpu.flags`,
 		`!any([for d in facts.disks : missing(d.signatures)])`:        `d.signatures`,
@@ -381,8 +387,29 @@ func TestSQLRefusesWhatTheCatalogCannotAnswer(t *testing.T) {
 			continue
 		}
 		diags = asDiagnostics(t, err)
-		if got := src[diags[0].Subject.Start.Byte:diags[0].Subject.End.Byte]; got != want {
-			t.Errorf("SQL(%s) points at %q; want %q", src, got, want)
+		if got := src[diags[0].Subject.Start.Byte:diags[0].Subject.End.Byte]; got != want || len(diags) != 1 {
+			t.Errorf("SQL(%s) points %d times, at %q; want once, at %q", src, len(diags), got, want)
+		}
+	}
+}
+
+func TestSQLSaysWhatToAskInstead(t *testing.T) {
+	for src, want := range map[string]string{
+		`facts.system.uuid == "0190f5fe-7c00-7a00-8abc-012345678901"`: `Ask for machine.smbios_uuid`,
+		`facts.chassis.asset_tag == "0042"`:                           `ask for machine.tags.asset`,
+		`contains(facts.cpu.flags, "avx2")`:                           `contains(machine.classes, "NAME")`,
+		`any([for d in facts.disks : missing(d.owner)])`:              `contains(machine.classes, "NAME")`,
+		`missing(facts.bmc)`:                                          `Ask missing(facts.bmc.address). A class can`,
+		`missing(facts.system)`:                                       `Ask missing(facts.system.manufacturer) && missing(facts.system.product) && missing(facts.system.serial).`,
+		`facts.disks[0].bytes > 1`:                                    `any([for x in …])`,
+	} {
+		e, diags := Parse(src, Machine)
+		if diags.HasErrors() {
+			t.Errorf("Parse(%s): %v", src, diags)
+			continue
+		}
+		if _, _, err := e.SQL(SQLite, noon); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("SQL(%s): %v; want %q in it", src, err, want)
 		}
 	}
 }

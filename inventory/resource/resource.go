@@ -45,7 +45,7 @@ type TagChange struct {
 
 // FactEdit changes what people wrote of a machine's facts.
 type FactEdit struct {
-	// Set are the facts to write, by path, such as chassis.asset_tag: strings,
+	// Set are the facts to write, by path, such as system.serial: strings,
 	// numbers in the unit of the fact, conditions, or whole lists.
 	Set map[string]json.RawMessage `json:"set,omitempty"`
 	// Remove are the paths of facts to take away, with all below them.
