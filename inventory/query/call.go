@@ -5,6 +5,7 @@ import (
 	"math/big"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -19,7 +20,7 @@ func (c *compiler) call(x *hclsyntax.FunctionCallExpr) *operand {
 	if factor, ok := units[x.Name]; ok {
 		return c.unit(x, factor)
 	}
-	arity := map[string]int{"any": 1, "all": 1, "changed": 2, "contains": 2, "length": 1, "missing": 1, "regex": 2, "glob": 2}
+	arity := map[string]int{"any": 1, "all": 1, "changed": 2, "contains": 2, "length": 1, "missing": 1, "older": 2, "regex": 2, "glob": 2}
 	want, ok := arity[x.Name]
 	if !ok {
 		if c.hasFunction(x.Name) {
@@ -51,6 +52,8 @@ func (c *compiler) call(x *hclsyntax.FunctionCallExpr) *operand {
 		return c.length(args[0], rng)
 	case "missing":
 		return c.missing(args[0], rng)
+	case "older":
+		return c.older(args[0], args[1], rng)
 	}
 	return c.match(x.Name == "glob", args[0], args[1], rng)
 }
@@ -200,16 +203,39 @@ func (c *compiler) changed(arg, window *operand, rng hcl.Range) *operand {
 	case r.v != nil || r.hasIndex() || r.root != "facts" || len(r.steps) == 0:
 		return c.complain(arg.rng, "No history", "The history tells when a part of facts changed, and of a list when any of it did: changed(facts.bios.version, …), changed(facts.disks, …). %s has none.", r)
 	}
-	text, ok := window.text.(constText)
+	span, shown, ok := c.window(window)
 	if !ok {
-		return c.complain(window.rng, "Window must be constant", "The second argument is how far to look back, such as \"7d\", and must be known from declarations alone.")
+		return nil
+	}
+	c.asks.history = true
+	return &operand{rng: rng, cond: &changed{ref: r, window: span, shown: shown}}
+}
+
+// older compiles older(time, window).
+func (c *compiler) older(arg, window *operand, rng hcl.Range) *operand {
+	if arg.kind() != kindTime {
+		return c.complain(arg.rng, "Not a time", "older asks how long ago a time was, such as machine.last_seen or machine.looked_at; this is %s.", arg.describe())
+	}
+	span, shown, ok := c.window(window)
+	if !ok {
+		return nil
+	}
+	return &operand{rng: rng, cond: &older{ref: arg.ref, window: span, shown: shown}}
+}
+
+// window is how far to look back; ok is false after a complaint.
+func (c *compiler) window(o *operand) (span time.Duration, shown string, ok bool) {
+	text, ok := o.text.(constText)
+	if !ok {
+		c.complain(o.rng, "Window must be constant", "The second argument is how far to look back, such as \"7d\", and must be known from declarations alone.")
+		return 0, "", false
 	}
 	span, err := ParseDuration(text.content)
 	if err != nil || span == 0 {
-		return c.complain(window.rng, "Invalid window", "%s is no time to look back: write a number with a unit, such as \"90m\", \"12h\" or \"7d\".", text)
+		c.complain(o.rng, "Invalid window", "%s is no time to look back: write a number with a unit, such as \"90m\", \"12h\" or \"7d\".", text)
+		return 0, "", false
 	}
-	c.asks.history = true
-	return &operand{rng: rng, cond: &changed{ref: r, window: span, shown: text.content}}
+	return span, text.content, true
 }
 
 // fact is the path that the operand is, and nothing but that; nil otherwise.

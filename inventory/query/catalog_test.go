@@ -143,6 +143,63 @@ func TestEveryColumnIsTheCatalogs(t *testing.T) {
 	})
 }
 
+// TestAgesAreAskedOfTheCatalog asks a real catalog how long ago its machines were seen
+// and looked at.
+func TestAgesAreAskedOfTheCatalog(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		now := noon
+		cfg.Now = func() time.Time { return now }
+		s := storetest.Open(t, cfg)
+		for i, age := range []string{"8d", "7d", "167h59m59.999999s", "0s"} {
+			window, err := ParseDuration(age)
+			if err != nil {
+				t.Fatal(err)
+			}
+			now = noon.Add(-window)
+			o := store.Observation{MACs: []inventory.MAC{{0x52, 0x54, 0, 4, 0x21, byte(i + 1)}}, Serial: "SEEN-" + age}
+			if i > 0 {
+				o.Source, o.Facts = inventory.SourceAgent, &inventory.Facts{CPU: &inventory.CPU{Cores: 4}}
+			}
+			if _, _, err := s.Observe(t.Context(), "store-0421", o); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for src, want := range map[string]string{
+			`older(machine.last_seen, "7d")`:                                                            "7d 8d",
+			`!older(machine.last_seen, "7d")`:                                                           "0s 167h59m59.999999s",
+			`older(machine.looked_at, "7d")`:                                                            "7d",
+			`older(machine.looked_at, "7d") || missing(machine.looked_at)`:                              "7d 8d",
+			`missing(facts)`:                                                                            "8d",
+			`facts.cpu.cores == 4 && !older(machine.looked_at, "1d")`:                                   "0s",
+			`machine.drift == "none" && older(machine.looked_at, "7d")`:                                 "",
+			`any([for m in machine.macs : m == "52:54:00:04:21:02" && older(machine.last_seen, "7d")])`: "7d",
+		} {
+			e, diags := Parse(src, Machine)
+			if diags.HasErrors() {
+				t.Errorf("Parse(%s): %v", src, diags)
+				continue
+			}
+			f, err := e.Filter(DialectOf(s.Dialect()), src, noon)
+			if err != nil {
+				t.Errorf("Filter(%s): %v", src, err)
+				continue
+			}
+			p, err := s.Page(t.Context(), store.PageRequest{Filter: f})
+			if err != nil {
+				t.Errorf("Page(%s): %v", src, err)
+			}
+			var got []string
+			for _, m := range p.Machines {
+				got = append(got, strings.TrimPrefix(m.Serial, "SEEN-"))
+			}
+			slices.Sort(got)
+			if strings.Join(got, " ") != want {
+				t.Errorf("Page(%s) finds %s; want %s", src, got, want)
+			}
+		}
+	})
+}
+
 func compareIDs(a, b uuid.UUID) int { return strings.Compare(a.String(), b.String()) }
 
 // TestStrangersFiltersAreHarmless asks a real catalog what somebody might ask who

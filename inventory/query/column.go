@@ -44,6 +44,10 @@ var columns = map[string]column{
 	"machine.smbios_uuid": {name: "machines.smbios_uuid", index: byValue},
 	"machine.image":       {name: "machines.image"},
 	"machine.drift":       {name: "machines.drift", index: byValueAndMachine},
+	"machine.first_seen":  {name: "machines.first_seen"},
+	"machine.last_seen":   {name: "machines.last_seen", index: byValueAndMachine},
+	"machine.looked_at":   {name: "machines.looked_at"},
+	"machine.drift_since": {name: "machines.drift_since"},
 
 	"facts.memory.bytes":         {name: "machine_facts.memory_bytes", index: byValueAndMachine},
 	"facts.cpu.model":            {name: "machine_facts.cpu_model"},

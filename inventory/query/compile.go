@@ -40,7 +40,7 @@ type operand struct {
 	cond  node
 	num   *number
 	text  text
-	ref   *ref // an object
+	ref   *ref // an object or a time
 	list  *list
 	items []item // a list that is written out or constant
 	null  bool
@@ -61,7 +61,7 @@ func (o *operand) kind() kind {
 	case o.text != nil:
 		return kindString
 	case o.ref != nil:
-		return kindObject
+		return o.ref.typ.kind
 	}
 	return kindList
 }
@@ -247,7 +247,7 @@ func (c *compiler) isVariable(name string) bool {
 
 // ownFunctions are the functions of the language; contains and length give way
 // to the site's functions of that name over constants.
-var ownFunctions = []string{"all", "any", "changed", "contains", "glob", "length", "missing", "regex"}
+var ownFunctions = []string{"all", "any", "changed", "contains", "glob", "length", "missing", "older", "regex"}
 
 func (c *compiler) isOwn(name string) bool {
 	if name == "contains" || name == "length" {
@@ -326,6 +326,7 @@ func (c *compiler) attribute(r *ref, name string, rng hcl.Range) *ref {
 		return nil
 	}
 	c.asks.leases = c.asks.leases || f.index == leasesField
+	c.asks.age = c.asks.age || f.typ.kind == kindTime
 	c.asks.classes = c.asks.classes || f == rootTypes()["machine"].fields["classes"]
 	return r.field(name, f, rng)
 }
@@ -380,7 +381,7 @@ func refOperand(r *ref) *operand {
 		o.num = &number{num: refInt{r}, den: constInt(1), show: r.String}
 	case kindString:
 		o.text = refText{r}
-	case kindObject:
+	case kindObject, kindTime:
 		o.ref = r
 	case kindList:
 		o.list = &list{source: r, v: &variable{name: "x", typ: r.typ.elem, source: r}}

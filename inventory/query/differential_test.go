@@ -372,7 +372,9 @@ func (g *generator) expression() string {
 // indexed is a condition that an index of the catalog answers.
 func (g *generator) indexed(depth int) string {
 	number := func() string { return pick(g, []string{" == ", " >= ", " < "}) + fmt.Sprint(pick(g, numbers)) }
-	switch g.IntN(13) {
+	switch g.IntN(14) {
+	case 13:
+		return `older(machine.last_seen, "` + pick(g, windows) + `")`
 	case 12:
 		return "contains(machine.classes, " + strconv.Quote(pick(g, classNames)) + ")"
 	case 0:
@@ -413,7 +415,7 @@ func (g *generator) mistake() string {
 		"facts.chassis.type == " + g.literal() + " || " + g.condition(2, nil),
 		"facts.memory.byts > 1", "facts.disks.bytes > 1", "any(facts.disks)",
 		`regex("\\bx", ` + g.text(0, nil) + ")", `regex("(a", ` + g.text(0, nil) + ")", `glob("[a]", ` + g.text(0, nil) + ")",
-		`facts.system.product == "\u0000"`, `changed(machine.state, "7d")`, `changed(facts.bios.version, "soon")`,
+		`facts.system.product == "\u0000"`, `changed(machine.state, "7d")`, `changed(facts.bios.version, "soon")`, `older(machine.state, "7d")`, `machine.last_seen == machine.looked_at`,
 		strings.Repeat("!", 200) + "true", g.number(0, nil) + " / 0 > 1",
 	})
 }

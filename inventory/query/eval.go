@@ -19,7 +19,7 @@ func (e *Expr) Eval(doc Doc) (Result, error) {
 		return Absent, errors.New("evaluating an expression over a disk: the document has no disk; make it with Doc.WithDisk")
 	}
 	if e.NeedsCatalog() && !doc.ofCatalog {
-		return Absent, errors.New("evaluating an expression that asks for history or leases: the document has none; make it with DocOf")
+		return Absent, errors.New("evaluating an expression that asks for history, ages or leases: the document has none; make it with DocOf")
 	}
 	return e.node.eval(env{doc: &doc}), nil
 }
@@ -127,6 +127,16 @@ func (r *ref) bool(env env) Result {
 	return answer(v.Bool())
 }
 
+// time is a fact that is a time, as the catalog keeps it; the zero time has not been.
+func (r *ref) time(env env) (time.Time, bool) {
+	v, ok := r.load(env)
+	if !ok || v.IsZero() {
+		return time.Time{}, false
+	}
+	at, ok := v.Interface().(time.Time)
+	return stamp(at), ok && !at.IsZero()
+}
+
 // isMissing is missing(ref). A list is missing when nobody looked for it; an object
 // when none of its values was observed, and facts when no source reported anything.
 func (r *ref) isMissing(env env) bool {
@@ -144,6 +154,9 @@ func (r *ref) isMissing(env env) bool {
 		return r.bool(env) == Absent
 	case kindList:
 		_, ok := r.elements(env)
+		return !ok
+	case kindTime:
+		_, ok := r.time(env)
 		return !ok
 	}
 	if r.typ.values != nil {
@@ -326,6 +339,14 @@ func (n *changed) last(env env) (time.Time, bool) {
 		}
 	}
 	return last, !last.IsZero()
+}
+
+func (n *older) eval(env env) Result {
+	at, ok := n.ref.time(env)
+	if !ok {
+		return Absent
+	}
+	return answer(!at.After(env.doc.now.Add(-n.window)))
 }
 
 func (n *choice) eval(env env) Result {

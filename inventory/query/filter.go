@@ -134,6 +134,11 @@ func (nd narrower) rank(n node) rank {
 		return byRange
 	case *changed:
 		return byRange
+	case *older:
+		if i, _ := nd.indexOf(n.ref); i == notIndexed {
+			return useless
+		}
+		return byRange
 	case *quantifier:
 		if n.all || nd.loop != nil {
 			return useless
@@ -211,6 +216,9 @@ func (nd narrower) write(w *writer, n node) inventory.Narrowing {
 	case *changed:
 		out.Table, out.ID = "fact_changes", "fact_changes.machine_id"
 		w.changedSince(n)
+	case *older:
+		out.Table, out.ID = nd.place(n.ref)
+		n.when(w, True)
 	case *quantifier:
 		inner := narrower{nd.dialect, n.list}
 		best, _ := inner.best(n.parts())

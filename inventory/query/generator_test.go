@@ -95,6 +95,13 @@ func (g *generator) subject(i int) inventory.Subject {
 			m.Classes = append(m.Classes, class)
 		}
 	}
+	m.FirstSeen, m.LastSeen = g.time(), g.time()
+	if g.IntN(3) > 0 {
+		m.LookedAt = g.time()
+	}
+	if g.IntN(3) > 0 {
+		m.DriftSince = g.time()
+	}
 	s := inventory.Subject{Machine: m}
 	for _, mac := range m.MACs {
 		for _, network := range strs[:g.IntN(3)] {
@@ -149,6 +156,19 @@ func (g *generator) received(f inventory.Facts) inventory.Facts {
 	}
 	return read
 }
+
+// time is some time before noon, as a rule as long before as expressions ask for.
+func (g *generator) time() time.Time {
+	const day = 24 * time.Hour
+	return noon.Add(-pick(g, []time.Duration{
+		time.Minute, time.Hour, 12 * time.Hour, day, day + time.Microsecond, day - time.Microsecond, 36 * time.Hour, 3 * day, 7 * day, 7*day - time.Microsecond, 30 * day, -time.Hour,
+	}))
+}
+
+var (
+	times   = []string{"machine.last_seen", "machine.looked_at", "machine.first_seen", "machine.drift_since"}
+	windows = []string{"1h", "1d", "36h", "7d", "1d12h"}
+)
 
 var changePaths = []string{"bios.version", "bios", "disks", "cpu.flags", "memory"}
 
@@ -291,8 +311,11 @@ func (g *generator) condition(depth int, in *scope) string {
 	case 16:
 		return "(" + sub() + " && " + sub() + ")"
 	case 17:
-		if g.IntN(2) == 0 {
-			return "changed(facts." + pick(g, changePaths) + `, "` + pick(g, []string{"1h", "1d", "36h", "7d", "1d12h"}) + `")`
+		switch g.IntN(3) {
+		case 0:
+			return "changed(facts." + pick(g, changePaths) + `, "` + pick(g, windows) + `")`
+		case 1:
+			return "older(" + pick(g, times) + `, "` + pick(g, windows) + `")`
 		}
 		return "missing(machine.tags)"
 	case 1:
@@ -306,7 +329,7 @@ func (g *generator) condition(depth int, in *scope) string {
 	case 6:
 		return "(" + sub() + " ? " + sub() + " : " + sub() + ")"
 	case 7:
-		return "missing(" + pick(g, []string{g.path(kindString, in), g.path(kindNumber, in), g.number(2, in), g.text(2, in), g.list(), sub(), pick(g, wholes)}) + ")"
+		return "missing(" + pick(g, []string{g.path(kindString, in), g.path(kindNumber, in), g.number(2, in), g.text(2, in), g.list(), sub(), pick(g, wholes), pick(g, times)}) + ")"
 	case 8:
 		return "regex(" + pick(g, patternTexts) + ", " + g.text(1, in) + ")"
 	case 9:

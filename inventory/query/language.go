@@ -20,7 +20,7 @@ type Variable struct {
 	// Path is as written in an expression: facts.memory.bytes. The fields of a
 	// list's elements follow a "[*]": facts.disks[*].bytes.
 	Path string `json:"path"`
-	// Type is "condition", "number", "string", "object" or "list".
+	// Type is "condition", "number", "string", "object", "list" or "time".
 	Type string `json:"type"`
 	// Indexed says that a comparison with it narrows what the catalog looks at.
 	Indexed bool `json:"indexed,omitempty"`
@@ -66,6 +66,7 @@ var ownHelp = []Function{
 	{"glob", "pattern, text", "true when all of the text matches: * is any run of characters, ? any one"},
 	{"length", "list", "the number of elements"},
 	{"missing", "facts.PATH", "true when it was not observed; missing(facts): no source ever reported anything"},
+	{"older", `machine.TIME, "7d"`, "true when the time was that long ago or earlier: machine.last_seen, machine.looked_at"},
 	{"regex", "pattern, text", "true when some part of the text matches (RE2)"},
 }
 
@@ -82,7 +83,7 @@ func unitSummary(name string) string {
 // describe appends a variable and all below it. in is the list that it is an
 // element of, and field its path within the element.
 func describe(out []Variable, path string, t *dataType, in *table, field string) []Variable {
-	v := Variable{Path: path, Type: [...]string{"condition", "number", "string", "object", "list"}[t.kind], Keys: t.values != nil}
+	v := Variable{Path: path, Type: [...]string{"condition", "number", "string", "object", "list", "time"}[t.kind], Keys: t.values != nil}
 	c, single := columns[path]
 	if in != nil {
 		c, single = in.columns[field]

@@ -97,6 +97,8 @@ func TestDescribeTellsIndexedFacts(t *testing.T) {
 		"facts.disks[*].vendor":     {Type: "string", Queried: true},
 		"facts.cpu.flags":           {Type: "list"},
 		"facts.disks":               {Type: "list", Queried: true},
+		"machine.last_seen":         {Type: "time", Indexed: true, Queried: true},
+		"machine.looked_at":         {Type: "time", Queried: true},
 		"machine.macs":              {Type: "list", Indexed: true, Queried: true},
 		"machine.classes":           {Type: "list", Indexed: true, Queried: true},
 		"machine.tags":              {Type: "object", Queried: true, Keys: true},

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // The differential test is only worth what it would find. Here every rule of the
@@ -419,6 +420,30 @@ func broken() []mutation {
 					w.now = now.Add(2 * c.window)
 					(&changed{ref: c.ref, window: 3 * c.window}).when(w, want)
 					w.now = now
+				}}
+			}
+			return n
+		}},
+		{name: "older looks back twice as far", needs: "older(", node: func(n node) node {
+			if o, ok := n.(*older); ok {
+				return as(n, &older{ref: o.ref, window: 2 * o.window})
+			}
+			return n
+		}},
+		{name: "older leaves out what is exactly as old", needs: "older(", node: func(n node) node {
+			if o, ok := n.(*older); ok {
+				return as(n, &older{ref: o.ref, window: o.window + time.Microsecond})
+			}
+			return n
+		}},
+		{name: "a time that is not known is long ago", needs: "older(", node: func(n node) node {
+			if o, ok := n.(*older); ok {
+				return written{n, func(w *writer, want Result) {
+					if want == True {
+						w.isNot(o, False)
+					} else {
+						o.when(w, False)
+					}
 				}}
 			}
 			return n

@@ -106,6 +106,13 @@ type (
 		window time.Duration
 		shown  string // the window as it was written
 	}
+
+	// older is older(ref, "7d"): the time is the window before now, or earlier.
+	older struct {
+		ref    *ref
+		window time.Duration
+		shown  string // the window as it was written
+	}
 )
 
 type (
@@ -352,6 +359,10 @@ func (n *missing) String() string {
 
 func (n *changed) String() string {
 	return "changed(" + n.ref.String() + ", " + quote(n.shown) + ")"
+}
+
+func (n *older) String() string {
+	return "older(" + n.ref.String() + ", " + quote(n.shown) + ")"
 }
 
 func (n *choice) String() string {

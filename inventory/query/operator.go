@@ -55,6 +55,11 @@ func (c *compiler) compare(op operator, a, b *operand, rng hcl.Range) *operand {
 		return c.complain(rng, "Comparison with null",
 			"A fact is never null: it was observed or it is absent. Use missing(%s) to test for that.", other)
 	}
+	for _, o := range []*operand{a, b} {
+		if o.kind() == kindTime {
+			return c.complain(rng, "Unsupported comparison", "%s is a time, which is asked for its age: older(%s, \"7d\") is true when it was 7 days ago or earlier.", o, o)
+		}
+	}
 	if a.kind() != b.kind() {
 		return c.complain(rng, "Comparison of different types", "%s is %s, but %s is %s.", a, a.kind(), b, b.kind())
 	}
@@ -208,5 +213,5 @@ func (c *compiler) conditional(x *hclsyntax.ConditionalExpr) *operand {
 		}
 		return &operand{rng: rng, num: &n}
 	}
-	return c.complain(rng, "Unsupported expression", "The results of a conditional cannot be lists or objects.")
+	return c.complain(rng, "Unsupported expression", "The results of a conditional cannot be lists, objects or times.")
 }

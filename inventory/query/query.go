@@ -88,7 +88,7 @@ type Expr struct {
 
 // asks says what an expression needs of a document beyond a machine and its
 // facts.
-type asks struct{ history, leases, classes bool }
+type asks struct{ history, age, leases, classes bool }
 
 // Parse compiles the text of an expression in which only the roots and
 // Functions are known. A diagnostic's Subject counts bytes of src; Format prints
@@ -109,7 +109,7 @@ func Parse(src string, root Root) (*Expr, hcl.Diagnostics) {
 // variables is evaluated by HCL with ctx, once, now: var.x, local.x, each.value
 // and the functions of the site work as anywhere else, and their value must be
 // known. The names of the root (facts, machine, disk) and of the language's own
-// functions (any, all, changed, contains, length, regex, glob, missing) shadow
+// functions (any, all, changed, contains, length, regex, glob, missing, older) shadow
 // those of ctx.
 func Compile(expr hcl.Expression, ctx *hcl.EvalContext, root Root) (*Expr, hcl.Diagnostics) {
 	syn, ok := hcl.UnwrapExpressionUntil(expr, func(e hcl.Expression) bool {
@@ -146,9 +146,9 @@ func (e *Expr) Root() Root { return e.root }
 func (e *Expr) Sensitive() bool { return e.sensitive }
 
 // NeedsCatalog reports whether the expression asks what only the catalog knows:
-// when facts changed, or which leases a machine holds. Eval then takes documents
-// of DocOf only.
-func (e *Expr) NeedsCatalog() bool { return e.asks.history || e.asks.leases }
+// when facts changed, how long ago something was as of now, or which leases a
+// machine holds. Eval then takes documents of DocOf only.
+func (e *Expr) NeedsCatalog() bool { return e.asks.history || e.asks.age || e.asks.leases }
 
 // AsksClasses reports whether the expression asks which classes a machine is in.
 func (e *Expr) AsksClasses() bool { return e.asks.classes }

@@ -39,6 +39,7 @@ func storeSubject(t testing.TB) inventory.Subject {
 		MACs:  []inventory.MAC{mac(t, "52:54:00:04:21:01"), mac(t, "52:54:00:04:21:02")},
 		State: inventory.StateHeld,
 		Tags:  map[string]string{"location": "back room", "asset-1": "0042"}, Classes: []string{"old", "till"},
+		FirstSeen: noon.Add(-30 * 24 * time.Hour), LastSeen: noon.Add(-time.Hour), LookedAt: noon.Add(-7 * 24 * time.Hour),
 	}
 	facts := &inventory.Facts{
 		System:   &inventory.System{Manufacturer: "Acme", Product: "Edge-5 mini"},
@@ -247,6 +248,47 @@ func TestConstantsMeetAddressesAndUUIDsInAnyForm(t *testing.T) {
 	}
 }
 
+func TestOlderAsksForTheAgeOfATime(t *testing.T) {
+	doc := DocOf(storeSubject(t), noon)
+	bare := DocOf(inventory.Subject{}, noon)
+	for _, tt := range []struct {
+		doc    Doc
+		expr   string
+		want   Result
+		reason string
+	}{
+		{doc, `older(machine.last_seen, "59m")`, True, ``},
+		{doc, `older(machine.last_seen, "1h")`, True, ``},
+		{doc, `older(machine.last_seen, "61m")`, False, `machine.last_seen was 2026-11-21T11:00:00Z, wanted "61m" ago or earlier`},
+		{doc, `!older(machine.last_seen, "1h")`, False, `machine.last_seen was 2026-11-21T11:00:00Z, wanted less than "1h" ago`},
+		{doc, `older(machine.looked_at, "7d")`, True, ``},
+		{doc, `older(machine.first_seen, "1d12h")`, True, ``},
+		{doc, `older(machine.drift_since, "7d")`, Absent, `machine.drift_since was not observed`},
+		{bare, `older(machine.looked_at, "7d")`, Absent, `machine.looked_at was not observed`},
+		{bare, `!older(machine.looked_at, "7d")`, Absent, `machine.looked_at was not observed`},
+		{bare, `older(machine.looked_at, "7d") || missing(machine.looked_at)`, True, ``},
+		{doc, `missing(machine.looked_at)`, False, `machine.looked_at was observed`},
+	} {
+		e, diags := Parse(tt.expr, Machine)
+		if diags.HasErrors() {
+			t.Errorf("Parse(%s): %v", tt.expr, diags)
+			continue
+		}
+		if got, err := e.Eval(tt.doc); got != tt.want || err != nil {
+			t.Errorf("Eval(%s) = %v, %v; want %v", tt.expr, got, err, tt.want)
+		}
+		if got := e.Reason(tt.doc); got != tt.reason {
+			t.Errorf("Reason(%s) = %s; want %s", tt.expr, got, tt.reason)
+		}
+		if e.String() != tt.expr && !strings.Contains(tt.expr, "||") {
+			t.Errorf("String of %s = %s", tt.expr, e)
+		}
+		if _, err := e.Eval(storeNode(t)); err == nil || !e.NeedsCatalog() {
+			t.Errorf("Eval(%s) without the catalog's knowledge: no error", tt.expr)
+		}
+	}
+}
+
 func TestDiskExpressionSeesItsDiskAndItsMachine(t *testing.T) {
 	e, diags := Parse(`disk.rotational && disk.bytes > facts.memory.bytes && machine.state == "held"`, Disk)
 	if diags.HasErrors() {
@@ -337,6 +379,12 @@ func TestParseRefusesWithPlaceAndAdvice(t *testing.T) {
 		{`facts.system == facts.system`, `facts.system == facts.system`, `compare one of its values`},
 		{`facts.firmware.secure_boot > true`, `facts.firmware.secure_boot > true`, `no order`},
 		{`GiBs(8) < facts.memory.bytes`, `GiBs`, `Did you mean "GiB"?`},
+		{`machine.last_seen < "7d"`, `machine.last_seen < "7d"`, `older(machine.last_seen, "7d")`},
+		{`older(machine.state, "7d")`, `machine.state`, `this is a string`},
+		{`older(machine.last_seen, "a week")`, `"a week"`, `no time to look back`},
+		{`older(machine.last_seen, machine.site)`, `machine.site`, `known from declarations`},
+		{`machine.last_seen`, `machine.last_seen`, `this is a time`},
+		{`(facts.cpu.cores == 4 ? machine.last_seen : machine.looked_at) == "x"`, `facts.cpu.cores == 4 ? machine.last_seen : machine.looked_at`, `cannot be lists, objects or times`},
 		{`contain(facts.nics[*].driver, "igc")`, `contain`, `Did you mean "contains"?`},
 		{`upper("a") == facts.system.product`, `upper`, `no function named "upper"`},
 		{`any(facts.disks)`, `facts.disks`, `the elements here are an object`},

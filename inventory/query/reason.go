@@ -210,6 +210,17 @@ func (n *changed) reason(env env, want Result) string {
 	return fmt.Sprintf("%s did not change within %s", n.ref, quote(n.shown))
 }
 
+func (n *older) reason(env env, want Result) string {
+	at, ok := n.ref.time(env)
+	switch {
+	case !ok:
+		return n.ref.String() + notObserved
+	case want == False:
+		return fmt.Sprintf("%s was %s, wanted less than %s ago", n.ref, at.Format(time.RFC3339), quote(n.shown))
+	}
+	return fmt.Sprintf("%s was %s, wanted %s ago or earlier", n.ref, at.Format(time.RFC3339), quote(n.shown))
+}
+
 func (n *choice) reason(env env, want Result) string {
 	switch n.cond.eval(env) {
 	case True:

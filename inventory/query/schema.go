@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/agext/levenshtein"
 	"github.com/google/uuid"
@@ -22,10 +23,11 @@ const (
 	kindString
 	kindObject
 	kindList
+	kindTime
 )
 
 func (k kind) String() string {
-	return [...]string{"a condition", "a number", "a string", "an object", "a list"}[k]
+	return [...]string{"a condition", "a number", "a string", "an object", "a list", "a time"}[k]
 }
 
 // form is a string's canonical text form; constants that meet such a string
@@ -88,7 +90,9 @@ var unlisted = []string{"schema_version", "host_key", "drift_digest"}
 var rootTypes = sync.OnceValue(func() map[string]*dataType {
 	machine := reflectType(reflect.TypeFor[inventory.Machine]())
 	lease := reflectType(reflect.TypeFor[inventory.Lease]())
-	delete(lease.fields, "state") // those in force are listed, and no others
+	for _, name := range []string{"state", "starts", "expires"} {
+		delete(lease.fields, name) // those in force are listed, and no others
+	}
 	machine.fields["leases"] = &field{index: leasesField, typ: &dataType{kind: kindList, elem: lease}}
 	for _, f := range machine.fields {
 		f.typ.always = f.typ.kind == kindList
@@ -112,13 +116,15 @@ func rootNames(r Root) []string {
 	return []string{"facts", "machine"}
 }
 
-// reflectType is nil for a type that has no place in the language (time).
+// reflectType is nil for a type that has no place in the language.
 func reflectType(t reflect.Type) *dataType {
 	switch t {
 	case reflect.TypeFor[inventory.MAC]():
 		return &dataType{kind: kindString, form: formMAC}
 	case reflect.TypeFor[uuid.UUID]():
 		return &dataType{kind: kindString, form: formUUID}
+	case reflect.TypeFor[time.Time]():
+		return &dataType{kind: kindTime}
 	}
 	switch t.Kind() {
 	case reflect.Pointer:

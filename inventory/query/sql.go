@@ -29,7 +29,8 @@ const maxSQLBytes = 256 << 10
 // are ? for SQLite and $1, $2 and so on for Postgres. On SQLite the condition may
 // call the function regexp(pattern, text), which the catalog registers with Match.
 //
-// What changed lately, and which leases are in force, is meant as of now.
+// What changed lately, how long ago something was, and which leases are in force,
+// is meant as of now.
 //
 // The error is an hcl.Diagnostics that points at the parts of the expression
 // that the catalog cannot answer; nothing is ever left to a scan in memory.
@@ -372,7 +373,7 @@ func (n *missing) when(w *writer, want Result) {
 	}
 }
 
-// missingFact writes missing(list) or missing(object).
+// missingFact writes missing(list), missing(object) or missing(time).
 func (w *writer) missingFact(r *ref, want Result) {
 	if r.isFacts() {
 		if want == True {
@@ -397,6 +398,10 @@ func (w *writer) missingFact(r *ref, want Result) {
 			w.put("NOT ")
 		}
 		w.put("(", present(r), ")")
+		return
+	}
+	if r.typ.kind == kindTime {
+		w.missingLeaf(r, want)
 		return
 	}
 	leaves := r.leaves()
@@ -477,6 +482,16 @@ func (w *writer) changedSince(n *changed) {
 	w.arg(w.now.Add(-n.window), "timestamptz")
 	w.put(" AND fact_changes.at <= ")
 	w.arg(w.now, "timestamptz")
+}
+
+func (n *older) when(w *writer, want Result) {
+	w.fact(n.ref)
+	if want == True {
+		w.put(" <= ")
+	} else {
+		w.put(" > ")
+	}
+	w.arg(w.now.Add(-n.window), "timestamptz")
 }
 
 func (n *choice) when(w *writer, want Result) {

@@ -26,7 +26,8 @@ import (
 // schemaSQL are the tables of the catalog that column.go names, as ent makes
 // them; SERIAL_KEY and DATETIME are replaced for each dialect.
 const schemaSQL = `
-CREATE TABLE machines (id UUID PRIMARY KEY, site TEXT NOT NULL, address TEXT, state TEXT NOT NULL, serial TEXT, smbios_uuid TEXT, image TEXT, drift TEXT);
+CREATE TABLE machines (id UUID PRIMARY KEY, site TEXT NOT NULL, address TEXT, state TEXT NOT NULL, serial TEXT, smbios_uuid TEXT, image TEXT, drift TEXT,
+ first_seen DATETIME, last_seen DATETIME, looked_at DATETIME, drift_since DATETIME);
 CREATE TABLE machine_facts (id SERIAL_KEY, machine_id UUID UNIQUE NOT NULL, memory_bytes BIGINT, cpu_model TEXT, cpu_vendor TEXT, cpu_architecture TEXT,
  cpu_cores BIGINT, cpu_threads BIGINT, cpu_sockets BIGINT, cpu_max_speed_mhz BIGINT, system_manufacturer TEXT, system_product TEXT, system_serial TEXT,
  bios_vendor TEXT, bios_version TEXT, bios_date TEXT, firmware_mode TEXT, secure_boot BOOL, tpm_version TEXT, bmc_address TEXT, kernel_release TEXT,
@@ -158,7 +159,11 @@ func project(t testing.TB, tx *sql.Tx, dialect Dialect, s inventory.Subject) {
 	row := map[string]any{}
 	for path, c := range columns {
 		if name, ok := strings.CutPrefix(c.name, "machines."); ok {
-			if v := at(machine, strings.TrimPrefix(path, "machine.")); v != nil && v != "" && v != uuid.Nil.String() {
+			v := at(machine, strings.TrimPrefix(path, "machine."))
+			if rootTypes()["machine"].fields[strings.TrimPrefix(path, "machine.")].typ.kind == kindTime {
+				v = known(t, v)
+			}
+			if v != nil && v != "" && v != uuid.Nil.String() {
 				row[name] = v
 			}
 		}
@@ -216,6 +221,23 @@ func project(t testing.TB, tx *sql.Tx, dialect Dialect, s inventory.Subject) {
 			insert(table.name, row)
 		}
 	}
+}
+
+// known is a time of a JSON form; nil where there is none, or it is the zero time.
+func known(t testing.TB, v any) any {
+	t.Helper()
+	text, ok := v.(string)
+	if !ok {
+		return nil
+	}
+	at, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at.IsZero() {
+		return nil
+	}
+	return at
 }
 
 func keys(m map[string]any) func(func(string) bool) {
@@ -342,6 +364,8 @@ func TestTableExpressionsAgreeInSQL(t *testing.T) {
 				`machine.tags.location == "back room"`, `machine.tags["asset-1"] != "x"`, `missing(machine.tags.asset)`, `!missing(machine.tags)`, `missing(machine)`,
 				`any([for l in machine.leases : l.network == "edge"])`, `length(machine.leases) == 1`, `all([for l in machine.leases : missing(l.hostname)])`,
 				`changed(facts.bios.version, "7d")`, `changed(facts.bios, "30m")`, `!changed(facts.disks, "7d")`, `missing(changed(facts.cpu.flags, "1h"))`,
+				`older(machine.last_seen, "1h")`, `!older(machine.last_seen, "1h")`, `older(machine.last_seen, "61m")`, `older(machine.looked_at, "7d")`, `!older(machine.looked_at, "7d")`,
+				`older(machine.looked_at, "7d") || missing(machine.looked_at)`, `missing(older(machine.drift_since, "1s"))`, `machine.state == "held" && older(machine.last_seen, "1d")`,
 				`(facts.cpu.cores == 4) == (facts.firmware.secure_boot == false)`,
 			} {
 				e, diags := Parse(src, Machine)

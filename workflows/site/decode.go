@@ -371,7 +371,7 @@ func (d *decoder) query(name string, root query.Root) *query.Expr {
 		return nil
 	}
 	if expr.NeedsCatalog() {
-		d.fail(name, "Unsupported in a site", "changed(…) and machine.leases ask the catalog, and what they answer changes by itself; a site is decided by what is declared and by the facts of a machine.")
+		d.fail(name, "Unsupported in a site", "changed(…), older(…) and machine.leases ask the catalog, and what they answer changes by itself; a site is decided by what is declared and by the facts of a machine.")
 		return nil
 	}
 	return expr

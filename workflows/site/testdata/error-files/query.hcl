@@ -26,6 +26,14 @@ machine "m" {
     message   = "old firmware"
   }
   require {
+    condition = !older(machine.looked_at, "7d") # ERROR: Unsupported in a site
+    message   = "not looked at"
+  }
+  require {
+    condition = missing(machine.last_seen) # ERROR: Unsupported in a site
+    message   = "seen"
+  }
+  require {
     condition = any([for l in machine.leases : l.network == "edge"]) # ERROR: Unsupported in a site
     message   = "no lease"
   }
