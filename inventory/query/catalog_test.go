@@ -217,8 +217,13 @@ func TestStrangersFiltersAreHarmless(t *testing.T) {
 			t.Fatal(err)
 		}
 		deep := strings.Repeat("(", MaxDepth-2) + "facts.cpu.cores == 4" + strings.Repeat(")", MaxDepth-2)
-		wide := "facts.cpu.cores == 4" + strings.Repeat(" && facts.cpu.cores == 4", 100)
-		either := "facts.cpu.cores == 0" + strings.Repeat(" || facts.cpu.cores == 4", 100)
+		wide := "facts.cpu.cores == 4" + strings.Repeat(" && facts.cpu.cores == 4", 600)
+		either := "facts.cpu.cores == 0" + strings.Repeat(" || facts.cpu.cores == 4", 600)
+		mixed := "facts.cpu.cores == 4"
+		for i := range 60 {
+			word := []string{" || ", " && "}[i%2]
+			mixed = "(" + mixed + strings.Repeat(word+"missing(facts.tpm)", 10) + ")"
+		}
 		for src, want := range map[string]int{
 			`facts.system.serial == "x'; DROP TABLE machines; --"`:              1,
 			`facts.system.serial == "' OR '1'='1"`:                              0,
@@ -236,6 +241,11 @@ func TestStrangersFiltersAreHarmless(t *testing.T) {
 			deep:   1,
 			wide:   1,
 			either: 1,
+			mixed:  1,
+			"contains([0" + strings.Repeat(", 4", 1200) + "], facts.cpu.cores)":                      1,
+			"contains([0" + strings.Repeat(", 4", 1200) + "], facts.cpu.threads)":                    0,
+			`contains(["a"` + strings.Repeat(`, "7XK2Q93"`, 1000) + `], facts.system.serial)`:        0,
+			strings.Repeat("missing(facts.cpu) || ", 700) + "facts.cpu.cores == 4":                   1,
 			`any([for a in [1, 2, 4] : any([for b in [1, 2, 4] : facts.cpu.cores == a && a == b])])`: 1,
 		} {
 			e, diags := Parse(src, Machine)

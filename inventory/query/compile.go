@@ -96,30 +96,46 @@ func (c *compiler) complain(rng hcl.Range, summary, format string, args ...any) 
 
 // checkDepth refuses trees that would cost too much stack or time.
 func (c *compiler) checkDepth(e hclsyntax.Expression) bool {
-	m := &measure{}
+	m := &measure{links: map[*hclsyntax.BinaryOpExpr]bool{}}
 	_ = hclsyntax.Walk(e, m) // the measure speaks for itself
 	if m.tooDeep || m.nodes > MaxNodes {
 		c.complain(e.Range(), "Expression too large",
-			"The expression nests more than %d deep or has more than %d parts.", MaxDepth, MaxNodes)
+			"The expression nests more than %d deep or has more than %d parts. Parts joined by && or by || nest no deeper the more they are; to compare a fact with many values, write contains([\"a\", \"b\"], fact).", MaxDepth, MaxNodes)
 		return false
 	}
 	return true
 }
 
-// measure counts the nodes and depth of a syntax tree.
+// measure counts the nodes and depth of a syntax tree. A chain of one logical operator,
+// a || b || c, is as deep as its deepest operand, though HCL nests it.
 type measure struct {
 	depth, nodes int
 	tooDeep      bool
+	// links are the parts of chains that were met in what they go on from.
+	links map[*hclsyntax.BinaryOpExpr]bool
 }
 
-func (m *measure) Enter(hclsyntax.Node) hcl.Diagnostics {
+func (m *measure) Enter(n hclsyntax.Node) hcl.Diagnostics {
 	m.nodes++
-	m.depth++
+	x, isOperation := n.(*hclsyntax.BinaryOpExpr)
+	if isOperation {
+		if left, ok := inChain(x); ok {
+			m.links[left] = true
+		}
+	}
+	if !isOperation || !m.links[x] {
+		m.depth++
+	}
 	m.tooDeep = m.tooDeep || m.depth > MaxDepth
 	return nil
 }
 
-func (m *measure) Exit(hclsyntax.Node) hcl.Diagnostics { m.depth--; return nil }
+func (m *measure) Exit(n hclsyntax.Node) hcl.Diagnostics {
+	if x, isOperation := n.(*hclsyntax.BinaryOpExpr); !isOperation || !m.links[x] {
+		m.depth--
+	}
+	return nil
+}
 
 // boolean compiles a part that must be a condition.
 func (c *compiler) boolean(e hclsyntax.Expression) node {

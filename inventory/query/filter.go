@@ -234,7 +234,7 @@ func (nd narrower) write(w *writer, n node) inventory.Narrowing {
 			arm := nd.write(w, a)
 			arms = append(arms, "SELECT "+arm.ID+" AS machine_id FROM "+arm.Table+" WHERE "+arm.Where.SQL)
 		}
-		out.Table, out.ID = "("+strings.Join(arms, " UNION ALL ")+") AS narrowed", "narrowed.machine_id"
+		out.Table, out.ID = "("+union(arms)+") AS narrowed", "narrowed.machine_id"
 		out.Where.SQL = "TRUE"
 		return out
 	case *match:
@@ -268,6 +268,21 @@ func (nd narrower) write(w *writer, n node) inventory.Narrowing {
 	}
 	out.Where.SQL = w.b.String()[start:]
 	return out
+}
+
+// mostArms bounds what one UNION ALL joins: SQLite takes 500.
+const mostArms = 256
+
+// union joins queries of machine_id, however many.
+func union(arms []string) string {
+	for len(arms) > mostArms {
+		var joined []string
+		for part := range slices.Chunk(arms, mostArms) {
+			joined = append(joined, "SELECT machine_id FROM ("+strings.Join(part, " UNION ALL ")+") AS part")
+		}
+		arms = joined
+	}
+	return strings.Join(arms, " UNION ALL ")
 }
 
 // constantOf is the constant string that a fact is compared with.

@@ -2,6 +2,7 @@ package query
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -19,6 +20,9 @@ var arithmetics = map[*hclsyntax.Operation]byte{
 }
 
 func (c *compiler) binary(x *hclsyntax.BinaryOpExpr) *operand {
+	if isLogical(x.Op) {
+		return c.logic(x)
+	}
 	a, b := c.operand(x.LHS), c.operand(x.RHS)
 	if a == nil || b == nil {
 		return nil
@@ -30,19 +34,57 @@ func (c *compiler) binary(x *hclsyntax.BinaryOpExpr) *operand {
 	if op, ok := arithmetics[x.Op]; ok {
 		return c.calculate(op, a, b, rng)
 	}
-	if x.Op != hclsyntax.OpLogicalAnd && x.Op != hclsyntax.OpLogicalOr {
-		return c.complain(rng, "Unsupported operator", "This operator is not part of the language over facts.")
+	return c.complain(rng, "Unsupported operator", "This operator is not part of the language over facts.")
+}
+
+func isLogical(op *hclsyntax.Operation) bool {
+	return op == hclsyntax.OpLogicalAnd || op == hclsyntax.OpLogicalOr
+}
+
+// logic compiles a chain of && or of || to one condition.
+func (c *compiler) logic(x *hclsyntax.BinaryOpExpr) *operand {
+	out := &logic{and: x.Op == hclsyntax.OpLogicalAnd}
+	failed := false
+	for i, e := range c.chain(x) {
+		cond := c.boolean(e)
+		failed = failed || cond == nil
+		if l, ok := cond.(*logic); ok && i == 0 && l.and == out.and {
+			out.args = slices.Clone(l.args)
+			continue
+		}
+		out.args = append(out.args, cond)
 	}
-	left, right := c.asCondition(a), c.asCondition(b)
-	if left == nil || right == nil {
+	if failed {
 		return nil
 	}
-	and := x.Op == hclsyntax.OpLogicalAnd
-	args := []node{left, right}
-	if l, ok := left.(*logic); ok && l.and == and {
-		args = append(l.args[:len(l.args):len(l.args)], right)
+	return &operand{rng: x.Range(), cond: out}
+}
+
+// chain are the operands of a chain of one operator, which HCL nests to the left. Those
+// at its beginning that are constant stay together, for HCL to evaluate.
+func (c *compiler) chain(x *hclsyntax.BinaryOpExpr) []hclsyntax.Expression {
+	links := []*hclsyntax.BinaryOpExpr{x}
+	for left, ok := inChain(x); ok; left, ok = inChain(left) {
+		links = append(links, left)
 	}
-	return &operand{rng: rng, cond: &logic{and: and, args: args}}
+	slices.Reverse(links)
+	out := []hclsyntax.Expression{links[0].LHS}
+	constant := c.isConstant(links[0].LHS)
+	for _, link := range links {
+		constant = constant && link != x && c.isConstant(link.RHS)
+		if constant {
+			out[0] = link
+			continue
+		}
+		out = append(out, link.RHS)
+	}
+	return out
+}
+
+// inChain is what x goes on with to the left, if that is of the same logical operator.
+func inChain(x *hclsyntax.BinaryOpExpr) (left *hclsyntax.BinaryOpExpr, ok bool) {
+	left, ok = x.LHS.(*hclsyntax.BinaryOpExpr)
+	return left, ok && isLogical(x.Op) && left.Op == x.Op
 }
 
 // compare compiles a comparison of two operands of one type.

@@ -289,6 +289,35 @@ func TestOlderAsksForTheAgeOfATime(t *testing.T) {
 	}
 }
 
+func TestChainsOfOneOperatorAreAsDeepAsTheirOperands(t *testing.T) {
+	doc := storeNode(t)
+	for src, want := range map[string]Result{
+		"facts.cpu.cores == 4" + strings.Repeat(" || facts.cpu.cores == 5", 600):                               True,
+		strings.Repeat("facts.cpu.cores == 5 || ", 600) + "facts.cpu.cores == 4":                               True,
+		strings.Repeat("facts.cpu.cores == 4 && ", 600) + "facts.cpu.cores == 5":                               False,
+		"facts.tpm.version == \"2\"" + strings.Repeat(" || facts.cpu.cores == 5 && facts.cpu.cores == 4", 300): Absent,
+		"(true || " + strings.Repeat("false || ", 300) + "facts.cpu.cores == 5) && facts.cpu.cores == 4":       True,
+		strings.Repeat("\"a\" < \"b\" && ", 300) + "true":                                                      True,
+	} {
+		e, diags := Parse(src, Machine)
+		if diags.HasErrors() {
+			t.Errorf("Parse(%.60s): %v", src, diags)
+			continue
+		}
+		if got, _ := e.Eval(doc); got != want {
+			t.Errorf("Eval(%.60s) = %v; want %v", src, got, want)
+		}
+		again, diags := Parse(e.String(), Machine)
+		if diags.HasErrors() || again.String() != e.String() {
+			t.Errorf("Parse(String of %.60s): %v", src, diags)
+		}
+	}
+	_, diags := Parse("facts.cpu.core == 4 || true || facts.cpu.threds == 4 || facts.cpu.cores", Machine)
+	if len(diags) != 3 {
+		t.Errorf("complaints about three operands of a chain: %v", diags)
+	}
+}
+
 func TestDiskExpressionSeesItsDiskAndItsMachine(t *testing.T) {
 	e, diags := Parse(`disk.rotational && disk.bytes > facts.memory.bytes && machine.state == "held"`, Disk)
 	if diags.HasErrors() {
@@ -413,6 +442,7 @@ func TestParseRefusesWithPlaceAndAdvice(t *testing.T) {
 		{"facts.memory.bytes > 1\x00", ``, `NUL`},
 		{strings.Repeat("(", 1000), ``, `nested`},
 		{strings.Repeat("!", 1000) + "true", ``, `nests more than`},
+		{strings.Repeat("!", 1000) + "true", ``, `write contains(["a", "b"], fact)`},
 		{strings.Repeat(" ", 100_000), ``, `at most 16384`},
 		{`any([for a in [1,2,3,4,5,6,7,8,9,10] : any([for b in [1,2,3,4,5,6,7,8,9,10] : any([for c in [1,2,3,4,5,6,7,8,9,10] : any([for d in [1,2,3,4,5,6,7,8,9,10] : facts.cpu.cores == a])])])])`, ``, `written out`},
 	}
@@ -486,6 +516,7 @@ func TestCompileTakesValuesOfTheSite(t *testing.T) {
 		`any([for v in var.vendors : v == facts.system.manufacturer])`:              True,
 		`any([for n in facts.nics : n.mac == each.value.mac && n.driver == "igc"])`: True,
 		`facts.system.manufacturer == var.secret`:                                   False,
+		`false && var.later == 1 && facts.cpu.cores == 4`:                           False, // HCL knows the beginning
 	} {
 		e, diags := parseSite(t, src, child)
 		if diags.HasErrors() {

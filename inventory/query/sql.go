@@ -182,8 +182,18 @@ func present(r *ref) string {
 	return "TRUE"
 }
 
+// mostTerms is how many conditions stand beside each other. SQLite nests each of them
+// in those before it, and refuses what is nested more than 1,000 deep: more are put
+// in parentheses by halves.
+const mostTerms = 4
+
 // all writes conditions in parentheses, with a word between them.
 func (w *writer) all(word string, writes ...func()) {
+	if len(writes) > mostTerms {
+		half := len(writes) / 2
+		w.all(word, func() { w.all(word, writes[:half]...) }, func() { w.all(word, writes[half:]...) })
+		return
+	}
 	w.put("(")
 	for i, write := range writes {
 		if i > 0 {
