@@ -74,21 +74,3 @@ func TestSpellingsOfOneFactAreNoDisagreement(t *testing.T) {
 		t.Errorf("Disagreements with a written %q = %+v; want one", "none", got)
 	}
 }
-
-func TestChangedPathsNameFactsAndWhatHoldsThem(t *testing.T) {
-	yes := true
-	before := Facts{BIOS: &BIOS{Version: "1", Vendor: "AMI"}, Disks: []Disk{{Name: "sda", Serial: "a"}}, CPU: &CPU{Flags: []string{"avx"}}, Memory: &Memory{Bytes: 1, Modules: []MemoryModule{{Locator: "A"}}}}
-	after := Facts{BIOS: &BIOS{Version: "2", Vendor: "AMI"}, Disks: []Disk{{Name: "sda", Serial: "b"}}, CPU: &CPU{Flags: []string{"avx", "avx2"}}, Memory: &Memory{Bytes: 1, Modules: []MemoryModule{{Locator: "A", ECC: &yes}}}}
-	want := []string{"bios", "bios.version", "cpu", "cpu.flags", "disks", "memory", "memory.modules"}
-	if got := ChangedPaths(before, after); !reflect.DeepEqual(got, want) {
-		t.Errorf("ChangedPaths = %v; want %v", got, want)
-	}
-	if got := ChangedPaths(before, before); len(got) != 0 {
-		t.Errorf("ChangedPaths of equal reports = %v; want none", got)
-	}
-	tpm := before
-	tpm.TPM = &TPM{Version: "2.0"}
-	if got := ChangedPaths(before, tpm); !reflect.DeepEqual(got, []string{"tpm", "tpm.version"}) {
-		t.Errorf("ChangedPaths with a part that appears = %v; want tpm and tpm.version", got)
-	}
-}

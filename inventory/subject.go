@@ -1,11 +1,6 @@
 package inventory
 
-import (
-	"maps"
-	"slices"
-	"strings"
-	"time"
-)
+import "time"
 
 // Subject is everything that an expression may ask of one machine.
 type Subject struct {
@@ -24,21 +19,8 @@ type Subject struct {
 type FactChange struct {
 	// Path leads to the fact as in an expression, without "facts.":
 	// bios.version. A list changes as a whole: disks. Each part of Facts that
-	// holds what changed has a FactChange too: bios.
+	// holds what changed has a FactChange too: bios. What counts as a change of a list
+	// of hardware is drift.ChangedPaths's to say.
 	Path string    `json:"path"`
 	At   time.Time `json:"at"`
-}
-
-// ChangedPaths are the Paths of FactChange between two reports of one source,
-// sorted, each once.
-func ChangedPaths(before, after Facts) []string {
-	seen := map[string]bool{}
-	for _, c := range Diff(before, after) {
-		path, _, _ := strings.Cut(c.Path, "[") // a member of a list
-		for path != "" {
-			seen[path] = true
-			path = path[:max(0, strings.LastIndexByte(path, '.'))]
-		}
-	}
-	return slices.Sorted(maps.Keys(seen))
 }

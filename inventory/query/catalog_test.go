@@ -200,6 +200,54 @@ func TestAgesAreAskedOfTheCatalog(t *testing.T) {
 	})
 }
 
+// TestAnInstallationChangesNoHardware reports from the installer and then from what was
+// installed, which calls the same hardware otherwise.
+func TestAnInstallationChangesNoHardware(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		s := storetest.Open(t, cfg)
+		report := func(disk inventory.Disk, nic inventory.NIC, release string) inventory.Facts {
+			disk.Serial, disk.Bytes, nic.MAC = "S4EVNX0N", 1<<40, mac(t, "52:54:00:04:21:01")
+			return inventory.Facts{Disks: []inventory.Disk{disk}, NICs: []inventory.NIC{nic}, Kernel: &inventory.Kernel{Release: release}}
+		}
+		installer := report(inventory.Disk{Name: "sda", Signatures: []string{}}, inventory.NIC{Name: "eth0", Boot: true}, "6.12.0")
+		installed := report(inventory.Disk{Name: "sdb", Signatures: []string{"gpt"}}, inventory.NIC{Name: "enp1s0", Driver: "igc"}, "6.1.0")
+		swapped := installed
+		swapped.Disks = []inventory.Disk{{Name: "sdb", Serial: "S4EVNX0P", Bytes: 1 << 40, Signatures: []string{"gpt"}}}
+		m, _, err := s.Observe(t.Context(), "store-0421", store.Observation{MACs: []inventory.MAC{mac(t, "52:54:00:04:21:01")}, Source: inventory.SourceAgent, Facts: &installer})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, step := range []struct {
+			facts inventory.Facts
+			want  map[string]bool
+		}{
+			{installed, map[string]bool{`changed(facts.disks, "7d")`: false, `changed(facts.nics, "7d")`: false, `changed(facts.kernel, "7d")`: true}},
+			{swapped, map[string]bool{`changed(facts.disks, "7d")`: true, `changed(facts.nics, "7d")`: false}},
+		} {
+			if _, _, err := s.PutFacts(t.Context(), m.ID, inventory.SourceAgent, step.facts, time.Time{}); err != nil {
+				t.Fatal(err)
+			}
+			for src, want := range step.want {
+				e, diags := Parse(src, Machine)
+				if diags.HasErrors() {
+					t.Fatal(diags)
+				}
+				f, err := e.Filter(DialectOf(s.Dialect()), src, time.Now())
+				if err != nil {
+					t.Fatal(err)
+				}
+				p, err := s.Page(t.Context(), store.PageRequest{Filter: f})
+				if err != nil || (len(p.Machines) == 1) != want {
+					t.Errorf("report %d: Page(%s) finds %d machines, %v; want the machine: %t", i+2, src, len(p.Machines), err, want)
+				}
+			}
+			if reports, err := s.FactsHistory(t.Context(), m.ID, ""); err != nil || len(reports) != i+2 {
+				t.Errorf("history after report %d: %d entries, %v", i+2, len(reports), err)
+			}
+		}
+	})
+}
+
 func compareIDs(a, b uuid.UUID) int { return strings.Compare(a.String(), b.String()) }
 
 // TestStrangersFiltersAreHarmless asks a real catalog what somebody might ask who

@@ -17,6 +17,7 @@ import (
 	"github.com/edge-provision/edge-provision/ent/document"
 	"github.com/edge-provision/edge-provision/ent/observation"
 	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/drift"
 )
 
 // PutFacts keeps what a source saw of a machine. An identical report only moves
@@ -108,7 +109,7 @@ func (s *Store) putFacts(ctx context.Context, tx *ent.Tx, id uuid.UUID, k keepin
 			return none, false, err
 		}
 		before = &content
-		if err := s.insertChanges(ctx, tx, id, inventory.ChangedPaths(content, f), at); err != nil {
+		if err := s.insertChanges(ctx, tx, id, drift.ChangedPaths(content, f), at); err != nil {
 			return none, false, fmt.Errorf("recording what changed: %w", err)
 		}
 	}

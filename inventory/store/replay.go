@@ -12,6 +12,7 @@ import (
 	"github.com/edge-provision/edge-provision/ent"
 	"github.com/edge-provision/edge-provision/ent/factchange"
 	"github.com/edge-provision/edge-provision/inventory"
+	"github.com/edge-provision/edge-provision/inventory/drift"
 )
 
 // changeTable keeps which facts a source reports differently from a time on.
@@ -71,7 +72,7 @@ func (s *Store) replay(ctx context.Context, tx *ent.Tx, ids []uuid.UUID, limit i
 			return nil, nil, nil, err
 		}
 		if before, ok := last[current][inventory.Source(r.Source)]; ok {
-			for _, path := range inventory.ChangedPaths(before.Facts, f) {
+			for _, path := range drift.ChangedPaths(before.Facts, f) {
 				changes[current] = append(changes[current], tuple{path, r.FirstSeen.UTC()})
 			}
 		}

@@ -23,7 +23,7 @@ import (
 // projectionVersion counts the changes of what the projection holds. A catalog
 // whose projection is of an older version is brought up to date when it is
 // opened.
-const projectionVersion = 4
+const projectionVersion = 5
 
 // projectionKey is the setting that says how far the projection is. Its value is a
 // projectionMark.
