@@ -251,6 +251,18 @@ type (
 	}
 )
 
+// SetFirstSeen sets the "first_seen" field.
+func (u *ObservationUpsert) SetFirstSeen(v time.Time) *ObservationUpsert {
+	u.Set(observation.FieldFirstSeen, v)
+	return u
+}
+
+// UpdateFirstSeen sets the "first_seen" field to the value that was provided on create.
+func (u *ObservationUpsert) UpdateFirstSeen() *ObservationUpsert {
+	u.SetExcluded(observation.FieldFirstSeen)
+	return u
+}
+
 // SetLastSeen sets the "last_seen" field.
 func (u *ObservationUpsert) SetLastSeen(v time.Time) *ObservationUpsert {
 	u.Set(observation.FieldLastSeen, v)
@@ -283,9 +295,6 @@ func (u *ObservationUpsertOne) UpdateNewValues() *ObservationUpsertOne {
 		if _, exists := u.create.mutation.Digest(); exists {
 			s.SetIgnore(observation.FieldDigest)
 		}
-		if _, exists := u.create.mutation.FirstSeen(); exists {
-			s.SetIgnore(observation.FieldFirstSeen)
-		}
 	}))
 	return u
 }
@@ -315,6 +324,20 @@ func (u *ObservationUpsertOne) Update(set func(*ObservationUpsert)) *Observation
 		set(&ObservationUpsert{UpdateSet: update})
 	}))
 	return u
+}
+
+// SetFirstSeen sets the "first_seen" field.
+func (u *ObservationUpsertOne) SetFirstSeen(v time.Time) *ObservationUpsertOne {
+	return u.Update(func(s *ObservationUpsert) {
+		s.SetFirstSeen(v)
+	})
+}
+
+// UpdateFirstSeen sets the "first_seen" field to the value that was provided on create.
+func (u *ObservationUpsertOne) UpdateFirstSeen() *ObservationUpsertOne {
+	return u.Update(func(s *ObservationUpsert) {
+		s.UpdateFirstSeen()
+	})
 }
 
 // SetLastSeen sets the "last_seen" field.
@@ -515,9 +538,6 @@ func (u *ObservationUpsertBulk) UpdateNewValues() *ObservationUpsertBulk {
 			if _, exists := b.mutation.Digest(); exists {
 				s.SetIgnore(observation.FieldDigest)
 			}
-			if _, exists := b.mutation.FirstSeen(); exists {
-				s.SetIgnore(observation.FieldFirstSeen)
-			}
 		}
 	}))
 	return u
@@ -548,6 +568,20 @@ func (u *ObservationUpsertBulk) Update(set func(*ObservationUpsert)) *Observatio
 		set(&ObservationUpsert{UpdateSet: update})
 	}))
 	return u
+}
+
+// SetFirstSeen sets the "first_seen" field.
+func (u *ObservationUpsertBulk) SetFirstSeen(v time.Time) *ObservationUpsertBulk {
+	return u.Update(func(s *ObservationUpsert) {
+		s.SetFirstSeen(v)
+	})
+}
+
+// UpdateFirstSeen sets the "first_seen" field to the value that was provided on create.
+func (u *ObservationUpsertBulk) UpdateFirstSeen() *ObservationUpsertBulk {
+	return u.Update(func(s *ObservationUpsert) {
+		s.UpdateFirstSeen()
+	})
 }
 
 // SetLastSeen sets the "last_seen" field.

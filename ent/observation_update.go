@@ -28,6 +28,20 @@ func (_u *ObservationUpdate) Where(ps ...predicate.Observation) *ObservationUpda
 	return _u
 }
 
+// SetFirstSeen sets the "first_seen" field.
+func (_u *ObservationUpdate) SetFirstSeen(v time.Time) *ObservationUpdate {
+	_u.mutation.SetFirstSeen(v)
+	return _u
+}
+
+// SetNillableFirstSeen sets the "first_seen" field if the given value is not nil.
+func (_u *ObservationUpdate) SetNillableFirstSeen(v *time.Time) *ObservationUpdate {
+	if v != nil {
+		_u.SetFirstSeen(*v)
+	}
+	return _u
+}
+
 // SetLastSeen sets the "last_seen" field.
 func (_u *ObservationUpdate) SetLastSeen(v time.Time) *ObservationUpdate {
 	_u.mutation.SetLastSeen(v)
@@ -97,6 +111,9 @@ func (_u *ObservationUpdate) sqlSave(ctx context.Context) (_node int, err error)
 			}
 		}
 	}
+	if value, ok := _u.mutation.FirstSeen(); ok {
+		_spec.SetField(observation.FieldFirstSeen, field.TypeTime, value)
+	}
 	if value, ok := _u.mutation.LastSeen(); ok {
 		_spec.SetField(observation.FieldLastSeen, field.TypeTime, value)
 	}
@@ -118,6 +135,20 @@ type ObservationUpdateOne struct {
 	fields   []string
 	hooks    []Hook
 	mutation *ObservationMutation
+}
+
+// SetFirstSeen sets the "first_seen" field.
+func (_u *ObservationUpdateOne) SetFirstSeen(v time.Time) *ObservationUpdateOne {
+	_u.mutation.SetFirstSeen(v)
+	return _u
+}
+
+// SetNillableFirstSeen sets the "first_seen" field if the given value is not nil.
+func (_u *ObservationUpdateOne) SetNillableFirstSeen(v *time.Time) *ObservationUpdateOne {
+	if v != nil {
+		_u.SetFirstSeen(*v)
+	}
+	return _u
 }
 
 // SetLastSeen sets the "last_seen" field.
@@ -218,6 +249,9 @@ func (_u *ObservationUpdateOne) sqlSave(ctx context.Context) (_node *Observation
 				ps[i](selector)
 			}
 		}
+	}
+	if value, ok := _u.mutation.FirstSeen(); ok {
+		_spec.SetField(observation.FieldFirstSeen, field.TypeTime, value)
 	}
 	if value, ok := _u.mutation.LastSeen(); ok {
 		_spec.SetField(observation.FieldLastSeen, field.TypeTime, value)

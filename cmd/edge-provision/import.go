@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -22,7 +23,9 @@ func (a *app) inventoryImport(f *inventoryFlags) *cobra.Command {
 		Use: "import FILE", Short: "Take machines, their facts and tags from another catalog or a list",
 		Long: `FILE is what 'inventory export -o full' wrote, or CSV with a header; "-" reads from standard input.
 Machines are known by MAC, serial number and UUID as when they are seen; new ones are made.
-A machine that is in conflict with others is left out and named.`,
+A machine that is in conflict with others is left out and named. Reports go into the history
+at the time at which they were made: one that is older than what is known of its source
+replaces nothing, and importing a file again changes nothing.`,
 		Example: "  edge-provision inventory import machines.csv --site store-0421",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -51,12 +54,44 @@ const importBatch = 100
 
 // importer takes machines into a catalog, some at a time.
 type importer struct {
-	store            *store.Store
-	site             string
-	waiting          []exchange.Machine
-	taken, changed   int
-	conflicts        []error
-	conflictsDropped int
+	store          *store.Store
+	site           string
+	waiting        []exchange.Machine
+	taken, changed int
+	// conflicts are machines that were left out, unfit reports of others.
+	conflicts, unfit leftOut
+}
+
+// leftOut is what an import does not take, each with the reason; of very many the
+// first.
+type leftOut struct {
+	reasons []error
+	more    int
+}
+
+func (l *leftOut) add(m exchange.Machine, err error) {
+	const most = 20
+	if len(l.reasons) >= most {
+		l.more++
+		return
+	}
+	name := m.Serial
+	if len(m.MACs) > 0 {
+		name = m.MACs[0].String()
+	}
+	l.reasons = append(l.reasons, fmt.Errorf("%s: %w", printable(name), err))
+}
+
+// err says how many things were left out, and why; nil for none.
+func (l *leftOut) err(thing string) error {
+	if len(l.reasons) == 0 {
+		return nil
+	}
+	reasons := l.reasons
+	if l.more > 0 {
+		reasons = append(reasons, fmt.Errorf("and %d more", l.more))
+	}
+	return fmt.Errorf("%s left out:\n%w", count(len(l.reasons)+l.more, thing), errors.Join(reasons...))
 }
 
 func (a *app) importMachines(ctx context.Context, s *store.Store, site, name string, in io.Reader) error {
@@ -75,13 +110,10 @@ func (a *app) importMachines(ctx context.Context, s *store.Store, site, name str
 		return err
 	}
 	fmt.Fprintf(a.stdout, "Took %s, of which %d were new or changed.\n", count(i.taken, "machine"), i.changed)
-	if len(i.conflicts) == 0 {
-		return nil
+	if err := i.unfit.err("report"); err != nil {
+		fmt.Fprintln(a.stderr, err)
 	}
-	if i.conflictsDropped > 0 {
-		i.conflicts = append(i.conflicts, fmt.Errorf("and %d more", i.conflictsDropped))
-	}
-	return fmt.Errorf("%s left out:\n%w", count(len(i.conflicts)+i.conflictsDropped, "machine"), errors.Join(i.conflicts...))
+	return i.conflicts.err("machine")
 }
 
 func (i *importer) add(ctx context.Context, m exchange.Machine) error {
@@ -114,10 +146,9 @@ func (i *importer) flush(ctx context.Context) error {
 		if len(m.Reports) == 0 {
 			all, owner = append(all, o), append(owner, n)
 		}
-		slices.SortStableFunc(m.Reports, func(a, b exchange.Report) int { return a.ObservedAt.Compare(b.ObservedAt) })
-		for _, r := range m.Reports {
+		for _, r := range newestFirst(m.Reports) {
 			with := o
-			with.Source, with.Facts, with.At = r.Source, &r.Facts, r.ObservedAt
+			with.Source, with.Facts, with.At, with.Past = r.Source, &r.Facts, r.ObservedAt, !r.ObservedAt.IsZero()
 			all, owner = append(all, with), append(owner, n)
 		}
 	}
@@ -132,10 +163,13 @@ func (i *importer) flush(ctx context.Context) error {
 		if o.Conflict != nil {
 			refused[owner[n]] = o.Conflict
 		}
+		if o.Unfit != nil {
+			i.unfit.add(machines[owner[n]], o.Unfit)
+		}
 	}
 	for n, m := range machines {
 		if refused[n] != nil {
-			i.conflict(m, refused[n])
+			i.conflicts.add(m, refused[n])
 			continue
 		}
 		if len(m.Tags) > 0 {
@@ -159,18 +193,24 @@ func (i *importer) flush(ctx context.Context) error {
 	return nil
 }
 
-// conflict remembers why a machine was left out; of very many, only the first.
-func (i *importer) conflict(m exchange.Machine, err error) {
-	const most = 20
-	if len(i.conflicts) >= most {
-		i.conflictsDropped++
-		return
+// newestFirst are the reports of a machine, so that it is known by what was seen of it
+// last, and the others only fill the history. Of two that a source made at one time, the
+// one that stands later is the newer.
+func newestFirst(reports []exchange.Report) []exchange.Report {
+	for i := range reports {
+		reports[i].ObservedAt = reports[i].ObservedAt.Truncate(time.Microsecond) // as the catalog keeps it
 	}
-	name := m.Serial
-	if len(m.MACs) > 0 {
-		name = m.MACs[0].String()
+	slices.SortStableFunc(reports, func(a, b exchange.Report) int { return a.ObservedAt.Compare(b.ObservedAt) })
+	last := map[inventory.Source]time.Time{}
+	for i := range reports {
+		r := &reports[i]
+		if at, known := last[r.Source]; known && !r.ObservedAt.IsZero() && !r.ObservedAt.After(at) {
+			r.ObservedAt = at.Add(time.Microsecond)
+		}
+		last[r.Source] = r.ObservedAt
 	}
-	i.conflicts = append(i.conflicts, fmt.Errorf("%s: %w", printable(name), err))
+	slices.Reverse(reports)
+	return reports
 }
 
 // exportFull writes machines as import reads them.

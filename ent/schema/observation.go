@@ -20,7 +20,7 @@ func (Observation) Fields() []ent.Field {
 	return []ent.Field{
 		field.String("source").Immutable(),
 		field.String("digest").Immutable(),
-		field.Time("first_seen").Immutable(),
+		field.Time("first_seen"),
 		field.Time("last_seen"),
 	}
 }

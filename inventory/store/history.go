@@ -13,7 +13,7 @@ import (
 
 // Report is one entry of a machine's history.
 type Report struct {
-	// ID is greater for later reports of a source.
+	// ID is what Reports goes on behind.
 	ID int
 	inventory.Document
 	// Before is what the same source had seen before; nil for its first report.
@@ -21,17 +21,24 @@ type Report struct {
 }
 
 // Reports returns at most limit reports of a source about a machine, the newest
-// first, that are older than the one with the id before; zero begins with the
-// newest, and an empty source means all of them.
+// first, that are older than the one with the id before, and none when that is kept
+// no more; zero begins with the newest, and an empty source means all of them.
 func (s *Store) Reports(ctx context.Context, machine uuid.UUID, source inventory.Source, before, limit int) ([]Report, error) {
 	op := "reading the history of machine " + machine.String()
 	q := s.main.client.Observation.Query().Where(observation.MachineID(machine)).WithDocument().
-		Order(ent.Desc(observation.FieldID)).Limit(limit)
+		Order(ent.Desc(observation.FieldFirstSeen, observation.FieldID)).Limit(limit)
 	if source != "" {
 		q.Where(observation.Source(string(source)))
 	}
 	if before > 0 {
-		q.Where(observation.IDLT(before))
+		row, err := s.main.client.Observation.Query().Where(observation.ID(before), observation.MachineID(machine)).Only(ctx)
+		if ent.IsNotFound(err) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, s.explain(op, err)
+		}
+		q.Where(observation.Or(observation.FirstSeenLT(row.FirstSeen), observation.And(observation.FirstSeen(row.FirstSeen), observation.IDLT(row.ID))))
 	}
 	rows, err := q.All(ctx)
 	if err != nil {

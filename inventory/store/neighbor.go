@@ -16,6 +16,9 @@ import (
 //
 // A fresh machine is one that this transaction has made: nothing was reported of it.
 func (in *observer) putObserved(ctx context.Context, id uuid.UUID, o Observation, fresh bool) (newer bool, err error) {
+	if o.Past && !fresh {
+		return in.putPast(ctx, id, o)
+	}
 	facts := *o.Facts
 	if o.Source == inventory.SourceAgent || o.Source == inventory.SourceLLDP {
 		facts.Neighbors = nil
@@ -45,6 +48,25 @@ func (in *observer) putObserved(ctx context.Context, id uuid.UUID, o Observation
 		return newer, nil
 	}
 	moved, err := in.another(ctx, id, inventory.SourceLLDP, inventory.Facts{SchemaVersion: inventory.SchemaVersion, Neighbors: now}, o.At)
+	return newer || moved, err
+}
+
+// putPast keeps the facts of an observation of the past. Nothing is carried on from what
+// was heard on ports at other times: a catalog that did so wrote it down as such.
+func (in *observer) putPast(ctx context.Context, id uuid.UUID, o Observation) (newer bool, err error) {
+	heard := inventory.Facts{SchemaVersion: inventory.SchemaVersion, Neighbors: o.Facts.Neighbors}
+	if o.Source == inventory.SourceLLDP {
+		return in.past(ctx, id, o.Source, heard, o.At)
+	}
+	facts := *o.Facts
+	if o.Source == inventory.SourceAgent {
+		facts.Neighbors = nil
+	}
+	newer, err = in.past(ctx, id, o.Source, facts, o.At)
+	if err != nil || o.Source != inventory.SourceAgent || len(heard.Neighbors) == 0 {
+		return newer, err
+	}
+	moved, err := in.past(ctx, id, inventory.SourceLLDP, heard, o.At)
 	return newer || moved, err
 }
 

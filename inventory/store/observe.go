@@ -34,6 +34,10 @@ type Observation struct {
 	Facts  *inventory.Facts
 	// At is the time of the observation; now when zero.
 	At time.Time
+	// Past says that it was made at At and written down since, as in another catalog.
+	// It is kept as of that time, beside what was seen later, and in place of none of
+	// it. Else it is the newest whatever At says: the clock may have gone back.
+	Past bool
 }
 
 // Observe finds the machine that was seen, by any of its MACs, its SMBIOS UUID
@@ -56,13 +60,13 @@ func (s *Store) Observe(ctx context.Context, site string, o Observation) (m inve
 		if err := s.lockIdentities(ctx, tx); err != nil {
 			return err
 		}
-		in := observer{s: s, tx: tx, site: site, project: s.projectNow(ctx, tx)}
+		in := observer{s: s, tx: tx, site: site, project: s.projectNow(ctx, tx), inserted: map[uuid.UUID]bool{}}
 		var what string
 		var err error
-		if id, what, err = in.observe(ctx, o); err != nil || what == "" {
+		if id, what, err = in.observe(ctx, o); err != nil {
 			return err
 		}
-		if err := in.finish(ctx); err != nil {
+		if err := in.finish(ctx); err != nil || what == "" {
 			return err
 		}
 		changed = true
@@ -86,6 +90,8 @@ type Observed struct {
 	// Conflict is set, and nothing was changed, when the machine seen could not
 	// be told from others; see Observe.
 	Conflict *ConflictError
+	// Unfit is set when the machine was taken without the report of the past.
+	Unfit *PastError
 }
 
 // ObserveAll is Observe for many machines in one transaction: either all that
@@ -106,7 +112,7 @@ func (s *Store) ObserveAll(ctx context.Context, site string, all []Observation) 
 		if err := s.lockIdentities(ctx, tx); err != nil {
 			return err
 		}
-		in := observer{s: s, tx: tx, site: site, due: documents{}}
+		in := observer{s: s, tx: tx, site: site, due: documents{}, inserted: map[uuid.UUID]bool{}}
 		in.project = in.later
 		touched := map[string][]uuid.UUID{}
 		for i, o := range all {
@@ -116,10 +122,11 @@ func (s *Store) ObserveAll(ctx context.Context, site string, all []Observation) 
 				out[i].Conflict = conflict
 				continue
 			}
-			if err != nil {
+			unfit, left := errors.AsType[*PastError](err)
+			if err != nil && !left {
 				return fmt.Errorf("number %d: %w", i+1, err)
 			}
-			out[i] = Observed{Machine: id, Changed: what != ""}
+			out[i] = Observed{Machine: id, Changed: what != "", Unfit: unfit}
 			if what != "" {
 				touched[what] = append(touched[what], id)
 			}
@@ -179,7 +186,7 @@ func (o Observation) complete(now time.Time) Observation {
 }
 
 // observe says what changed of which machine; nothing when it was only seen
-// again.
+// again. With a *PastError all but the report was kept.
 func (in *observer) observe(ctx context.Context, o Observation) (id uuid.UUID, what string, err error) {
 	row, owned, err := identify(ctx, in.tx, in.site, o)
 	if err != nil {
@@ -205,15 +212,13 @@ func (in *observer) observe(ctx context.Context, o Observation) (id uuid.UUID, w
 		parts = append(parts, "identity")
 	}
 	if o.Facts != nil {
-		newer, err := in.putObserved(ctx, id, o, fresh)
-		if err != nil {
-			return uuid.Nil, "", err
-		}
+		newer, putErr := in.putObserved(ctx, id, o, fresh)
 		if newer {
 			parts = append(parts, "facts")
 		}
+		err = putErr
 	}
-	return id, strings.Join(parts, ","), nil
+	return id, strings.Join(parts, ","), err
 }
 
 // add makes the machine that was seen for the first time, as it was seen: each update
@@ -247,11 +252,13 @@ func update(ctx context.Context, tx *ent.Tx, row *ent.Machine, o Observation) (c
 	if o.At.After(row.LastSeen) {
 		up.SetLastSeen(o.At)
 	}
-	if o.Serial != "" && (row.Serial == nil || *row.Serial != o.Serial) {
+	// What was read of a machine before it was last seen only fills gaps.
+	older := o.Past && !o.At.After(row.LastSeen)
+	if o.Serial != "" && (row.Serial == nil || !older && *row.Serial != o.Serial) {
 		up.SetSerial(o.Serial)
 		changed = true
 	}
-	if o.UUID != uuid.Nil && newUUID(row.SmbiosUUID, o) {
+	if o.UUID != uuid.Nil && (row.SmbiosUUID == nil || !older && newUUID(row.SmbiosUUID, o)) {
 		up.SetSmbiosUUID(o.UUID.String())
 		changed = true
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -28,6 +29,9 @@ type observer struct {
 	settled bool
 	// firsts are reports that are to be written, of machines that this transaction made.
 	firsts []firstReport
+	// inserted are the machines that have reports between others of their history, so
+	// that finish finds anew which facts changed when.
+	inserted map[uuid.UUID]bool
 }
 
 // firstReport is the first thing that was ever reported of a machine.
@@ -64,10 +68,8 @@ func (in *observer) first(ctx context.Context, id uuid.UUID, source inventory.So
 
 // another keeps a report of a machine, of which there may be others.
 func (in *observer) another(ctx context.Context, id uuid.UUID, source inventory.Source, f inventory.Facts, at time.Time) (newer bool, err error) {
-	if slices.ContainsFunc(in.firsts, func(r firstReport) bool { return r.machine == id }) {
-		if err := in.write(ctx); err != nil {
-			return false, err
-		}
+	if err := in.writeOf(ctx, id); err != nil {
+		return false, err
 	}
 	_, newer, err = in.s.putFacts(ctx, in.tx, id, keeping{source: source, facts: f, at: at, project: in.project})
 	return newer, err
@@ -103,10 +105,23 @@ func (in *observer) write(ctx context.Context) error {
 	return in.s.insert(ctx, in.tx, observations, rows)
 }
 
+// writeOf writes the first reports that wait if one of them is of a machine.
+func (in *observer) writeOf(ctx context.Context, machine uuid.UUID) error {
+	if slices.ContainsFunc(in.firsts, func(r firstReport) bool { return r.machine == machine }) {
+		return in.write(ctx)
+	}
+	return nil
+}
+
 // finish writes all that waits.
 func (in *observer) finish(ctx context.Context) error {
 	if err := in.write(ctx); err != nil {
 		return err
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(in.inserted), compareIDs) {
+		if err := in.s.rebuildChanges(ctx, in.tx, id); err != nil {
+			return fmt.Errorf("recording what changed: %w", err)
+		}
 	}
 	if err := in.s.projectAll(ctx, in.tx, in.due); err != nil {
 		return fmt.Errorf("projecting the facts: %w", err)
