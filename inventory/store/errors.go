@@ -22,8 +22,9 @@ import (
 var ErrNotFound = fmt.Errorf("not in the catalog: %w", fs.ErrNotExist)
 
 // ConflictError says that what was observed points at two machines, or
-// contradicts all that is known of the one it points at. Nothing was changed;
-// a person decides, because merging two computers loses one.
+// contradicts all that is known of the one it points at, or that another site has
+// that one. Nothing was changed; a person decides, because merging two computers
+// loses one.
 type ConflictError struct {
 	// A is the machine that the MAC (or the stronger identifier) points to,
 	// B the other one; B is zero when the rest is known of no machine.
@@ -32,10 +33,15 @@ type ConflictError struct {
 	By string
 	// Seen is the identifier's value.
 	Seen string
+	// Site is the other site that has A; empty otherwise.
+	Site string
 }
 
 // Error implements error.
 func (e *ConflictError) Error() string {
+	if e.Site != "" {
+		return fmt.Sprintf("MAC %s belongs to machine %s of site %s; forget it there before it can join another site", e.Seen, e.A, e.Site)
+	}
 	if e.B == uuid.Nil {
 		return fmt.Sprintf("the machine seen is known as %s by one of its identifiers, but its %s %s is not that machine's; "+
 			"if a network card was moved or a board replaced, remove the stale machine from the catalog", e.A, e.By, e.Seen)

@@ -224,8 +224,8 @@ func TestDeclareAndBind(t *testing.T) {
 		if _, err := s.Declare(ctx, site, nodeA, mac(1), mac(2)); !errors.As(err, &conflict) {
 			t.Errorf("Declare of two machines' MACs = %v; want a *ConflictError", err)
 		}
-		if _, err := s.Declare(ctx, "other", nodeA, mac(1)); err == nil || !strings.Contains(err.Error(), site) {
-			t.Errorf("Declare at another site = %v; want an error that names %s", err, site)
+		if _, err := s.Declare(ctx, "other", nodeA, mac(1)); !errors.As(err, &conflict) || !strings.Contains(err.Error(), site) {
+			t.Errorf("Declare at another site = %v; want a *ConflictError that names %s", err, site)
 		}
 		// New hardware takes the address; the old machine keeps the rest.
 		c := do(s.Declare(ctx, site, nodeA, mac(3)))

@@ -47,7 +47,8 @@ type Observation struct {
 // Known junk and identifiers that several machines share match nothing. When
 // the identifiers point at two machines, or all that can be compared contradict
 // the machine of the MAC, nothing is changed, an identity.conflict event is
-// recorded and *ConflictError returned.
+// recorded and *ConflictError returned. That is also returned when another site has
+// the machine of a MAC.
 func (s *Store) Observe(ctx context.Context, site string, o Observation) (m inventory.Machine, changed bool, err error) {
 	const op = "recording an observed machine"
 	o = o.complete(s.now())
@@ -298,7 +299,7 @@ func (c candidate) in(site string) error {
 	if c.site == site {
 		return nil
 	}
-	return fmt.Errorf("MAC %s belongs to machine %s of site %s; remove it there before it can join site %s", c.mac, c.id, c.site, site)
+	return &ConflictError{A: c.id, By: "mac", Seen: c.mac, Site: c.site}
 }
 
 // identify decides which machine was seen; nil for one never seen before. owned are
@@ -491,6 +492,9 @@ func addMACs(ctx context.Context, tx *ent.Tx, id uuid.UUID, macs []inventory.MAC
 }
 
 func (s *Store) recordConflict(site string, o Observation, c *ConflictError) {
+	if c.Site != "" {
+		return // that site's machine may ask here for an address every few seconds
+	}
 	e := inventory.Event{
 		Site: site, Machine: c.A, Kind: inventory.EventIdentityConflict, Message: c.Error(),
 		Attrs: map[string]string{"a": c.A.String(), "by": c.By},
