@@ -24,7 +24,10 @@ type Observation struct {
 	// example because it asked that machine's BMC; zero when only the
 	// identifiers tell.
 	Machine uuid.UUID
-	MACs    []inventory.MAC
+	// Proven says that Machine is known by more than what was read of the hardware, as
+	// by its SSH host key. Then other hardware is what changed of it, and no conflict.
+	Proven bool
+	MACs   []inventory.MAC
 	// UUID is the SMBIOS system UUID; its byte order may be either.
 	UUID   uuid.UUID
 	Serial string
@@ -48,7 +51,8 @@ type Observation struct {
 // the identifiers point at two machines, or all that can be compared contradict
 // the machine of the MAC, nothing is changed, an identity.conflict event is
 // recorded and *ConflictError returned. That is also returned when another site has
-// the machine of a MAC.
+// the machine of a MAC. What was seen of a machine that is proven is kept in each case,
+// with the event where it changed; an identifier that another machine has stays there.
 func (s *Store) Observe(ctx context.Context, site string, o Observation) (m inventory.Machine, changed bool, err error) {
 	const op = "recording an observed machine"
 	o = o.complete(s.now())
@@ -56,8 +60,9 @@ func (s *Store) Observe(ctx context.Context, site string, o Observation) (m inve
 		return m, false, fmt.Errorf("%s: it has no MAC, no usable UUID and no usable serial", op)
 	}
 	var id uuid.UUID
+	var disputed *ConflictError
 	err = s.write(ctx, op, func(tx *ent.Tx) error {
-		changed = false // the transaction may be repeated
+		changed, disputed = false, nil // the transaction may be repeated
 		if err := s.lockIdentities(ctx, tx); err != nil {
 			return err
 		}
@@ -70,15 +75,19 @@ func (s *Store) Observe(ctx context.Context, site string, o Observation) (m inve
 		if err := in.finish(ctx); err != nil || what == "" {
 			return err
 		}
-		changed = true
+		changed, disputed = true, in.disputed
 		return s.changed(ctx, tx, what, id)
 	})
 	var conflict *ConflictError
 	if errors.As(err, &conflict) {
-		s.recordConflict(site, o, conflict)
+		s.recordConflict(site, o, conflict, conflict.Error())
 	}
 	if err != nil {
 		return m, false, err
+	}
+	if disputed != nil {
+		s.recordConflict(site, o, disputed, fmt.Sprintf("it has the %s %s of machine %s, which keeps it: a part was moved, or that machine is gone and its record stale",
+			disputed.By, disputed.Seen, disputed.B))
 	}
 	m, err = s.Machine(ctx, id)
 	return m, changed, err
@@ -147,7 +156,7 @@ func (s *Store) ObserveAll(ctx context.Context, site string, all []Observation) 
 	}
 	for i, o := range out {
 		if o.Conflict != nil {
-			s.recordConflict(site, all[i], o.Conflict)
+			s.recordConflict(site, all[i], o.Conflict, o.Conflict.Error())
 		}
 	}
 	return out, nil
@@ -190,6 +199,12 @@ func (o Observation) complete(now time.Time) Observation {
 // again. With a *PastError all but the report was kept.
 func (in *observer) observe(ctx context.Context, o Observation) (id uuid.UUID, what string, err error) {
 	row, owned, err := identify(ctx, in.tx, in.site, o)
+	if conflict, ok := errors.AsType[*ConflictError](err); ok && o.Proven {
+		in.disputed = conflict
+		if o, owned, err = apart(ctx, in.tx, in.site, o); err == nil {
+			row, err = in.tx.Machine.Get(ctx, o.Machine)
+		}
+	}
 	if err != nil {
 		return uuid.Nil, "", err
 	}
@@ -343,7 +358,31 @@ func identify(ctx context.Context, tx *ent.Tx, site string, o Observation) (row 
 			return nil, nil, err
 		}
 	}
+	if o.Proven {
+		return row, owned, nil
+	}
 	return row, owned, contradiction(row, o)
+}
+
+// apart is what was seen of a proven machine without the UUID and the serial that
+// another machine has. owned are the MACs that some machine has.
+func apart(ctx context.Context, tx *ent.Tx, site string, o Observation) (own Observation, owned []string, err error) {
+	_, owned, err = byMACs(ctx, tx, o.MACs)
+	if err != nil {
+		return o, nil, err
+	}
+	byUUID, err := bySMBIOS(ctx, tx, site, o.UUID)
+	if err != nil {
+		return o, nil, err
+	}
+	if byUUID != nil && byUUID.ID != o.Machine {
+		o.UUID = uuid.Nil
+	}
+	bySerial, err := serials(ctx, tx, site, o.Serial)
+	if bySerial != nil && bySerial.ID != o.Machine {
+		o.Serial = ""
+	}
+	return o, owned, err
 }
 
 // withoutMAC decides by UUID and serial alone.
@@ -491,12 +530,12 @@ func addMACs(ctx context.Context, tx *ent.Tx, id uuid.UUID, macs []inventory.MAC
 	return len(rows), tx.MAC.CreateBulk(rows...).Exec(ctx)
 }
 
-func (s *Store) recordConflict(site string, o Observation, c *ConflictError) {
+func (s *Store) recordConflict(site string, o Observation, c *ConflictError, message string) {
 	if c.Site != "" {
 		return // that site's machine may ask here for an address every few seconds
 	}
 	e := inventory.Event{
-		Site: site, Machine: c.A, Kind: inventory.EventIdentityConflict, Message: c.Error(),
+		Site: site, Machine: c.A, Kind: inventory.EventIdentityConflict, Message: message,
 		Attrs: map[string]string{"a": c.A.String(), "by": c.By},
 	}
 	if c.B != uuid.Nil {

@@ -32,6 +32,8 @@ type observer struct {
 	// inserted are the machines that have reports between others of their history, so
 	// that finish finds anew which facts changed when.
 	inserted map[uuid.UUID]bool
+	// disputed is set when a proven machine has what another one is known by.
+	disputed *ConflictError
 }
 
 // firstReport is the first thing that was ever reported of a machine.

@@ -101,7 +101,12 @@ func (a *Adopter) Refresh(ctx context.Context, m *site.Machine, h *remote.Host, 
 			return row, "", err
 		}
 	}
-	row, _, err = a.Catalog.Observe(ctx, a.Site, store.Observation{Machine: row.ID, Source: inventory.SourceAgent, Facts: &facts})
+	row, _, err = a.Catalog.Observe(ctx, a.Site, store.Observation{
+		Machine: row.ID, Source: inventory.SourceAgent, Facts: &facts,
+		// It answered with its host key. Its first look still has to show that the
+		// catalog does not know the same machine as another one already.
+		Proven: !row.LookedAt.IsZero(),
+	})
 	var conflict *store.ConflictError
 	if errors.As(err, &conflict) {
 		return row, "", &FactsError{Address: m.Address, Err: err}

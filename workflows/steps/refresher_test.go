@@ -136,6 +136,39 @@ func TestRefresherFindsASwappedDisk(t *testing.T) {
 	}
 }
 
+// TestRefresherFindsASwappedBoard: the host key says which machine it is. At the first
+// look nothing else does, and there what another machine has is a conflict.
+func TestRefresherFindsASwappedBoard(t *testing.T) {
+	board := func(serial, uuid string) inventory.Facts {
+		return inventory.Facts{System: &inventory.System{Serial: serial, UUID: uuid}}
+	}
+	w := watch(t)
+	other, _, err := w.catalog.Observe(t.Context(), "shop", store.Observation{Serial: "OTHER-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.report(board("OTHER-1", "4c4c4544-0058-4b10-8032-b7c04f513931"))
+	if v, _, _ := w.see(); v.Looked || !strings.Contains(v.FactsNote, other.ID.String()) {
+		t.Errorf("view = %+v; want a note that names machine %s", v, other.ID)
+	}
+	w.report(board("BOARD-1", "4c4c4544-0058-4b10-8032-b7c04f513932"))
+	w.once()
+	if frozen, err := w.catalog.Commission(t.Context(), w.row().ID, "run"); err != nil || !frozen {
+		t.Fatalf("Commission() = %t, %v; want the first snapshot", frozen, err)
+	}
+	w.report(board("BOARD-2", "4c4c4544-0058-4b10-8032-b7c04f513933"))
+	w.once()
+	if m := w.row(); m.Drift != inventory.DriftChanged || m.Serial != "BOARD-2" {
+		t.Errorf("machine = %q with serial %s; want it changed, with that of the new board", m.Drift, m.Serial)
+	}
+	if v, _, _ := w.see(); !v.Looked || v.Hardware == nil || len(v.Hardware.Changes) != 2 {
+		t.Errorf("view = %+v; want a look that shows serial and UUID", v)
+	}
+	if len(w.told) != 0 {
+		t.Errorf("told: %q; want nothing of a machine that can be looked at", w.told)
+	}
+}
+
 func TestRefresherTellsOfASilentMachineOnce(t *testing.T) {
 	w := watch(t)
 	w.report(withDisk("OLD"))
