@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -275,85 +273,4 @@ func (a *app) printHistory(documents []inventory.Document, format string) error 
 		last[d.Source] = d.Facts
 	}
 	return nil
-}
-
-func printChanges(out io.Writer, changes []inventory.Change) {
-	for _, c := range changes {
-		fmt.Fprintf(out, "    %s: %s → %s\n", printable(c.Path), orAbsent(c.Old), orAbsent(c.New))
-	}
-}
-
-// orAbsent is a value of a fact in JSON, if there is one.
-func orAbsent(value string) string {
-	if value == "" {
-		return "(absent)"
-	}
-	return printable(value)
-}
-
-func (a *app) inventoryDiff(f *inventoryFlags) *cobra.Command {
-	return &cobra.Command{
-		Use: "diff MACHINE [MACHINE]", Short: "Compare the facts of two machines, or the last two reports of one",
-		Args: cobra.RangeArgs(1, 2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if f.remote.given() {
-				old, now, err := twoRemoteFacts(cmd.Context(), f, args)
-				if err != nil {
-					return err
-				}
-				return a.printDiff(old, now, f.format)
-			}
-			return a.withCatalog(cmd.Context(), func(ctx context.Context, s *store.Store) error {
-				old, now, err := twoFacts(ctx, s, f.site, args)
-				if err != nil {
-					return err
-				}
-				return a.printDiff(old, now, f.format)
-			})
-		},
-	}
-}
-
-func (a *app) printDiff(old, now inventory.Facts, format string) error {
-	changes := inventory.Diff(old, now)
-	if format == "json" {
-		return writeJSON(a.stdout, changes)
-	}
-	if len(changes) == 0 {
-		fmt.Fprintln(a.stdout, "No difference.")
-	}
-	printChanges(a.stdout, changes)
-	return nil
-}
-
-// twoFacts are the documents that a diff is about.
-func twoFacts(ctx context.Context, s *store.Store, site string, names []string) (old, now inventory.Facts, err error) {
-	m, err := findMachine(ctx, s, site, names[0])
-	if err != nil {
-		return old, now, err
-	}
-	if len(names) == 2 {
-		other, err := findMachine(ctx, s, site, names[1])
-		if err != nil {
-			return old, now, err
-		}
-		if old, err = factsOf(ctx, s, m); err != nil {
-			return old, now, err
-		}
-		now, err = factsOf(ctx, s, other)
-		return old, now, err
-	}
-	documents, err := s.FactsHistory(ctx, m.ID, inventory.SourceAgent)
-	if err != nil {
-		return old, now, err
-	}
-	if len(documents) < 2 {
-		return old, now, tooFewReports(m, len(documents))
-	}
-	slices.SortFunc(documents, func(a, b inventory.Document) int { return a.ObservedAt.Compare(b.ObservedAt) })
-	return documents[len(documents)-2].Facts, documents[len(documents)-1].Facts, nil
-}
-
-func tooFewReports(m inventory.Machine, n int) error {
-	return fmt.Errorf("%s has %s of the agent; a comparison needs two", nameOf(m), count(n, "report"))
 }

@@ -190,36 +190,6 @@ func (a *app) forgetRemote(ctx context.Context, f *inventoryFlags, name string) 
 	return a.forgot(m.Machine)
 }
 
-// twoRemoteFacts are the documents that a diff is about; see twoFacts.
-func twoRemoteFacts(ctx context.Context, f *inventoryFlags, names []string) (old, now inventory.Facts, err error) {
-	c, m, _, err := f.remoteMachine(ctx, names[0])
-	if err != nil {
-		return old, now, err
-	}
-	if len(names) == 2 {
-		_, other, _, err := f.remoteMachine(ctx, names[1])
-		if err != nil {
-			return old, now, err
-		}
-		first, err := c.Facts(ctx, m.ID.String())
-		if err != nil {
-			return old, now, err
-		}
-		second, err := c.Facts(ctx, other.ID.String())
-		return first.Facts, second.Facts, err
-	}
-	var newest []inventory.Document
-	for r, err := range c.History(ctx, m.ID.String(), inventory.SourceAgent) {
-		if err != nil {
-			return old, now, err
-		}
-		if newest = append(newest, r.Document); len(newest) == 2 {
-			return newest[1].Facts, newest[0].Facts, nil
-		}
-	}
-	return old, now, tooFewReports(m.Machine, len(newest))
-}
-
 func (a *app) tagRemote(ctx context.Context, f *inventoryFlags, name string, set map[string]string, remove []string) error {
 	c, m, _, err := f.remoteMachine(ctx, name)
 	if err != nil {

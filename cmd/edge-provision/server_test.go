@@ -96,9 +96,11 @@ func TestReadsAreTheSameOverTheAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, version := range []string{"1.0", "1.1"} {
-		f := inventory.Facts{BIOS: &inventory.BIOS{Version: version}}
-		if _, _, err := c.catalog.PutFacts(ctx, c.m.ID, inventory.SourceAgent, f, time.Now().Add(time.Duration(i)*time.Minute)); err != nil {
-			t.Fatal(err)
+		for _, source := range []inventory.Source{inventory.SourceAgent, inventory.SourceRedfish} {
+			f := inventory.Facts{BIOS: &inventory.BIOS{Version: version}}
+			if _, _, err := c.catalog.PutFacts(ctx, c.m.ID, source, f, time.Now().Add(time.Duration(i)*time.Minute)); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	if _, err := c.catalog.Commission(ctx, c.m.ID, ""); err != nil {
@@ -116,6 +118,8 @@ func TestReadsAreTheSameOverTheAPI(t *testing.T) {
 	for _, args := range [][]string{
 		{"diff", shopMACa},
 		{"diff", shopMACa, shopMACb},
+		{"diff", shopMACa, "--source", "redfish"},
+		{"diff", shopMACa, shopMACa, "--source", "redfish"},
 		{"diff", shopMACa, "-o", "json"},
 		{"export", "-o", "full"},
 		{"export", "-o", "netbox"},
@@ -167,7 +171,7 @@ func TestReadsAreTheSameOverTheAPI(t *testing.T) {
 		t.Errorf("the refused reactions are listed as\n%s\nwant the one, with its reason", list)
 	}
 	for _, wrong := range [][]string{
-		{"reactions", "--state", "running"}, {"reactions", "-o", "csv"}, {"reactions", "nobody"}, {"diff", shopMACb}, {"show", shopMACa, "--site", "another"}, {"import", "-"},
+		{"reactions", "--state", "running"}, {"reactions", "-o", "csv"}, {"reactions", "nobody"}, {"diff", shopMACb}, {"diff", shopMACa, "--source", "ipmi"}, {"diff", shopMACa, shopMACb, "--source", "redfish"}, {"show", shopMACa, "--site", "another"}, {"import", "-"},
 	} {
 		cli(t, exitError, append([]string{"inventory"}, append(wrong, "--server", c.url)...)...)
 	}
