@@ -131,7 +131,11 @@ func describe(e inventory.Event) string {
 	case inventory.EventMachineDriftEnd:
 		return sentence("hardware "+a("how"), field("by", a("by")))
 	case inventory.EventIdentityConflict:
-		return sentence("identity conflict by "+a("by"), a("a")+" and "+a("b"))
+		between := a("a")
+		if a("b") != "" {
+			between += " and " + a("b")
+		}
+		return sentence("identity conflict by "+a("by"), between)
 	case inventory.EventHostFirewall:
 		return sentence("blocks port "+a("port"), a("rule"))
 	case inventory.EventDiskNoMatch:

@@ -64,6 +64,13 @@ func (v *view) conflict() *Finding {
 		return nil
 	}
 	e := v.events[i]
+	if attr(e, "b") == "" {
+		return problem(HopSite, []inventory.Event{e},
+			fmt.Sprintf("What was seen is machine %s by one of its identifiers, but its %s is another. Nothing of it is kept until a person decides.", attr(e, "a"), attr(e, "by")),
+			"Compare the label on the machine with its serial and MACs in site.hcl: a network card or mainboard may have been swapped.",
+			"If its hardware was changed for good, forget what was known of it: edge-provision inventory forget "+attr(e, "a"),
+			"If the network card was moved from another machine, correct the MAC of that machine in site.hcl first.")
+	}
 	return problem(HopSite, []inventory.Event{e},
 		fmt.Sprintf("What was seen points at two machines: by its %s it is %s and %s. Nothing is merged until a person decides.", attr(e, "by"), attr(e, "a"), attr(e, "b")),
 		"Compare the labels on both machines with their serials and MACs in site.hcl: a network card or mainboard may have been swapped.",

@@ -196,6 +196,7 @@ var expectations = map[string]struct {
 	"firewall-passed":          {Progress, HopDecision, "waits in the installer"},
 	"held":                     {Progress, HopDecision, "waits in the installer"},
 	"hostile":                  {Problem, HopSite, "does not"},
+	"identity-another-board":   {Problem, HopSite, "its serial is another"},
 	"identity-conflict":        {Problem, HopSite, "two machines"},
 	"installed-without-ssh":    {Problem, HopSSH, "does not answer over SSH"},
 	"ipxe-without-script":      {Problem, HopIPXE, "never asked for its script"},
