@@ -350,6 +350,18 @@ type (
 	}
 )
 
+// SetDigest sets the "digest" field.
+func (u *ReactionUpsert) SetDigest(v string) *ReactionUpsert {
+	u.Set(reaction.FieldDigest, v)
+	return u
+}
+
+// UpdateDigest sets the "digest" field to the value that was provided on create.
+func (u *ReactionUpsert) UpdateDigest() *ReactionUpsert {
+	u.SetExcluded(reaction.FieldDigest)
+	return u
+}
+
 // SetState sets the "state" field.
 func (u *ReactionUpsert) SetState(v string) *ReactionUpsert {
 	u.Set(reaction.FieldState, v)
@@ -478,9 +490,6 @@ func (u *ReactionUpsertOne) UpdateNewValues() *ReactionUpsertOne {
 		if _, exists := u.create.mutation.Class(); exists {
 			s.SetIgnore(reaction.FieldClass)
 		}
-		if _, exists := u.create.mutation.Digest(); exists {
-			s.SetIgnore(reaction.FieldDigest)
-		}
 		if _, exists := u.create.mutation.QueuedAt(); exists {
 			s.SetIgnore(reaction.FieldQueuedAt)
 		}
@@ -513,6 +522,20 @@ func (u *ReactionUpsertOne) Update(set func(*ReactionUpsert)) *ReactionUpsertOne
 		set(&ReactionUpsert{UpdateSet: update})
 	}))
 	return u
+}
+
+// SetDigest sets the "digest" field.
+func (u *ReactionUpsertOne) SetDigest(v string) *ReactionUpsertOne {
+	return u.Update(func(s *ReactionUpsert) {
+		s.SetDigest(v)
+	})
+}
+
+// UpdateDigest sets the "digest" field to the value that was provided on create.
+func (u *ReactionUpsertOne) UpdateDigest() *ReactionUpsertOne {
+	return u.Update(func(s *ReactionUpsert) {
+		s.UpdateDigest()
+	})
 }
 
 // SetState sets the "state" field.
@@ -825,9 +848,6 @@ func (u *ReactionUpsertBulk) UpdateNewValues() *ReactionUpsertBulk {
 			if _, exists := b.mutation.Class(); exists {
 				s.SetIgnore(reaction.FieldClass)
 			}
-			if _, exists := b.mutation.Digest(); exists {
-				s.SetIgnore(reaction.FieldDigest)
-			}
 			if _, exists := b.mutation.QueuedAt(); exists {
 				s.SetIgnore(reaction.FieldQueuedAt)
 			}
@@ -861,6 +881,20 @@ func (u *ReactionUpsertBulk) Update(set func(*ReactionUpsert)) *ReactionUpsertBu
 		set(&ReactionUpsert{UpdateSet: update})
 	}))
 	return u
+}
+
+// SetDigest sets the "digest" field.
+func (u *ReactionUpsertBulk) SetDigest(v string) *ReactionUpsertBulk {
+	return u.Update(func(s *ReactionUpsert) {
+		s.SetDigest(v)
+	})
+}
+
+// UpdateDigest sets the "digest" field to the value that was provided on create.
+func (u *ReactionUpsertBulk) UpdateDigest() *ReactionUpsertBulk {
+	return u.Update(func(s *ReactionUpsert) {
+		s.UpdateDigest()
+	})
 }
 
 // SetState sets the "state" field.

@@ -28,6 +28,20 @@ func (_u *ReactionUpdate) Where(ps ...predicate.Reaction) *ReactionUpdate {
 	return _u
 }
 
+// SetDigest sets the "digest" field.
+func (_u *ReactionUpdate) SetDigest(v string) *ReactionUpdate {
+	_u.mutation.SetDigest(v)
+	return _u
+}
+
+// SetNillableDigest sets the "digest" field if the given value is not nil.
+func (_u *ReactionUpdate) SetNillableDigest(v *string) *ReactionUpdate {
+	if v != nil {
+		_u.SetDigest(*v)
+	}
+	return _u
+}
+
 // SetState sets the "state" field.
 func (_u *ReactionUpdate) SetState(v string) *ReactionUpdate {
 	_u.mutation.SetState(v)
@@ -195,6 +209,9 @@ func (_u *ReactionUpdate) sqlSave(ctx context.Context) (_node int, err error) {
 			}
 		}
 	}
+	if value, ok := _u.mutation.Digest(); ok {
+		_spec.SetField(reaction.FieldDigest, field.TypeString, value)
+	}
 	if value, ok := _u.mutation.State(); ok {
 		_spec.SetField(reaction.FieldState, field.TypeString, value)
 	}
@@ -246,6 +263,20 @@ type ReactionUpdateOne struct {
 	fields   []string
 	hooks    []Hook
 	mutation *ReactionMutation
+}
+
+// SetDigest sets the "digest" field.
+func (_u *ReactionUpdateOne) SetDigest(v string) *ReactionUpdateOne {
+	_u.mutation.SetDigest(v)
+	return _u
+}
+
+// SetNillableDigest sets the "digest" field if the given value is not nil.
+func (_u *ReactionUpdateOne) SetNillableDigest(v *string) *ReactionUpdateOne {
+	if v != nil {
+		_u.SetDigest(*v)
+	}
+	return _u
 }
 
 // SetState sets the "state" field.
@@ -444,6 +475,9 @@ func (_u *ReactionUpdateOne) sqlSave(ctx context.Context) (_node *Reaction, err 
 				ps[i](selector)
 			}
 		}
+	}
+	if value, ok := _u.mutation.Digest(); ok {
+		_spec.SetField(reaction.FieldDigest, field.TypeString, value)
 	}
 	if value, ok := _u.mutation.State(); ok {
 		_spec.SetField(reaction.FieldState, field.TypeString, value)

@@ -122,7 +122,7 @@ func (a *app) apply(ctx context.Context, path string, f applyFlags, resumed *wor
 	}}
 	w.runner.FailPoint = points
 	ap.provisioner = &steps.Provisioner{
-		Site: w.site, Catalog: w.catalog, Wanted: w.wanted, Powers: w.powers, Hosts: w.hosts,
+		Site: w.site, Catalog: w.catalog, Keys: w.keys, Wanted: w.wanted, Powers: w.powers, Hosts: w.hosts,
 		Clock: workflows.SystemClock{}, Images: w.images, ControllerKey: w.key, Fence: fence,
 		Tell: screen.Tell, Explain: w.explain, Adopter: w.adopter,
 	}
@@ -215,7 +215,7 @@ func (ap *applying) carryOut(ctx context.Context, plan workflows.Plan, refused, 
 			return exitCode(exitError)
 		}
 		fmt.Fprint(ap.app.stderr, "\nNothing was written. With what is known now:\n\n")
-		if err := steps.Bind(ctx, ap.site, ap.catalog); err != nil {
+		if err := steps.Bind(ctx, ap.site, ap.catalog, ap.keys); err != nil {
 			return err
 		}
 		next, nextRefused, err := ap.plan(ctx, ap.service, ap.flags.options())
@@ -451,8 +451,8 @@ func (ap *applying) serve(ctx context.Context, stage workflows.Plan) error {
 	ap.end, ap.served = end, make(chan struct{})
 	ap.use(service)
 	discovery := &steps.Discovery{
-		Site: func() *site.Site { return ap.site }, Catalog: ap.catalog, Dispatch: service.Dispatch, Wanted: ap.wanted, Fence: ap.fence, Tell: ap.tell,
-		Busy: func() bool { return true },
+		Site: func() *site.Site { return ap.site }, Catalog: ap.catalog, Keys: ap.keys, Dispatch: service.Dispatch, Wanted: ap.wanted, Fence: ap.fence,
+		Tell: ap.tell, Busy: func() bool { return true },
 	}
 	go func() {
 		defer close(ap.served)

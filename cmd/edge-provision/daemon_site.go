@@ -190,7 +190,7 @@ func (d *daemon) exchange(ctx context.Context, w, follows *world, boot func(), b
 		return nil, err
 	}
 	// What can be refused is, before anything is written.
-	if _, err := steps.Foresee(ctx, w.site, w.catalog); err != nil {
+	if _, err := steps.Foresee(ctx, w.site, w.catalog, w.keys); err != nil {
 		return nil, err
 	}
 	// Whoever asked for it may go: a version is recorded as a whole, or not.
@@ -270,7 +270,7 @@ func (d *daemon) closeWorlds() error {
 // discover lets discovered machines go until ctx ends.
 func (d *daemon) discover(ctx context.Context) {
 	discovery := &steps.Discovery{
-		Site: func() *site.Site { return d.current().site }, Turn: d.turn.RLocker(), Catalog: d.catalog, Dispatch: d.service.Dispatch,
+		Site: func() *site.Site { return d.current().site }, Turn: d.turn.RLocker(), Catalog: d.catalog, Keys: d.current().keys, Dispatch: d.service.Dispatch,
 		Wanted: d.wanted, Busy: func() bool { return d.underway() != nil }, Fence: d.fence, Tell: d.current().tell,
 	}
 	discovery.Run(ctx)

@@ -143,7 +143,7 @@ func (w *world) plan(ctx context.Context, service *steps.Service, o workflows.Bu
 		return plan, false, err
 	}
 	plan, diags := workflows.Build(w.site, seen, o)
-	if plan.Classes, err = steps.ClassViews(ctx, w.site, w.catalog, w.foresight, time.Now()); err != nil {
+	if plan.Classes, err = steps.ClassViews(ctx, w.site, w.catalog, w.keys, w.foresight, time.Now()); err != nil {
 		return plan, false, err
 	}
 	upgrades, err := w.checkUpgrade(ctx)

@@ -188,7 +188,7 @@ func (d *daemon) hinders(why error) {
 // react starts what the classes of the site say, until ctx ends.
 func (d *daemon) react(ctx context.Context) {
 	r := &steps.Reactor{
-		Site: func() *site.Site { return d.current().site }, Turn: d.turn.RLocker(), Withheld: d.withholds, Catalog: d.catalog,
+		Site: func() *site.Site { return d.current().site }, Turn: d.turn.RLocker(), Withheld: d.withholds, Catalog: d.catalog, Keys: d.current().keys,
 		Carrier: carrier{starter: d, stops: d.ends, edited: d.edited, withheld: d.withholds, served: d.current, hinders: d.hinders},
 		Tell:    func(p steps.Progress) { d.current().tell(p) },
 	}

@@ -284,7 +284,7 @@ func TestADiscoveredMachineWithAFullDiskIsNotErased(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &steps.Reactor{
-		Site: func() *site.Site { return d.current().site }, Catalog: d.catalog, Carrier: carrier{starter: d, stops: d.ends, edited: d.edited, served: d.current, hinders: d.hinders},
+		Site: func() *site.Site { return d.current().site }, Catalog: d.catalog, Keys: w.keys, Carrier: carrier{starter: d, stops: d.ends, edited: d.edited, served: d.current, hinders: d.hinders},
 		Tell: func(p steps.Progress) { t.Log(p.Address, p.Phase, p.Message) },
 	}
 	for range 2 {

@@ -235,7 +235,7 @@ func (w *world) fill(ctx context.Context, path string) error {
 // foresee has everything go by what the site would make of the machines, and
 // writes nothing: nobody has approved it yet.
 func (w *world) foresee(ctx context.Context) error {
-	f, err := steps.Foresee(ctx, w.site, w.catalog)
+	f, err := steps.Foresee(ctx, w.site, w.catalog, w.keys)
 	if err != nil {
 		return err
 	}

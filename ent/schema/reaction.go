@@ -20,7 +20,7 @@ func (Reaction) Fields() []ent.Field {
 		field.Int64("id"),
 		field.String("site").Immutable(),
 		field.String("class").Immutable(),
-		field.String("digest").Immutable().Comment("of the class's rule and of what it starts"),
+		field.String("digest").Comment("of the class's rule and of what it starts"),
 		field.String("state"),
 		field.String("address").Optional().Comment("that the machine was bound to when it started"),
 		field.String("reason").Optional().Comment("why it waits, or how it ended"),

@@ -352,7 +352,8 @@ func (c *compiler) element(r *ref, key cty.Value, rng hcl.Range) *ref {
 		c.complain(rng, "Unsupported index", "%s is %s, not a list.", r, r.typ.kind)
 		return nil
 	}
-	key, _ = key.UnmarkDeep()
+	key, marks := key.UnmarkDeep()
+	c.sensitive = c.sensitive || len(marks) > 0
 	if key.Type() == cty.Number && key.IsKnown() && !key.IsNull() {
 		if n, ok := numberOf(key); ok {
 			if i, ok := index(n); ok {

@@ -20,6 +20,8 @@ type node interface {
 	when(w *writer, want Result)
 	// reason says why eval is not want; only called when it is not.
 	reason(env env, want Result) string
+	// canonical writes the whole condition for Digest.
+	canonical(f *canonical)
 	String() string
 }
 
@@ -28,6 +30,7 @@ type text interface {
 	value(env env) (string, bool)
 	write(w *writer)
 	eachRef(func(*ref))
+	canonical(f *canonical)
 	String() string
 }
 

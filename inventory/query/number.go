@@ -26,6 +26,7 @@ type integer interface {
 	value(env env) (int64, bool)
 	write(w *writer)
 	eachRef(func(*ref))
+	canonical(f *canonical)
 }
 
 type (

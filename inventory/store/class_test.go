@@ -151,4 +151,32 @@ func TestAReactionIsQueuedOnceAndMovesOneWay(t *testing.T) {
 	})
 }
 
+// A machine that has a reaction under both digests keeps them as they are, and so
+// does what is of another class, definition or site.
+func TestReactionsAreRenewedWhereNothingStandsInTheWay(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		ctx, s := t.Context(), storetest.Open(t, cfg)
+		a, b := observe(t, s, seen("", uuidA, 1)), observe(t, s, seen("", uuidB, 2))
+		for _, r := range []inventory.Reaction{
+			{Machine: a.ID, Class: "till", Digest: "former"},
+			{Machine: a.ID, Class: "till", Digest: "older"},
+			{Machine: a.ID, Class: "other", Digest: "former"},
+			{Machine: b.ID, Class: "till", Digest: "former"},
+			{Machine: b.ID, Class: "till", Digest: "new"},
+		} {
+			r.Site, r.State = site, inventory.ReactionDone
+			must[bool](t)(s.QueueReaction(ctx, r))
+		}
+		ok(t, s.RenewReactions(ctx, "elsewhere", "till", "former", "new"))
+		ok(t, s.RenewReactions(ctx, site, "till", "former", "new"))
+		var got []string
+		for _, r := range must[[]inventory.Reaction](t)(s.Reactions(ctx, store.ReactionFilter{})) {
+			got = append(got, r.Class+" "+r.Digest)
+		}
+		if want := []string{"till new", "till older", "other former", "till former", "till new"}; !slices.Equal(got, want) {
+			t.Errorf("reactions = %q; want %q", got, want)
+		}
+	})
+}
+
 func second[T any](_ T, err error) error { return err }

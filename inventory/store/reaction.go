@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 
+	"entgo.io/ent/dialect/sql"
 	"github.com/google/uuid"
 
 	"github.com/edge-provision/edge-provision/ent"
@@ -108,6 +109,21 @@ func (s *Store) QueueReaction(ctx context.Context, r inventory.Reaction) (queued
 		return s.reacted(ctx, tx, reactionOf(made))
 	})
 	return queued, err
+}
+
+// RenewReactions gives the reactions of a class that are kept under a former digest
+// of its definition another one. A machine that has one under the new digest
+// already keeps both as they are. It changes nothing about what was reacted to, so
+// that no event tells of it.
+func (s *Store) RenewReactions(ctx context.Context, site, class, former, digest string) error {
+	return s.write(ctx, "renewing the reactions of class "+class, func(tx *ent.Tx) error {
+		return tx.Reaction.Update().
+			Where(reaction.Site(site), reaction.Class(class), reaction.Digest(former), func(rows *sql.Selector) {
+				known := sql.Table(reaction.Table)
+				rows.Where(sql.NotIn(rows.C(reaction.FieldMachineID), sql.Select(known.C(reaction.FieldMachineID)).From(known).
+					Where(sql.And(sql.EQ(known.C(reaction.FieldClass), class), sql.EQ(known.C(reaction.FieldDigest), digest)))))
+			}).SetDigest(digest).Exec(ctx)
+	})
 }
 
 // ErrReactionMoved says that a reaction is not in the state that a change of it

@@ -40,14 +40,23 @@ func Of(classes []*site.Class, m inventory.Machine, f *inventory.Facts) ([]strin
 	return out, nil
 }
 
+// Digester makes digests that nobody without its key can guess a value at.
+type Digester interface {
+	Digest(name string, value []byte) string
+}
+
 // Digest names the rules of classes: with another digest each machine has to be
-// looked at again.
-func Digest(classes []*site.Class) string {
+// looked at again. keys is asked only about a rule with a sensitive value.
+func Digest(classes []*site.Class, keys Digester) string {
 	var rules []string
 	for _, c := range classes {
-		rules = append(rules, c.Name, c.Match.String())
+		rules = append(rules, c.Name, matchDigest(c, keys))
 	}
 	return digest(rules...)
+}
+
+func matchDigest(c *site.Class, keys Digester) string {
+	return c.Match.Digest(func(form []byte) string { return keys.Digest("match of a class", form) })
 }
 
 func digest(parts ...string) string {
@@ -62,6 +71,9 @@ func digest(parts ...string) string {
 type Rule struct {
 	Class  string
 	Digest string
+	// Former is the digest that programs gave the same definition which digested
+	// a rule as it is shown: see Renew.
+	Former string
 	// Machines is the name of the machines that may be installed; empty: none
 	// are. Provision are their addresses.
 	Machines  string
@@ -74,14 +86,15 @@ type Rule struct {
 // Rules are those of the classes that start something, in their order. The digest
 // is over what is started and when, not over how many at a time; another
 // instance of the machines that are provisioned does not change it.
-func Rules(classes []*site.Class) []Rule {
+func Rules(classes []*site.Class, keys Digester) []Rule {
 	var out []Rule
 	for _, c := range classes {
 		if c.React == nil {
 			continue
 		}
 		r := Rule{Class: c.Name, Machines: c.React.Machines, Provision: c.React.Provision, Workflow: c.React.Workflow, AtOnce: c.React.AtOnce, PerHour: c.React.PerHour}
-		r.Digest = digest(c.Name, c.Match.String(), r.Machines, r.Workflow)
+		r.Digest = digest(c.Name, matchDigest(c, keys), r.Machines, r.Workflow)
+		r.Former = digest(c.Name, c.Match.String(), r.Machines, r.Workflow)
 		out = append(out, r)
 	}
 	return out
@@ -102,6 +115,34 @@ type Member struct {
 	// Taken says that the catalog holds an installation at the address which is
 	// not this machine's: an apply would take the machine for installed.
 	Taken bool
+}
+
+// Renew gives kept reactions that bear the former digest of a rule its digest. A
+// machine that was reacted to before this program came is then not reacted to
+// again, and is when the rule is edited after. renewed are the rules for which
+// there was such a reaction.
+func Renew(rules []Rule, kept []inventory.Reaction) (out []inventory.Reaction, renewed []Rule) {
+	out = slices.Clone(kept)
+	for _, rule := range rules {
+		known := map[uuid.UUID]bool{}
+		for _, r := range kept {
+			if r.Class == rule.Class && r.Digest == rule.Digest {
+				known[r.Machine] = true
+			}
+		}
+		count := 0
+		for i, r := range out {
+			// What was kept twice, by programs of both kinds, stays as it is.
+			if r.Class == rule.Class && r.Digest == rule.Former && !known[r.Machine] {
+				out[i].Digest = rule.Digest
+				count++
+			}
+		}
+		if count > 0 {
+			renewed = append(renewed, rule)
+		}
+	}
+	return out, renewed
 }
 
 // key is what a machine is reacted to once for.

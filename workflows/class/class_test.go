@@ -2,6 +2,7 @@ package class
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -384,7 +385,7 @@ func depotWith(t *testing.T, least, atOnce, keys string) *site.Site {
 }
 
 func TestADefinitionIsWhatIsStartedAndWhen(t *testing.T) {
-	digest := func(s *site.Site) string { return Rules(s.Classes)[0].Digest }
+	digest := func(s *site.Site) string { return Rules(s.Classes, nil)[0].Digest }
 	was := digest(depotWith(t, "2", "1", `"a", "b"`))
 	for _, s := range []*site.Site{depotWith(t, "2", "5", `"a", "b"`), depotWith(t, "2", "1", `"a", "b", "c"`)} {
 		if got := digest(s); got != was {
@@ -393,6 +394,126 @@ func TestADefinitionIsWhatIsStartedAndWhen(t *testing.T) {
 	}
 	if digest(depotWith(t, "3", "1", `"a", "b"`)) == was {
 		t.Error("digest with another rule is the same; want another")
+	}
+}
+
+// hashKey makes digests as a keyring does.
+type hashKey string
+
+// Digest implements Digester.
+func (k hashKey) Digest(name string, value []byte) string {
+	return digest(string(k), name, string(value))
+}
+
+const ruled = `
+site "shop" {}
+variable "secret" {
+  type      = string
+  default   = "SECRET"
+  sensitive = true
+}
+class "till" {
+  match = RULE
+  react {
+    workflow = workflow.w
+  }
+}
+workflow "w" {
+  step "touch" "t" {
+  }
+}
+`
+
+func classesOf(t *testing.T, rule, secret string) []*site.Class {
+	return load(t, strings.NewReplacer("RULE", rule, "SECRET", secret).Replace(ruled)).Classes
+}
+
+func TestEveryChangeOfARuleIsAnotherDefinition(t *testing.T) {
+	key := hashKey("of this catalog")
+	long := strings.Repeat("x", 90)
+	for name, change := range map[string][2][]*site.Class{
+		"what comes late in a pattern": {
+			classesOf(t, `regex("^(`+long+`|ZZ1)$", facts.system.serial)`, ""), classesOf(t, `regex("^(`+long+`|SERIALB)$", facts.system.serial)`, ""),
+		},
+		"a sensitive value": {classesOf(t, `facts.system.serial == var.secret`, "7XK2Q93"), classesOf(t, `facts.system.serial == var.secret`, "8XK2Q93")},
+	} {
+		if Digest(change[0], key) == Digest(change[1], key) {
+			t.Errorf("Digest() is the same after a change of %s; want another, so that machines are looked at again", name)
+		}
+		if Rules(change[0], key)[0].Digest == Rules(change[1], key)[0].Digest {
+			t.Errorf("a rule's digest is the same after a change of %s; want another, so that machines are reacted to again", name)
+		}
+	}
+	secret := classesOf(t, `facts.system.serial == var.secret`, "7XK2Q93")
+	if Digest(secret, key) == Digest(secret, hashKey("of another")) {
+		t.Error("Digest() of a rule with a sensitive value is the same with another key; want it made with the key, so that nobody tries values out")
+	}
+}
+
+// A machine that was reacted to is reacted to again under another digest: these
+// are in catalogs, and what they name must not start once more.
+func TestDigestsInCatalogsAreRecognized(t *testing.T) {
+	for rule, want := range map[string][2]string{
+		`facts.memory.bytes >= GiB(2) && length(facts.disks) == 1`: {
+			"sha256:76b0e5e73bc0ccdb3c99629eda4371321cc51e05c28d56f00821a3f1f9390de0", "sha256:0785a67ce71cbc59cff7aaaa25510ae3a4014a66a658931d5c32b4414e0d5cfc",
+		},
+		`regex("^(` + strings.Repeat("x", 90) + `|ZZ1)$", facts.system.serial)`: {
+			"sha256:5657abc8fa0b616232ccab8745de393ee5a3f6787b683a9b1cf2b69dca89c8bb", "sha256:e9118a41519f65bccb400e725bd8fed5787be3742f98cfad4a79425c236a17cd",
+		},
+		`facts.system.serial == var.secret`: {
+			"sha256:62c9d145b8e84c4804500aa34c49a8803b8b7db00a344ac0021201773b6d73db", "sha256:1cc1ce98d250acdea1f0444befce850ca44b8436a30ead52cc1d1d7e867db2ec",
+		},
+		`any([for d in facts.disks : !d.rotational && d.bytes >= TiB(1) if d.bus == "nvme"])`: {
+			"sha256:3d00732294828ce98643f7c113637cac84df1b9fb40ae14e141b4ef5630a8ebe", "sha256:c56d74375f81a3fc454a06f1bb36f140b01e2960533f27eb5de4dd9d1f169df2",
+		},
+		`contains(facts.nics[*].driver, "igc") || machine.tags["asset no"] != "0042"`: {
+			"sha256:d4a19db3283dc50b53f17caa92fb49877f87d675fcd0673f0c9de8b7143dfb91", "sha256:87b032b0bf2554197b01fa3b39da11f91a2480ddbbda6f59a86629216a92b6a4",
+		},
+		`!missing(facts.tpm) && glob("Edge-*", facts.system.product)`: {
+			"sha256:c451541b7713a24e87e45d1f407757cc56e24b68ba133c4ecf604c3c119584d3", "sha256:e45257c26f31e604c7e39e901db7349bd437635e6bcd057a3e9a739ec3e349be",
+		},
+		`machine.state == "held"`: {
+			"sha256:17529f23b5eb15993b91e5ed04e3792e1a38f741f02d65c2075300c22adfe3ac", "sha256:5ff3527f7e9552bb1ea32fa7e4eae14f396754b6d9b1341806f5d1824e7f6d99",
+		},
+		`(facts.firmware.secure_boot ? facts.cpu.cores * 2 : -facts.cpu.threads) % 3 > 0.5`: {
+			"sha256:4fca04d927e2c8ab5fe1e49f23c4070802e45f85c703161906e3bae253542371", "sha256:fd0ba996d0c49716568865e77d7c6c07886ac8c4d7feda89959e42c97c73b2da",
+		},
+		`GiB(facts.cpu.cores) / 3 < facts.memory.bytes == (facts.system.serial < "M")`: {
+			"sha256:69de8eba6d528846cb7e4369e422ee0190ce08f1dd9da560c22ba402eb48f2df", "sha256:2b699770589e26ec1af63c4796658274a451504ab8a79b6a90a5be39b444b767",
+		},
+		`all([for m in machine.macs : m != "52-54-00-00-00-01"])`: {
+			"sha256:939476c88d454ef9684e51ce29dd6fc852a577509cd9321a641e12c63de9e2ea", "sha256:f023529eee2b377944e8b7d1c766621ecae8ab80b91aade1dc5672c6c780c30c",
+		},
+	} {
+		got := Rules(classesOf(t, rule, "7XK2Q93"), hashKey("k"))[0]
+		if got.Former != want[0] {
+			t.Errorf("%s: former digest %s; want %s", rule, got.Former, want[0])
+		}
+		if got.Digest != want[1] {
+			t.Errorf("%s: digest %s; want %s", rule, got.Digest, want[1])
+		}
+	}
+}
+
+func TestReactionsUnderAFormerDigestAreRenewed(t *testing.T) {
+	y := newYard(1, 100)
+	y.rules[0].Former = "d0"
+	for n, digest := range map[int]string{1: "d0", 2: "d1", 3: "older"} {
+		y.come(n, "")
+		y.kept = append(y.kept, inventory.Reaction{ID: int64(n), Machine: id(n), Class: "till", Digest: digest, State: inventory.ReactionDone})
+	}
+	// A program from before came between, and kept the second machine once more.
+	y.kept = append(y.kept, inventory.Reaction{ID: 4, Machine: id(2), Class: "till", Digest: "d0", State: inventory.ReactionQueued})
+	out, renewed := Renew(y.rules, y.kept)
+	got := map[int64]string{}
+	for _, r := range out {
+		got[r.ID] = r.Digest
+	}
+	if want := (map[int64]string{1: "d1", 2: "d1", 3: "older", 4: "d0"}); !maps.Equal(got, want) || len(renewed) != 1 {
+		t.Errorf("Renew() = %v, %d rules; want %v, one rule", got, len(renewed), want)
+	}
+	if _, again := Renew(y.rules, out); len(again) != 0 {
+		t.Errorf("Renew() of what was renewed = %v; want nothing to do", again)
 	}
 }
 

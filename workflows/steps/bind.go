@@ -13,6 +13,7 @@ import (
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/query"
 	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows/class"
 	"github.com/edge-provision/edge-provision/workflows/site"
 )
 
@@ -22,8 +23,8 @@ import (
 // that is declared by a class gets the machine of the class that came first
 // among those that have no address. What another program has given meanwhile is
 // not taken from it: *store.TakenError.
-func Bind(ctx context.Context, s *site.Site, catalog *store.Store) error {
-	if err := Classify(ctx, s, catalog); err != nil {
+func Bind(ctx context.Context, s *site.Site, catalog *store.Store, keys class.Digester) error {
+	if err := Classify(ctx, s, catalog, keys); err != nil {
 		return err
 	}
 	rows, err := catalog.Machines(ctx, store.MachineFilter{Site: s.Name})
@@ -38,14 +39,15 @@ func Bind(ctx context.Context, s *site.Site, catalog *store.Store) error {
 // recordNow has record, which is Bind or Classify, go by a site as it is now, in
 // its turn, and returns the site.
 func recordNow(
-	ctx context.Context, turn sync.Locker, now func() *site.Site, catalog *store.Store, record func(context.Context, *site.Site, *store.Store) error,
+	ctx context.Context, turn sync.Locker, now func() *site.Site, catalog *store.Store, keys class.Digester,
+	record func(context.Context, *site.Site, *store.Store, class.Digester) error,
 ) (*site.Site, error) {
 	if turn != nil {
 		turn.Lock()
 		defer turn.Unlock()
 	}
 	s := now()
-	return s, record(ctx, s, catalog)
+	return s, record(ctx, s, catalog, keys)
 }
 
 // assign gives the addresses that are declared by what a machine is to the rows,

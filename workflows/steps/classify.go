@@ -35,8 +35,8 @@ const classifyLag = 5_000
 // Classify records in which classes of the site the machines of the catalog are.
 // It looks at those that changed since the last time, and at all when the rules
 // did, or when changes were forgotten by retention.
-func Classify(ctx context.Context, s *site.Site, catalog *store.Store) error {
-	u, err := unclassify(ctx, s, catalog)
+func Classify(ctx context.Context, s *site.Site, catalog *store.Store, keys class.Digester) error {
+	u, err := unclassify(ctx, s, catalog, keys)
 	if err != nil || u.never {
 		return err
 	}
@@ -69,7 +69,7 @@ type unclassified struct {
 }
 
 // unclassify finds out which machines are to be looked at.
-func unclassify(ctx context.Context, s *site.Site, catalog *store.Store) (u unclassified, err error) {
+func unclassify(ctx context.Context, s *site.Site, catalog *store.Store, keys class.Digester) (u unclassified, err error) {
 	b, err := catalog.Settings().Get(ctx, classifiedKey(s.Name))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -87,7 +87,7 @@ func unclassify(ctx context.Context, s *site.Site, catalog *store.Store) (u uncl
 	if err != nil {
 		return u, err
 	}
-	u.now = classified{Digest: class.Digest(s.Classes), After: span.Newest}
+	u.now = classified{Digest: class.Digest(s.Classes, keys), After: span.Newest}
 	if u.last.Digest != u.now.Digest || u.last.After < span.Pruned || u.last.After > span.Newest {
 		u.all = true
 		return u, nil

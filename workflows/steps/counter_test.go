@@ -2,6 +2,10 @@ package steps_test
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -51,6 +55,7 @@ type counter struct {
 	*testing.T
 	site    *site.Site
 	catalog *store.Store
+	keys    key
 	said    said
 
 	mu     sync.Mutex
@@ -67,6 +72,16 @@ func newCounter(t *testing.T, cfg store.Config) *counter {
 		t.Fatal(err)
 	}
 	return &counter{T: t, site: s, catalog: storetest.Open(t, cfg)}
+}
+
+// key makes digests as a keyring does.
+type key string
+
+// Digest implements class.Digester.
+func (k key) Digest(name string, value []byte) string {
+	mac := hmac.New(sha256.New, []byte(k))
+	fmt.Fprintf(mac, "%s %s", name, value)
+	return hex.EncodeToString(mac.Sum(nil))
 }
 
 // Carry implements steps.Carrier.
@@ -99,7 +114,7 @@ func (c *counter) serve(s *site.Site) {
 
 // reactor is one of a program that has just started.
 func (c *counter) reactor() *steps.Reactor {
-	return &steps.Reactor{Site: c.served, Catalog: c.catalog, Carrier: c, Tell: c.said.tell}
+	return &steps.Reactor{Site: c.served, Catalog: c.catalog, Keys: c.keys, Carrier: c, Tell: c.said.tell}
 }
 
 // plugIn is a machine that netboots and reports its facts.

@@ -14,6 +14,7 @@ import (
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/workflows"
 	"github.com/edge-provision/edge-provision/workflows/agent"
+	"github.com/edge-provision/edge-provision/workflows/class"
 	"github.com/edge-provision/edge-provision/workflows/dispatch"
 	"github.com/edge-provision/edge-provision/workflows/site"
 )
@@ -28,6 +29,7 @@ type Discovery struct {
 	// Turn is as Reactor's.
 	Turn     sync.Locker
 	Catalog  *store.Store
+	Keys     class.Digester // of class rules with a sensitive value
 	Dispatch *dispatch.Server
 	// Wanted are the machines that a run works on; they are never let go.
 	Wanted *Wanted
@@ -86,7 +88,7 @@ func (d *Discovery) Pass(ctx context.Context) error {
 		d.let, d.since = map[string]bool{}, map[string]time.Time{}
 	}
 	// A machine that is declared by what it is stays for its installation.
-	declared, err := recordNow(ctx, d.Turn, d.Site, d.Catalog, Bind)
+	declared, err := recordNow(ctx, d.Turn, d.Site, d.Catalog, d.Keys, Bind)
 	if err != nil {
 		return err
 	}

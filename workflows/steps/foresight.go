@@ -11,6 +11,7 @@ import (
 
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows/class"
 	"github.com/edge-provision/edge-provision/workflows/site"
 )
 
@@ -28,7 +29,7 @@ func Record(ctx context.Context, s *site.Site, catalog *store.Store, keys Sealer
 			}
 		}
 	}
-	return Bind(ctx, s, catalog)
+	return Bind(ctx, s, catalog, keys)
 }
 
 // Foresight is what Record would write down, worked out and not written. A plan
@@ -45,7 +46,7 @@ type Foresight struct {
 }
 
 // Foresee works out what Record would write down. It writes nothing.
-func Foresee(ctx context.Context, s *site.Site, catalog *store.Store) (*Foresight, error) {
+func Foresee(ctx context.Context, s *site.Site, catalog *store.Store, keys class.Digester) (*Foresight, error) {
 	f, was, err := foreseeMoves(ctx, s, catalog)
 	if err != nil {
 		return nil, err
@@ -57,7 +58,7 @@ func Foresee(ctx context.Context, s *site.Site, catalog *store.Store) (*Foresigh
 			}
 		}
 	}
-	if err := f.classify(ctx, s, catalog, was); err != nil {
+	if err := f.classify(ctx, s, catalog, keys, was); err != nil {
 		return nil, err
 	}
 	return f, assign(ctx, s, catalog, f.rows, func(string, uuid.UUID) error { return nil })
@@ -132,8 +133,8 @@ func (f *Foresight) declare(ctx context.Context, catalog *store.Store, siteName 
 
 // classify is Classify. Machines that kept the address that was theirs are looked
 // at only where the catalog's record does not tell.
-func (f *Foresight) classify(ctx context.Context, s *site.Site, catalog *store.Store, was map[uuid.UUID]string) error {
-	u, err := unclassify(ctx, s, catalog)
+func (f *Foresight) classify(ctx context.Context, s *site.Site, catalog *store.Store, keys class.Digester, was map[uuid.UUID]string) error {
+	u, err := unclassify(ctx, s, catalog, keys)
 	if err != nil || u.never {
 		return err
 	}

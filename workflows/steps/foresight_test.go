@@ -111,8 +111,12 @@ func TestForesightIsWhatRecordWritesAndWritesNothing(t *testing.T) {
 	if err := catalog.PutApplied(t.Context(), store.Applied{Site: "store", Address: "machine.old", Kind: "machine", Outputs: record, SchemaVersion: 1}); err != nil {
 		t.Fatal(err)
 	}
+	keys, err := keyring.Open(t.Context(), keyring.Config{KeyFile: filepath.Join(t.TempDir(), "key"), Values: catalog.Settings()})
+	if err != nil {
+		t.Fatal(err)
+	}
 	before := all()
-	f, err := steps.Foresee(t.Context(), s, catalog)
+	f, err := steps.Foresee(t.Context(), s, catalog, keys)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,10 +125,6 @@ func TestForesightIsWhatRecordWritesAndWritesNothing(t *testing.T) {
 	}
 	if _, err := catalog.Applied(t.Context(), "store", "machine.old"); err != nil {
 		t.Errorf("what was applied at the old address: %v; want it there still", err)
-	}
-	keys, err := keyring.Open(t.Context(), keyring.Config{KeyFile: filepath.Join(t.TempDir(), "key"), Values: catalog.Settings()})
-	if err != nil {
-		t.Fatal(err)
 	}
 	want := map[string]uuid.UUID{"machine.moved": old.ID, "machine.first": large.ID, "machine.only": small.ID}
 	expected := map[string]inventory.Machine{}

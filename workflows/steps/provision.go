@@ -15,6 +15,7 @@ import (
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/workflows"
 	"github.com/edge-provision/edge-provision/workflows/agent"
+	"github.com/edge-provision/edge-provision/workflows/class"
 	"github.com/edge-provision/edge-provision/workflows/dispatch"
 	"github.com/edge-provision/edge-provision/workflows/site"
 )
@@ -32,6 +33,7 @@ import (
 type Provisioner struct {
 	Site     *site.Site
 	Catalog  *store.Store
+	Keys     class.Digester // of class rules with a sensitive value
 	Dispatch *dispatch.Server
 	Wanted   *Wanted
 	Powers   Powers
@@ -141,7 +143,7 @@ func (p *Provisioner) discovered(ctx context.Context, m *site.Machine) error {
 		fmt.Errorf("no machine that matches %s was discovered in %s, its boot_timeout; its network must say unknown = \"discover\"", m.Address, m.BootTimeout))
 	defer cancel()
 	return until(ctx, p.Clock, 2*time.Second, func(ctx context.Context) error {
-		if err := Bind(ctx, p.Site, p.Catalog); err != nil {
+		if err := Bind(ctx, p.Site, p.Catalog, p.Keys); err != nil {
 			return workflows.GiveUp(err)
 		}
 		_, err := p.Catalog.MachineByAddress(ctx, p.Site.Name, m.Address)

@@ -48,6 +48,7 @@ type Reactor struct {
 	// Withheld says that nothing is to start for now, nor to be kept; nil: never.
 	Withheld func() bool
 	Catalog  *store.Store
+	Keys     class.Digester // of rules with a sensitive value
 	Carrier  Carrier
 	Tell     func(Progress)   // may be called by several goroutines at once
 	Now      func() time.Time // time.Now when nil
@@ -91,15 +92,15 @@ func (r *Reactor) Wait() { r.work.Wait() }
 // Pass looks once at which machines are in which classes, keeps what is due, and
 // starts what may start now.
 func (r *Reactor) Pass(ctx context.Context) error {
-	s, err := recordNow(ctx, r.Turn, r.Site, r.Catalog, Bind)
+	s, err := recordNow(ctx, r.Turn, r.Site, r.Catalog, r.Keys, Bind)
 	if err != nil {
 		return err
 	}
 	if r.Withheld != nil && r.Withheld() {
 		return nil
 	}
-	rules := class.Rules(s.Classes)
-	kept, err := r.Catalog.Reactions(ctx, store.ReactionFilter{Site: s.Name})
+	rules := class.Rules(s.Classes, r.Keys)
+	kept, err := r.kept(ctx, s.Name, rules)
 	if err != nil || len(rules)+len(kept) == 0 {
 		return err
 	}
@@ -124,6 +125,21 @@ func (r *Reactor) Pass(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// kept are the reactions of the site, with the digests that its rules have now.
+func (r *Reactor) kept(ctx context.Context, siteName string, rules []class.Rule) ([]inventory.Reaction, error) {
+	kept, err := r.Catalog.Reactions(ctx, store.ReactionFilter{Site: siteName})
+	if err != nil {
+		return nil, err
+	}
+	kept, renewed := class.Renew(rules, kept)
+	for _, rule := range renewed {
+		if err := r.Catalog.RenewReactions(ctx, siteName, rule.Class, rule.Former, rule.Digest); err != nil {
+			return nil, err
+		}
+	}
+	return kept, nil
 }
 
 func (r *Reactor) now() time.Time {
@@ -159,7 +175,7 @@ func members(ctx context.Context, s *site.Site, catalog *store.Store, f *Foresig
 }
 
 // ClassViews are what a plan tells of the classes of a site.
-func ClassViews(ctx context.Context, s *site.Site, catalog *store.Store, f *Foresight, now time.Time) ([]workflows.ClassView, error) {
+func ClassViews(ctx context.Context, s *site.Site, catalog *store.Store, keys class.Digester, f *Foresight, now time.Time) ([]workflows.ClassView, error) {
 	if len(s.Classes) == 0 {
 		return nil, nil
 	}
@@ -171,6 +187,8 @@ func ClassViews(ctx context.Context, s *site.Site, catalog *store.Store, f *Fore
 	if err != nil {
 		return nil, err
 	}
+	rules := class.Rules(s.Classes, keys)
+	kept, _ = class.Renew(rules, kept)
 	out := make([]workflows.ClassView, len(s.Classes))
 	for i, c := range s.Classes {
 		out[i].Name = c.Name
@@ -179,7 +197,7 @@ func ClassViews(ctx context.Context, s *site.Site, catalog *store.Store, f *Fore
 				out[i].Machines++
 			}
 		}
-		for _, p := range class.Previews(now, s.Name, class.Rules(s.Classes), members, kept) {
+		for _, p := range class.Previews(now, s.Name, rules, members, kept) {
 			if p.Class == c.Name {
 				out[i].Reactions = append(out[i].Reactions, sentenceOf(p))
 			}
@@ -408,7 +426,7 @@ func (w *warrant) waits(ctx context.Context, reason string) {
 // run, may have taken hours.
 func (w *warrant) check(ctx context.Context) error {
 	catalog := w.reactor.Catalog
-	s, err := recordNow(ctx, w.reactor.Turn, w.reactor.Site, catalog, Classify)
+	s, err := recordNow(ctx, w.reactor.Turn, w.reactor.Site, catalog, w.reactor.Keys, Classify)
 	if err != nil {
 		return err
 	}
@@ -420,7 +438,7 @@ func (w *warrant) check(ctx context.Context) error {
 	case row.Site == s.Name:
 		now = class.Member{Machine: row.ID, Classes: row.Classes, Address: row.Address}
 	}
-	if w.lapsed = w.move.Lapsed(class.Rules(s.Classes), now); w.lapsed != "" {
+	if w.lapsed = w.move.Lapsed(class.Rules(s.Classes, w.reactor.Keys), now); w.lapsed != "" {
 		return errors.New(w.lapsed)
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 	"github.com/edge-provision/edge-provision/inventory/store"
 	"github.com/edge-provision/edge-provision/inventory/store/storetest"
 	"github.com/edge-provision/edge-provision/workflows"
+	"github.com/edge-provision/edge-provision/workflows/site"
 	"github.com/edge-provision/edge-provision/workflows/steps"
 )
 
@@ -50,7 +51,7 @@ func TestClassesFollowWhatChanges(t *testing.T) {
 		m := c.plugIn(1, 1<<30)
 		want := func(classes string) {
 			t.Helper()
-			if err := steps.Classify(t.Context(), c.site, c.catalog); err != nil {
+			if err := steps.Classify(t.Context(), c.site, c.catalog, c.keys); err != nil {
 				t.Fatal(err)
 			}
 			if got := c.classes(m); got != classes {
@@ -85,6 +86,80 @@ func TestClassesFollowWhatChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 		want("")
+	})
+}
+
+// serialSite is the counter's with a class of named machines, in a rule so long
+// that it is shown clipped.
+func (c *counter) serialSite(serials string) *site.Site {
+	c.Helper()
+	rule := `regex("^(` + strings.Repeat("x", 90) + "|" + serials + `)$", facts.system.serial)`
+	s, err := load(c.T, strings.ReplaceAll(counterSite, "facts.memory.bytes >= GiB(2)", rule))
+	if err != nil {
+		c.Fatal(err)
+	}
+	return s
+}
+
+// plugInSerial is a machine that reports its serial number.
+func (c *counter) plugInSerial(n byte, serial string) inventory.Machine {
+	c.Helper()
+	m, _, err := c.catalog.Observe(c.Context(), "counter", store.Observation{Source: inventory.SourceAgent, Facts: &inventory.Facts{
+		System: &inventory.System{Serial: serial}, NICs: []inventory.NIC{{Name: "eth0", MAC: inventory.MAC{0x52, 0x54, 0, 0x26, 0, n}}},
+	}})
+	if err != nil {
+		c.Fatal(err)
+	}
+	return m
+}
+
+func TestAChangeLateInALongRuleCounts(t *testing.T) {
+	c := newCounter(t, storetest.SQLite(t))
+	a, b := c.plugInSerial(1, "A"), c.plugInSerial(2, "B")
+	for _, step := range []struct{ serials, a, b string }{{"A", "till", ""}, {"A|B", "till", "till"}, {"B", "", "till"}} {
+		c.serve(c.serialSite(step.serials))
+		if err := steps.Classify(t.Context(), c.site, c.catalog, c.keys); err != nil {
+			t.Fatal(err)
+		}
+		if gotA, gotB := c.classes(a), c.classes(b); gotA != step.a || gotB != step.b {
+			t.Errorf("with %s machines are in classes %q and %q; want %q and %q", step.serials, gotA, gotB, step.a, step.b)
+		}
+	}
+}
+
+// Programs before this one digested a rule as it is shown. What they reacted to is
+// not reacted to again because of the upgrade, and is when the rule is edited after.
+func TestAnUpgradeStartsNothingAgain(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		c := newCounter(t, cfg)
+		c.serve(c.serialSite("A|B"))
+		first := c.plugInSerial(1, "A")
+		// As it is in catalogs of before, and failed: nothing else would keep it from being tried again.
+		_, err := c.catalog.QueueReaction(t.Context(), inventory.Reaction{
+			Site: "counter", Machine: first.ID, Class: "till", State: inventory.ReactionFailed,
+			Digest: "sha256:ad82b6e7b8a24ddd68ddd6cbe430c48eb87be231b3f46b4dbd006cf1a8ec2c78",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := steps.Classify(t.Context(), c.site, c.catalog, c.keys); err != nil {
+			t.Fatal(err)
+		}
+		views, err := steps.ClassViews(t.Context(), c.site, c.catalog, c.keys, nil, time.Now())
+		if err != nil || len(views[0].Reactions) != 1 || !strings.Contains(views[0].Reactions[0], "failed") {
+			t.Errorf("ClassViews() = %+v, %v; want what failed, and nothing that starts", views, err)
+		}
+		for range 2 {
+			c.pass(c.reactor())
+		}
+		c.wantStates("failed")
+		c.wantAsked()
+		c.plugInSerial(2, "B")
+		c.pass(c.reactor())
+		c.wantAsked(`class "till" machine.till["right"]`)
+		c.serve(c.serialSite("A"))
+		c.pass(c.reactor())
+		c.wantAsked(`class "till" machine.till["right"]`, `class "till" machine.till["left"]`)
 	})
 }
 
@@ -202,7 +277,7 @@ func TestAFailedReactionIsShownAndLeftToAPerson(t *testing.T) {
 	}
 	c.wantStates(`failed machine.till["left"]`)
 	c.wantAsked(`class "till" machine.till["left"]`)
-	views, err := steps.ClassViews(t.Context(), c.site, c.catalog, nil, time.Now())
+	views, err := steps.ClassViews(t.Context(), c.site, c.catalog, c.keys, nil, time.Now())
 	if err != nil || len(views) != 2 || views[0].Machines != 1 || len(views[0].Reactions) != 1 || !strings.Contains(views[0].Reactions[0], "failed; provisioning machine.till[\"left\"]: the disk broke") {
 		t.Errorf("ClassViews() = %+v, %v; want the failure told", views, err)
 	}
@@ -421,7 +496,7 @@ func TestAReplacementIsNotTakenForInstalled(t *testing.T) {
 	c.wantAsked()
 	// The same record is its own when its row says so.
 	own := c.plugIn(2, 4<<30)
-	if err := steps.Bind(t.Context(), c.site, c.catalog); err != nil {
+	if err := steps.Bind(t.Context(), c.site, c.catalog, c.keys); err != nil {
 		t.Fatal(err)
 	}
 	right := "machine.till[\"right\"]"

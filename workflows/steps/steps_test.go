@@ -404,7 +404,7 @@ machine "big" {
 		return m
 	}
 	first := discover(1)
-	if err := steps.Bind(t.Context(), s, catalog); err != nil {
+	if err := steps.Bind(t.Context(), s, catalog, nil); err != nil {
 		t.Fatal(err)
 	}
 	got, err := catalog.MachineByAddress(t.Context(), "store", "machine.big[0]")
@@ -413,7 +413,7 @@ machine "big" {
 	}
 	discover(2)
 	discover(3)
-	err = steps.Bind(t.Context(), s, catalog)
+	err = steps.Bind(t.Context(), s, catalog, nil)
 	if err == nil || !strings.Contains(err.Error(), "its match fits 2 machines and must fit one") {
 		t.Errorf("Bind() = %v; want the ambiguity named", err)
 	}
