@@ -14,8 +14,23 @@ import (
 )
 
 // notDisks are block devices that no image is written to: software, optical and
-// floppy drives, and the boot and secure areas of eMMC.
-var notDisks = regexp.MustCompile(`^(loop|ram|zram|dm-|md|sr|fd|nbd|zd|drbd|rbd|nullb)[0-9]|^mmcblk[0-9]+(boot[0-9]+|rpmb)$`)
+// floppy drives, volumes of Portworx, which sysfs writes with a "!" for the slash in
+// their names, and the boot and secure areas of eMMC.
+var notDisks = regexp.MustCompile(`^(loop|ram|zram|dm-|md|sr|fd|nbd|zd|drbd|rbd|nullb|bcache)[0-9]|^pxd!|^mmcblk[0-9]+(boot[0-9]+|rpmb)$`)
+
+// Places of block devices below sys/devices that are no disks of this machine.
+var (
+	// What the kernel makes up of other devices, of memory or of the network has
+	// nothing above it.
+	madeUp = regexp.MustCompile(`(^|/)devices/virtual/`)
+	// So has the one device that stands for all paths to a namespace of NVMe. See
+	// remoteNVMe.
+	nvmeHead = regexp.MustCompile(`(^|/)devices/virtual/nvme-subsystem/`)
+	// Disks of an iSCSI session are another machine's.
+	iSCSI = regexp.MustCompile(`/session[0-9]+/target`)
+	// A controller of NVMe beside the device that stands for its namespaces.
+	nvmeController = regexp.MustCompile(`^nvme[0-9]+$`)
+)
 
 // Disks reads only the machine's disks: what a writer checks again right before
 // it writes.
@@ -42,7 +57,7 @@ func (m *machine) disks(ctx context.Context, facts *inventory.Facts) error {
 			if !m.given(name) {
 				continue
 			}
-		} else if notDisks.MatchString(name) || m.text(dir, name, "hidden") == "1" || m.text(dir, name, "removable") == "1" {
+		} else if notDisks.MatchString(name) || m.elsewhere(name) || m.text(dir, name, "hidden") == "1" || m.text(dir, name, "removable") == "1" {
 			continue
 		}
 		sectors, ok := m.number(dir, name, "size")
@@ -62,6 +77,43 @@ func (m *machine) disks(ctx context.Context, facts *inventory.Facts) error {
 		facts.Disks = append(facts.Disks, disk)
 	}
 	return errors.Join(errs...)
+}
+
+// elsewhere reports whether a block device has no hardware of this machine behind
+// it: it is made up by the kernel, as volumes of cluster storage are, or its disk is
+// another machine's. Such devices come and go with what the machine works for.
+func (m *machine) elsewhere(name string) bool {
+	at := m.target("sys/block", name)
+	switch {
+	case nvmeHead.MatchString(at):
+		return m.remoteNVMe(path.Dir(path.Join("sys/block", at)))
+	case madeUp.MatchString(at):
+		return true
+	}
+	return iSCSI.MatchString(at)
+}
+
+// remoteNVMe reports whether all controllers of an NVMe subsystem are reached over a
+// network. Of Fibre Channel, whose disks belong to a machine as those of SAS do, and
+// of what does not tell it is not said.
+func (m *machine) remoteNVMe(subsystem string) bool {
+	entries, err := fs.ReadDir(m.fs, subsystem)
+	if err != nil {
+		return false
+	}
+	remote := false
+	for _, e := range entries {
+		if !nvmeController.MatchString(e.Name()) {
+			continue
+		}
+		switch m.text(subsystem, e.Name(), "transport") {
+		case "tcp", "rdma", "loop":
+			remote = true
+		default:
+			return false
+		}
+	}
+	return remote
 }
 
 // given reports whether a container was given a disk: its node is there. A loop

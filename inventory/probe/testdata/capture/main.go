@@ -34,6 +34,7 @@ var wanted = []string{
 	"/sys/block/*/queue/logical_block_size", "/sys/block/*/queue/physical_block_size", "/sys/block/*/queue/rotational",
 	"/sys/block/*/device/vendor", "/sys/block/*/device/model", "/sys/block/*/device/rev", "/sys/block/*/device/firmware_rev",
 	"/sys/block/*/device/serial", "/sys/block/*/device/wwid", "/sys/block/*/device/vpd_pg80", "/sys/class/ata_port/*/port_no",
+	"/sys/class/nvme-subsystem/*/nvme*/transport",
 }
 
 var seen = make(map[string]bool)
