@@ -78,7 +78,7 @@ func Build(s *site.Site, o Observation, opts BuildOptions) (Plan, hcl.Diagnostic
 			plan.Hardware = append(plan.Hardware, h)
 		}
 	}
-	return plan.Block(), b.diags
+	return plan.Block(), b.diagnostics()
 }
 
 type builder struct {
@@ -87,7 +87,29 @@ type builder struct {
 	opts    BuildOptions
 	edges   map[string][]string // address → what it depends on
 	actions map[string]Action
-	diags   hcl.Diagnostics
+	remarks []remark
+}
+
+// remark is a diagnostic about an address.
+type remark struct {
+	address string
+	text    *hcl.Diagnostic
+}
+
+func (b *builder) say(address string, text *hcl.Diagnostic) {
+	b.remarks = append(b.remarks, remark{address, text})
+}
+
+// diagnostics are those about what is in the plan: what is wrong with a machine
+// that is no target must not fail the others.
+func (b *builder) diagnostics() hcl.Diagnostics {
+	var out hcl.Diagnostics
+	for _, r := range b.remarks {
+		if _, kept := b.actions[r.address]; kept {
+			out = append(out, r.text)
+		}
+	}
+	return out
 }
 
 func (b *builder) put(a Action) {
@@ -136,6 +158,8 @@ func (b *builder) machine(m *site.Machine) Action {
 	switch {
 	case m.Adopted():
 		return b.adopted(a, m, v)
+	case v.Unbound != "":
+		return b.refuse(a, m.Range("match"), "Match fits several machines", v.Unbound)
 	case m.Image == nil && v.Facts != nil:
 		return b.none(a, "discovered; no image is declared")
 	case m.Image == nil:
@@ -178,7 +202,7 @@ func (b *builder) adopted(a Action, m *site.Machine, v MachineView) Action {
 		return b.refuse(a, m.SSH.Range("host_key"), "Adopted machine is not let in", strings.TrimPrefix(v.HostDetail, a.Address+": "))
 	}
 	if v.FactsNote != "" {
-		b.diags = append(b.diags, &hcl.Diagnostic{
+		b.say(a.Address, &hcl.Diagnostic{
 			Severity: hcl.DiagWarning, Summary: "Facts are incomplete", Subject: m.SSH.DeclRange.Ptr(),
 			Detail: fmt.Sprintf("%s: %s", a.Address, v.FactsNote),
 		})
@@ -194,7 +218,7 @@ func (b *builder) adopted(a Action, m *site.Machine, v MachineView) Action {
 func (b *builder) refuse(a Action, at hcl.Range, summary, detail string) Action {
 	a.Kind, a.Reason = KindRefused, detail
 	a.Erase, a.Power, a.Image, a.ImageDigest, a.Changes = nil, PowerKept, "", "", nil
-	b.diags = append(b.diags, &hcl.Diagnostic{
+	b.say(a.Address, &hcl.Diagnostic{
 		Severity: hcl.DiagError, Summary: summary, Subject: at.Ptr(),
 		Detail: fmt.Sprintf("%s: %s", a.Address, detail),
 	})
@@ -383,7 +407,7 @@ func (b *builder) warnDrive(m *site.Machine, disk inventory.Disk, f *inventory.F
 	if m.RootDisk.DeclRange.Filename != "" {
 		at = m.RootDisk.DeclRange
 	}
-	b.diags = append(b.diags, &hcl.Diagnostic{
+	b.say(m.Address, &hcl.Diagnostic{
 		Severity: hcl.DiagWarning, Summary: "The firmware decides which disk is started", Subject: at.Ptr(),
 		Detail: fmt.Sprintf("%s: it boots by BIOS and has %d disks, and a BIOS starts the first of its own boot order, also after the network. "+
 			"Put %s before the other disks in the setup of its firmware, or it may start another one. UEFI has no such doubt", m.Address, len(f.Disks), DescribeDisk(NameDisk(disk))),

@@ -225,6 +225,12 @@ var planCases = []planCase{
 		says: []string{"does not say that it could look for them"},
 	},
 	{
+		name: "twins-fit-one-match",
+		text: strings.Replace(node(""), `mac     = "52:54:00:04:21:01"`, "match   = facts.memory.bytes == GiB(64)", 1), see: one(workflows.MachineView{Unbound: "its match fits 2 machines and must fit one: A; B"}),
+		want: map[string]workflows.Kind{"machine.a": workflows.KindRefused},
+		says: []string{"its match fits 2 machines", "Match fits several machines"},
+	},
+	{
 		name: "replace", text: node(""), opts: workflows.BuildOptions{Replace: []string{"machine.a"}},
 		see:  was(func(v *workflows.MachineView) { v.Power = workflows.PowerOn }),
 		want: map[string]workflows.Kind{"machine.a": workflows.KindInspect},

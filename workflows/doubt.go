@@ -48,7 +48,7 @@ func (b *builder) doubt(m *site.Machine, v MachineView) {
 }
 
 func (b *builder) warn(m *site.Machine, at hcl.Range, summary, detail string) {
-	b.diags = append(b.diags, &hcl.Diagnostic{
+	b.say(m.Address, &hcl.Diagnostic{
 		Severity: hcl.DiagWarning, Summary: summary, Subject: at.Ptr(), Detail: m.Address + ": " + detail + ".",
 	})
 }

@@ -46,6 +46,9 @@ const (
 type MachineView struct {
 	// Machine is the catalog's row; nil when the machine was never seen.
 	Machine *inventory.Machine
+	// Unbound says why it cannot be told which machine is meant, where the declaration
+	// is of what it is; empty: it can, or none was seen yet.
+	Unbound string
 	// Facts is the merged view, with the disks as edge-agent saw them; nil before the
 	// first inspection.
 	Facts     *inventory.Facts

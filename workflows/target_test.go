@@ -84,3 +84,23 @@ machine "node" {
 		}
 	}
 }
+
+func TestWhatIsWrongWithNoTargetFailsNoTarget(t *testing.T) {
+	s := load(t, node("")+`
+machine "b" {
+  match   = facts.memory.bytes == GiB(64)
+  network = network.edge
+  image   = image.os
+}
+`)
+	seen := observation(map[string]workflows.MachineView{"machine.a": known(disk("sda", "D1", 100)), "machine.b": {Unbound: "its match fits 2 machines"}})
+	for _, c := range []struct {
+		target string
+		wrong  bool
+	}{{"machine.a", false}, {"machine.b", true}} {
+		_, diags := workflows.Build(s, seen, workflows.BuildOptions{Target: []string{c.target}})
+		if diags.HasErrors() != c.wrong {
+			t.Errorf("Build(-target=%s) complains: %v; want a complaint: %v", c.target, diags, c.wrong)
+		}
+	}
+}

@@ -215,7 +215,7 @@ func (ap *applying) carryOut(ctx context.Context, plan workflows.Plan, refused, 
 			return exitCode(exitError)
 		}
 		fmt.Fprint(ap.app.stderr, "\nNothing was written. With what is known now:\n\n")
-		if err := steps.Bind(ctx, ap.site, ap.catalog, ap.keys); err != nil {
+		if ap.unbound, err = steps.Bind(ctx, ap.site, ap.catalog, ap.keys); err != nil {
 			return err
 		}
 		next, nextRefused, err := ap.plan(ctx, ap.service, ap.flags.options())

@@ -119,6 +119,67 @@ func TestAMachineThatEntersAClassIsWorkedOn(t *testing.T) {
 	}
 }
 
+// twinSite is the plant's with a machine that two fit, and DHCP off on its network.
+const twinSite = `
+site "plant" {}
+network "floor" {
+  interface = "lo"
+  cidr      = "172.29.0.0/24"
+  dhcp {
+    mode = "off"
+  }
+}
+machine "db" {
+  match   = facts.memory.bytes == GiB(64)
+  network = network.floor
+}
+`
+
+// twin are two machines on the net that are alike.
+func (p *plant) twin() {
+	p.t.Helper()
+	p.catalog(func(s *store.Store) {
+		for n := range byte(2) {
+			_, _, err := s.Observe(p.t.Context(), "plant", store.Observation{
+				MACs: []inventory.MAC{{0x52, 0x54, 0, 9, 9, n}}, Source: inventory.SourceAgent, Facts: &inventory.Facts{Memory: &inventory.Memory{Bytes: 64 << 30}},
+			})
+			if err != nil {
+				p.t.Fatal(err)
+			}
+		}
+	})
+}
+
+func TestTwinsAreOneMachinesFailure(t *testing.T) {
+	p := newPlant(t)
+	p.write(twinSite + plantMachine + "workflow \"w\" {\n" + quick + "\n}\n")
+	p.twin()
+	named := []string{"machine.db", "site.hcl line 11", "its match fits 2 machines and must fit one", "52:54:00:09:09:00", "52:54:00:09:09:01", "name the machine by mac"}
+	p.wants(p.must(exitError, "", "plan", p.site()), append(named, "1 step to run", "1 refused")...)
+	p.wants(p.must(exitError, "", "apply", "-auto-approve", p.site()), named...)
+	if got := p.file("motd"); got != "welcome\n" {
+		t.Errorf("motd = %q; want the step of the other machine carried out", got)
+	}
+	// Whoever asks for the other machine alone has all that was asked for.
+	p.must(exitOK, "", "apply", "-auto-approve", "-target=workflow.w", p.site())
+}
+
+func TestTwinsHoldUpNoReload(t *testing.T) {
+	p := newPlant(t)
+	p.write(twinSite + plantMachine)
+	p.twin()
+	d := daemonHere(t, filepath.Dir(p.dir), p.site())
+	was := d.current()
+	p.write(twinSite + plantMachine + "workflow \"w\" {\n" + quick + "\n}\n")
+	d.reload(t.Context())
+	if d.current() == was || len(d.current().site.Workflows) != 1 {
+		t.Error("the site was not taken up as it is now")
+	}
+	if unbound := d.current().unbound; len(unbound) != 1 || unbound["machine.db"] == nil {
+		t.Errorf("unbound = %v; want machine.db", unbound)
+	}
+}
+
 func TestAReactionSurvivesTheDeathOfTheDaemon(t *testing.T) {
 	p := newPlant(t)
 	p.sorted(slow)

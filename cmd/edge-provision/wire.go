@@ -125,6 +125,9 @@ type world struct {
 	// foresight is what the site would make of the machines; nil: it is recorded,
 	// or nobody asks for machines of the catalog.
 	foresight *steps.Foresight
+	// unbound are the addresses whose machines could not be told, by what was last
+	// foreseen or recorded.
+	unbound steps.Unbound
 }
 
 // open loads a site and opens what belongs to it. The caller closes the world.
@@ -240,15 +243,18 @@ func (w *world) foresee(ctx context.Context) error {
 		return err
 	}
 	w.goBy(f)
+	w.unbound = f.Unbound()
 	return nil
 }
 
 // recordSite writes down what machines are by the site, which is approved.
 func (w *world) recordSite(ctx context.Context) error {
-	if err := steps.Record(ctx, w.site, w.catalog, w.keys); err != nil {
+	unbound, err := steps.Record(ctx, w.site, w.catalog, w.keys)
+	if err != nil {
 		return err
 	}
 	w.goBy(nil)
+	w.unbound = unbound
 	return w.inside.Keep(ctx, w.site.Name)
 }
 
@@ -273,7 +279,7 @@ func (w *world) close() error {
 // observe asks the site what it is; service is nil when nothing is served.
 func (w *world) observe(ctx context.Context, service *steps.Service) (workflows.Observation, error) {
 	o := &steps.Observer{
-		Site: w.site, Catalog: w.catalog, Foresight: w.foresight, Hosts: w.hosts, Powers: w.powers, Images: w.images.Digest, Fits: w.images.Fits, Runner: w.runner,
+		Site: w.site, Catalog: w.catalog, Foresight: w.foresight, Unbound: w.unbound, Hosts: w.hosts, Powers: w.powers, Images: w.images.Digest, Fits: w.images.Fits, Runner: w.runner,
 	}
 	if !w.stale {
 		o.Adopter, o.BMCFacts = w.adopter, w.inside

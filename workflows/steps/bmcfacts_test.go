@@ -157,7 +157,7 @@ func TestBMCIdentifiesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := steps.Bind(t.Context(), declared, s.catalog, nil); err != nil {
+		if _, err := steps.Bind(t.Context(), declared, s.catalog, nil); err != nil {
 			t.Fatal(err)
 		}
 		row, err := s.catalog.Machine(t.Context(), free.ID)

@@ -87,8 +87,12 @@ func (d *Discovery) Pass(ctx context.Context) error {
 	if d.let == nil {
 		d.let, d.since = map[string]bool{}, map[string]time.Time{}
 	}
-	// A machine that is declared by what it is stays for its installation.
-	declared, err := recordNow(ctx, d.Turn, d.Site, d.Catalog, d.Keys, Bind)
+	// A machine that is declared by what it is stays for its installation. Of several
+	// that fit one declaration none is it: they go.
+	declared, err := recordNow(d.Turn, d.Site, func(s *site.Site) error {
+		_, err := Bind(ctx, s, d.Catalog, d.Keys)
+		return err
+	})
 	if err != nil {
 		return err
 	}

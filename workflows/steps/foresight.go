@@ -18,14 +18,14 @@ import (
 // Record writes down in the catalog what machines are by a site that is approved,
 // or served: what was renamed (Move), the machines that are declared by their MAC,
 // in which classes all are, and which are declared by what they are (Bind).
-func Record(ctx context.Context, s *site.Site, catalog *store.Store, keys Sealer) error {
+func Record(ctx context.Context, s *site.Site, catalog *store.Store, keys Sealer) (Unbound, error) {
 	if err := Move(ctx, s, catalog, keys); err != nil {
-		return err
+		return nil, err
 	}
 	for _, m := range s.Machines {
 		if m.Match == nil && !m.Adopted() {
 			if _, err := catalog.Declare(ctx, s.Name, m.Address, m.MAC); err != nil {
-				return fmt.Errorf("%s (%s): %w", m.Address, m.DeclRange, err)
+				return nil, fmt.Errorf("%s (%s): %w", m.Address, m.DeclRange, err)
 			}
 		}
 	}
@@ -43,7 +43,12 @@ type Foresight struct {
 	// applied are the addresses with an applied record, and under which address
 	// the catalog has it now.
 	applied map[string]string
+	// unbound are the addresses whose machines could not be told.
+	unbound Unbound
 }
+
+// Unbound are the addresses whose machines could not be told.
+func (f *Foresight) Unbound() Unbound { return f.unbound }
 
 // Foresee works out what Record would write down. It writes nothing.
 func Foresee(ctx context.Context, s *site.Site, catalog *store.Store, keys class.Digester) (*Foresight, error) {
@@ -61,7 +66,8 @@ func Foresee(ctx context.Context, s *site.Site, catalog *store.Store, keys class
 	if err := f.classify(ctx, s, catalog, keys, was); err != nil {
 		return nil, err
 	}
-	return f, assign(ctx, s, catalog, f.rows, func(string, uuid.UUID) error { return nil })
+	f.unbound, err = assign(ctx, s, catalog, f.rows, func(string, uuid.UUID) error { return nil })
+	return f, err
 }
 
 // ForeseeMoves works out only what Move would write down.

@@ -151,7 +151,7 @@ func TestForesightIsWhatRecordWritesAndWritesNothing(t *testing.T) {
 	if row, err := f.Machine(t.Context(), catalog, "store", "machine.late"); err != nil || row.ID != late.ID {
 		t.Errorf("Machine(entered since) = %v, %v; want %v", row.ID, err, late.ID)
 	}
-	if err := steps.Record(t.Context(), s, catalog, keys); err != nil {
+	if _, err := steps.Record(t.Context(), s, catalog, keys); err != nil {
 		t.Fatal(err)
 	}
 	for address, foreseen := range expected {

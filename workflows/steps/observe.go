@@ -26,8 +26,10 @@ type Observer struct {
 	Catalog *store.Store
 	// Foresight is what the site would make of the machines; nil: it is recorded.
 	Foresight *Foresight
-	Hosts     Hosts
-	Powers    Powers
+	// Unbound are the addresses whose machines cannot be told.
+	Unbound Unbound
+	Hosts   Hosts
+	Powers  Powers
 	// Dispatch tells which machines are in the installer now; nil when
 	// nothing is being served.
 	Dispatch *dispatch.Server
@@ -174,6 +176,9 @@ func (o *Observer) remembered(ctx context.Context, m *site.Machine, v *workflows
 	row, err := o.find(ctx, m)
 	if err != nil {
 		return err
+	}
+	if why := o.Unbound[m.Address]; why != nil && row == nil {
+		v.Unbound = why.Reason
 	}
 	if row != nil {
 		v.Machine = row

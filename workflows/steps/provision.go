@@ -143,10 +143,14 @@ func (p *Provisioner) discovered(ctx context.Context, m *site.Machine) error {
 		fmt.Errorf("no machine that matches %s was discovered in %s, its boot_timeout; its network must say unknown = \"discover\"", m.Address, m.BootTimeout))
 	defer cancel()
 	return until(ctx, p.Clock, 2*time.Second, func(ctx context.Context) error {
-		if err := Bind(ctx, p.Site, p.Catalog, p.Keys); err != nil {
+		unbound, err := Bind(ctx, p.Site, p.Catalog, p.Keys)
+		if err != nil {
 			return workflows.GiveUp(err)
 		}
-		_, err := p.Catalog.MachineByAddress(ctx, p.Site.Name, m.Address)
+		if why := unbound[m.Address]; why != nil {
+			return workflows.GiveUp(why)
+		}
+		_, err = p.Catalog.MachineByAddress(ctx, p.Site.Name, m.Address)
 		return err
 	})
 }

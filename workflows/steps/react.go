@@ -90,12 +90,22 @@ func (r *Reactor) Run(ctx context.Context) {
 func (r *Reactor) Wait() { r.work.Wait() }
 
 // Pass looks once at which machines are in which classes, keeps what is due, and
-// starts what may start now.
+// starts what may start now. Machines that cannot be told are an error in the end,
+// and keep nothing else from being done.
 func (r *Reactor) Pass(ctx context.Context) error {
-	s, err := recordNow(ctx, r.Turn, r.Site, r.Catalog, r.Keys, Bind)
+	var unbound Unbound
+	s, err := recordNow(r.Turn, r.Site, func(s *site.Site) (err error) {
+		unbound, err = Bind(ctx, s, r.Catalog, r.Keys)
+		return err
+	})
 	if err != nil {
 		return err
 	}
+	return errors.Join(unbound.Err(), r.react(ctx, s))
+}
+
+// react keeps what is due by a site, and starts what may start now.
+func (r *Reactor) react(ctx context.Context, s *site.Site) error {
 	if r.Withheld != nil && r.Withheld() {
 		return nil
 	}
@@ -426,7 +436,7 @@ func (w *warrant) waits(ctx context.Context, reason string) {
 // run, may have taken hours.
 func (w *warrant) check(ctx context.Context) error {
 	catalog := w.reactor.Catalog
-	s, err := recordNow(ctx, w.reactor.Turn, w.reactor.Site, catalog, w.reactor.Keys, Classify)
+	s, err := recordNow(w.reactor.Turn, w.reactor.Site, func(s *site.Site) error { return Classify(ctx, s, catalog, w.reactor.Keys) })
 	if err != nil {
 		return err
 	}

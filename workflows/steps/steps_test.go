@@ -404,18 +404,28 @@ machine "big" {
 		return m
 	}
 	first := discover(1)
-	if err := steps.Bind(t.Context(), s, catalog, nil); err != nil {
-		t.Fatal(err)
+	if unbound, err := steps.Bind(t.Context(), s, catalog, nil); err != nil || len(unbound) > 0 {
+		t.Fatal(unbound, err)
 	}
 	got, err := catalog.MachineByAddress(t.Context(), "store", "machine.big[0]")
 	if err != nil || got.ID != first.ID {
 		t.Errorf("machine.big[0] = %v, %v; want the first that matched, and not taken away by machine.big[1]", got.ID, err)
 	}
-	discover(2)
-	discover(3)
-	err = steps.Bind(t.Context(), s, catalog, nil)
-	if err == nil || !strings.Contains(err.Error(), "its match fits 2 machines and must fit one") {
-		t.Errorf("Bind() = %v; want the ambiguity named", err)
+	second, third := discover(2), discover(3)
+	unbound, err := steps.Bind(t.Context(), s, catalog, nil)
+	if err != nil || len(unbound) != 1 {
+		t.Fatalf("Bind() = %v, %v; want machine.big[1] unbound, and no more", unbound, err)
+	}
+	for _, part := range []string{"machine.big[1]", "site.hcl:13", "its match fits 2 machines and must fit one", second.ID.String(), third.ID.String(), "name the machine by mac"} {
+		if !strings.Contains(unbound.Err().Error(), part) {
+			t.Errorf("Bind() leaves it unbound, because %v; want %q in it", unbound.Err(), part)
+		}
+	}
+	for last := range byte(5) {
+		discover(4 + last)
+	}
+	if unbound, err = steps.Bind(t.Context(), s, catalog, nil); err != nil || !strings.Contains(unbound.Err().Error(), "fits 7 machines") || !strings.Contains(unbound.Err().Error(), "; 2 more; ") {
+		t.Errorf("Bind() = %v, %v; want five of them named", unbound, err)
 	}
 }
 
