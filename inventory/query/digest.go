@@ -161,6 +161,13 @@ func (n *changed) canonical(f *canonical) {
 	})
 }
 
+func (n *older) canonical(f *canonical) {
+	f.list("older", func() {
+		n.ref.canonical(f)
+		f.word(n.window.String())
+	})
+}
+
 func (t constText) canonical(f *canonical)   { f.text(t.content) }
 func (t refText) canonical(f *canonical)     { t.ref.canonical(f) }
 func (t *choiceText) canonical(f *canonical) { f.parts("choice", t.cond, t.a, t.b) }

@@ -57,6 +57,8 @@ func TestEveryChangeOfAnExpressionChangesItsDigest(t *testing.T) {
 		{`facts.disks[0].rotational`, `facts.disks[1].rotational`},
 		{`missing(facts.cpu)`, `missing(facts.memory)`},
 		{`changed(facts.bios, "7d")`, `changed(facts.bios, "8d")`},
+		{`older(machine.last_seen, "7d")`, `older(machine.last_seen, "8d")`},
+		{`older(machine.last_seen, "7d")`, `older(machine.looked_at, "7d")`},
 		{`!missing(facts.cpu) || facts.firmware.secure_boot`, `!missing(facts.cpu) && facts.firmware.secure_boot`},
 		{`facts.firmware.secure_boot == (facts.cpu.cores > 1)`, `facts.firmware.secure_boot != (facts.cpu.cores > 1)`},
 		{`facts.firmware.secure_boot ? true : false`, `facts.firmware.secure_boot ? false : true`},
