@@ -87,13 +87,15 @@ func (c *courier) run(ctx context.Context) {
 			if held == nil || busy[w.ID] || w.Cursor >= newest || c.cfg.Now().Before(w.NextTry) {
 				continue
 			}
-			if known[w.ID] == nil {
-				known[w.ID] = &progress{most: deliveryEvents}
+			p := known[w.ID]
+			if p == nil {
+				p = &progress{most: deliveryEvents}
+				known[w.ID] = p
 			}
 			c.take(w.ID)
 			running.Go(func() {
 				defer c.give(w.ID)
-				c.serve(held, w, newest, known[w.ID])
+				c.serve(held, w, newest, p)
 			})
 		}
 		select {
@@ -104,7 +106,7 @@ func (c *courier) run(ctx context.Context) {
 	}
 }
 
-// look returns the webhooks, and the id of the newest event; none where nothing waits.
+// look returns the webhooks, and the id of the newest event where there are any.
 func (c *courier) look(ctx context.Context) ([]store.Webhook, int64, error) {
 	hooks, err := c.cfg.Catalog.Webhooks(ctx)
 	if err != nil || len(hooks) == 0 {
@@ -224,11 +226,11 @@ func (c *courier) send(ctx context.Context, w store.Webhook, b batch) error {
 	if err != nil {
 		return err
 	}
-	secret, err := c.cfg.Sealer.Unseal(sealName(w.ID), w.Secret)
+	key, address, err := unsealWebhook(c.cfg.Sealer, w)
 	if err != nil {
-		return fmt.Errorf("opening the webhook's secret: %w", err)
+		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.URL, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -237,7 +239,7 @@ func (c *courier) send(ctx context.Context, w store.Webhook, b batch) error {
 	req.Header.Set("User-Agent", "edge-provision/"+c.cfg.Version)
 	req.Header.Set("Webhook-Id", b.id(w))
 	req.Header.Set("Webhook-Timestamp", at)
-	req.Header.Set("Webhook-Signature", "v1,"+base64.StdEncoding.EncodeToString(sign(secret, b.id(w), at, body)))
+	req.Header.Set("Webhook-Signature", "v1,"+base64.StdEncoding.EncodeToString(sign(key, b.id(w), at, body)))
 	resp, err := c.http.Do(req)
 	if bare, ok := errors.AsType[*url.Error](err); ok {
 		return bare.Err // it would name the URL, which can be a secret
@@ -271,8 +273,8 @@ func tooLarge(err error) bool {
 }
 
 // sign is the signature of a delivery.
-func sign(secret []byte, id, at string, body []byte) []byte {
-	mac := hmac.New(sha256.New, secret)
+func sign(key []byte, id, at string, body []byte) []byte {
+	mac := hmac.New(sha256.New, key)
 	mac.Write([]byte(id + "." + at + "."))
 	mac.Write(body)
 	return mac.Sum(nil)

@@ -4,8 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,7 +18,7 @@ import (
 	"github.com/edge-provision/edge-provision/inventory/store"
 )
 
-// Sealer keeps the secrets of webhooks at rest. Unseal must refuse what was sealed
+// Sealer keeps the secrets of webhooks, and their URLs, at rest. Unseal must refuse what was sealed
 // under another name.
 type Sealer interface {
 	Seal(name string, value []byte) ([]byte, error)
@@ -34,6 +37,37 @@ const (
 const secretPrefix = "whsec_"
 
 func sealName(id uuid.UUID) string { return "webhook/" + id.String() }
+
+// shownURL is as much of a webhook's URL as is kept in clear, and shown: whom it leads
+// to. Whoever knows the path, or the query, of many can send to them.
+func shownURL(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	out := u.Scheme + "://" + u.Host
+	if u.RawQuery != "" || strings.Trim(u.Path, "/") != "" {
+		out += "/…"
+	}
+	return out
+}
+
+// unsealWebhook returns the key of a webhook's signatures, and its URL. What is sealed is
+// both, in this order; earlier programs sealed the key alone.
+func unsealWebhook(s Sealer, w store.Webhook) (key []byte, address string, err error) {
+	sealed, err := s.Unseal(sealName(w.ID), w.Secret)
+	if err != nil {
+		return nil, "", fmt.Errorf("opening the webhook's secret: %w", err)
+	}
+	if len(sealed) < webhookKeyBytes {
+		return nil, "", fmt.Errorf("the webhook's secret has %d bytes; want %d or more: delete the webhook and make it anew", len(sealed), webhookKeyBytes)
+	}
+	key, rest := sealed[:webhookKeyBytes], string(sealed[webhookKeyBytes:])
+	if rest == "" {
+		return key, w.URL, nil
+	}
+	return key, rest, nil
+}
 
 func (s *Server) webhookRoutes() []route {
 	return []route{
@@ -72,7 +106,7 @@ func (s *Server) listWebhooks(x *exchange) error {
 
 func webhookOf(w store.Webhook) resource.Webhook {
 	return resource.Webhook{
-		ID: w.ID, URL: w.URL, Kinds: w.Kinds, CreatedAt: w.CreatedAt, CreatedBy: w.CreatedBy,
+		ID: w.ID, URL: shownURL(w.URL), Kinds: w.Kinds, CreatedAt: w.CreatedAt, CreatedBy: w.CreatedBy,
 		Delivered: w.Cursor, Failures: w.Attempts, LastError: w.LastError, NextTryAt: timeOf(w.NextTry),
 	}
 }
@@ -131,7 +165,7 @@ func (s *Server) createWebhook(x *exchange) error {
 	}
 	u, err := url.Parse(want.URL)
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil || u.Fragment != "" || len(want.URL) > maxWebhookURL {
-		return problem("invalid-body", "url: %q is no http or https URL without a password and fragment.", clip(want.URL))
+		return problem("invalid-body", "url: want an http or https URL of at most %d bytes with a host, without a user, password and fragment.", maxWebhookURL)
 	}
 	if complaint := misspelt(want.Kinds); complaint != "" {
 		return problem("invalid-body", "kinds: %s", complaint)
@@ -148,8 +182,8 @@ func (s *Server) createWebhook(x *exchange) error {
 	}
 	secret := make([]byte, webhookKeyBytes)
 	rand.Read(secret) // never fails: it ends the program where there is no randomness
-	w := store.Webhook{ID: uuid.Must(uuid.NewV7()), URL: want.URL, Kinds: want.Kinds, CreatedBy: x.who.id}
-	if w.Secret, err = s.cfg.Sealer.Seal(sealName(w.ID), secret); err != nil {
+	w := store.Webhook{ID: uuid.Must(uuid.NewV7()), URL: shownURL(want.URL), Kinds: want.Kinds, CreatedBy: x.who.id}
+	if w.Secret, err = s.cfg.Sealer.Seal(sealName(w.ID), append(slices.Clone(secret), want.URL...)); err != nil {
 		return err
 	}
 	if w, err = s.cfg.Catalog.PutWebhook(x.ctx(), w); err != nil {

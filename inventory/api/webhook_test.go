@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/edge-provision/edge-provision/inventory"
 	"github.com/edge-provision/edge-provision/inventory/api"
 	"github.com/edge-provision/edge-provision/inventory/resource"
@@ -60,6 +62,7 @@ type target struct {
 	refuse int // answers of 503 before the first of 204
 	most   int // events that it takes at once; more are answered with 413; zero: any number
 	reset  bool
+	paths  []string
 	// under are the events that came under each id, acknowledged or not.
 	under map[string][]string
 }
@@ -98,7 +101,7 @@ func (h *target) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if before, again := h.under[id]; again && !slices.Equal(before, steps) {
 		h.Errorf("events %q come under the id %s of %q", steps, id, before)
 	}
-	h.ids, h.under[id] = append(h.ids, id), steps
+	h.ids, h.paths, h.under[id] = append(h.ids, id), append(h.paths, r.URL.String()), steps
 	switch {
 	case h.refuse > 0:
 		h.refuse--
@@ -118,6 +121,13 @@ func (h *target) tries() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.ids)
+}
+
+// at reports whether something was sent to a path.
+func (h *target) at(path string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Contains(h.paths, path)
 }
 
 func (h *target) got() []string {
@@ -345,6 +355,64 @@ func TestWebhookOfARareKindMissesNothing(t *testing.T) {
 		t.Error("the target is told that events were lost, though none of its kind was")
 	}
 	h.mu.Unlock()
+}
+
+// TestURLOfAWebhookIsKeptAsASecret has targets whose path, or query, is the password.
+func TestURLOfAWebhookIsKeptAsASecret(t *testing.T) {
+	s := open(t, withHooks)
+	h := newTarget(t, 0)
+	for _, c := range []struct{ path, shown string }{
+		{"/services/hunter2", "/…"}, {"?token=hunter2", "/…"}, {"/?token=hunter2", "/…"}, {"/", ""}, {"", ""},
+	} {
+		w := s.hookAt(h, h.URL+c.path)
+		list := s.do(call{path: "/v1/webhooks", role: resource.RoleAdmin})
+		for what, got := range map[string]string{"createWebhook": w.URL, "listWebhooks": read[resource.Page[resource.Webhook]](t, list).Items[0].URL} {
+			if got != h.URL+c.shown {
+				t.Errorf("%s with %s = %s; want %s%s", what, c.path, got, h.URL, c.shown)
+			}
+		}
+		kept, err := s.catalog.Webhooks(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(fmt.Sprintf("%+v %s", kept, kept[0].Secret), "hunter2") {
+			t.Errorf("the catalog has %+v; want the URL sealed", kept)
+		}
+		path := c.path
+		if !strings.HasPrefix(path, "/") {
+			path = "/" + path
+		}
+		s.record(1, 1)
+		s.until("the event comes to the path", func() bool { return h.at(path) })
+		if r := s.do(call{method: http.MethodDelete, path: "/v1/webhooks/" + w.ID.String(), role: resource.RoleAdmin}); r.status != http.StatusNoContent {
+			t.Fatalf("deleting the webhook = %d; want 204", r.status)
+		}
+	}
+	if p := refused(t, s.do(call{
+		method: http.MethodPost, path: "/v1/webhooks", role: resource.RoleAdmin, body: resource.NewWebhook{URL: "https://x/hunter2#y"},
+	}), "invalid-body"); strings.Contains(p.Detail, "hunter2") {
+		t.Errorf("detail = %q; want nothing of the URL", p.Detail)
+	}
+}
+
+// TestWebhookOfAnEarlierProgramIsServed has one whose URL is not sealed with its key.
+func TestWebhookOfAnEarlierProgramIsServed(t *testing.T) {
+	s := open(t, withHooks)
+	h := newTarget(t, 0)
+	h.secret = []byte(strings.Repeat("k", 32))
+	id := uuid.Must(uuid.NewV7())
+	sealed, err := seal{}.Seal("webhook/"+id.String(), h.secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.catalog.PutWebhook(t.Context(), store.Webhook{ID: id, URL: h.URL + "/services/hunter2", Secret: sealed}); err != nil {
+		t.Fatal(err)
+	}
+	s.record(1, 1)
+	s.until("the event comes to the path", func() bool { return h.at("/services/hunter2") })
+	if list := s.do(call{path: "/v1/webhooks", role: resource.RoleAdmin}); strings.Contains(string(list.body), "hunter2") {
+		t.Errorf("webhooks = %s; want the path not shown", list.body)
+	}
 }
 
 // logged is a log that a test reads while others write.

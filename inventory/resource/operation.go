@@ -72,7 +72,9 @@ type NewWebhook struct {
 
 // Webhook is somebody who is told of events.
 type Webhook struct {
-	ID        uuid.UUID             `json:"id"`
+	ID uuid.UUID `json:"id"`
+	// URL is where they are sent, with … for its path and query: who knows them can
+	// send as well.
 	URL       string                `json:"url"`
 	Kinds     []inventory.EventKind `json:"kinds,omitempty"`
 	CreatedAt time.Time             `json:"created_at"`

@@ -17,9 +17,10 @@ import (
 // Webhook is somebody who is told of events. The events after Cursor are its
 // outbox: they are in the catalog already, in the order of their commits.
 type Webhook struct {
-	ID  uuid.UUID // UUIDv7; given by PutWebhook when zero
+	ID uuid.UUID // UUIDv7; given by PutWebhook when zero
+	// URL is as much of where it leads as may be kept in clear.
 	URL string
-	// Secret signs deliveries; sealed by the caller.
+	// Secret signs deliveries and says where they go; sealed by the caller.
 	Secret []byte
 	// Kinds are the kinds of events it is told of; none: all.
 	Kinds     []inventory.EventKind
