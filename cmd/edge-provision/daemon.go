@@ -42,6 +42,7 @@ type daemon struct {
 	stopping bool       // no run begins any more
 	due      bool       // the site is to be read again when the run has ended
 	withheld bool       // somebody said no to a part of what is served: classes start nothing
+	refusal  string     // why the last reload was refused; empty: it was not
 	hindered bool       // the site could not be opened for what classes start, and that was said
 	runs     sync.WaitGroup
 
@@ -455,12 +456,19 @@ func (d *daemon) close() *daemonRun {
 }
 
 // tellManager says in a line what is going on.
-func (d *daemon) tellManager() {
-	status := "Serving site " + d.current().site.Name
-	if run := d.underway(); run != nil {
-		status += ", carrying out " + run.command
+func (d *daemon) tellManager() { d.app.told(d.app.manager.Status(d.status())) }
+
+func (d *daemon) status() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	status := "Serving site " + d.world.site.Name
+	if d.running != nil {
+		status += ", carrying out " + d.running.command
 	}
-	d.app.told(d.app.manager.Status(status))
+	if d.refusal != "" {
+		status += "; the last reload was refused: " + d.refusal
+	}
+	return status
 }
 
 // command is the program as it carries out one command of a client, or one of the
@@ -517,14 +525,19 @@ func (r *daemonRun) refuses(diags hcl.Diagnostics) {
 
 // keep adds a reason to a list, cut to what fits a sentence.
 func (r *daemonRun) keep(list *[]string, why string) {
-	if len(why) > maxReasonBytes {
-		why = strings.ToValidUTF8(why[:maxReasonBytes], "") + "…"
-	}
+	why = shortened(why)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !slices.Contains(*list, why) {
 		*list = append(*list, why)
 	}
+}
+
+func shortened(why string) string {
+	if len(why) > maxReasonBytes {
+		return strings.ToValidUTF8(why[:maxReasonBytes], "") + "…"
+	}
+	return why
 }
 
 // Bounds of a run's error, which ends in events and answers of the API: with more

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
@@ -47,11 +48,25 @@ func (d *daemon) reload(ctx context.Context) { d.reloadAfter(ctx, nil) }
 // reloadAfter is reload at the end of a run, which stands in its way no longer.
 func (d *daemon) reloadAfter(ctx context.Context, run *daemonRun) {
 	d.app.told(d.app.manager.Reloading())
-	if err := d.replace(ctx, run); err != nil {
-		d.app.fail(err)
+	err := d.replace(ctx, run)
+	if err != nil {
+		d.app.exit(err) // shows what was not shown yet
 		d.app.fail(errReloadFailed)
 	}
-	d.app.told(d.app.manager.Ready("Serving site " + d.current().site.Name))
+	d.reloaded(err)
+	d.app.told(d.app.manager.Ready(d.status()))
+}
+
+// reloaded keeps why a reload was refused, for as long as what is served is older than
+// what the site says; nil: none was.
+func (d *daemon) reloaded(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.refusal = ""
+	if err != nil {
+		why, _, _ := strings.Cut(err.Error(), "\n")
+		d.refusal = shortened(why)
+	}
 }
 
 // server is the program as it opens a version of the site to serve it, with the
@@ -207,7 +222,7 @@ func (d *daemon) exchange(ctx context.Context, w, follows *world, boot func(), b
 	boot()
 	w.images.Service = d.service
 	unused = d.retired
-	d.retired, d.world, d.withheld, d.hindered = d.world, w, false, false
+	d.retired, d.world, d.withheld, d.hindered, d.refusal = d.world, w, false, false, ""
 	return unused, nil
 }
 

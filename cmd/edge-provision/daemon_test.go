@@ -413,6 +413,9 @@ func TestReloadTakesUpASiteAndRefusesABrokenOne(t *testing.T) {
 	d.signal(syscall.SIGHUP)
 	d.says("it is served as it was before")
 	p.wants(d.out.String(), "site.hcl", "line 1")
+	if out := d.out.String(); strings.Contains(out, "exit code") || strings.Contains(out, "Error: site.hcl") {
+		t.Errorf("what was shown with its lines is shown once more:\n%s", out)
+	}
 	p.write("site \"other\" {}\n" + plantMachine)
 	d.signal(syscall.SIGHUP)
 	d.says(`is called "other" now`)

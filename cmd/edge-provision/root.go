@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -170,10 +171,35 @@ func (a *app) report(diags hcl.Diagnostics) error {
 		if a.run != nil {
 			a.run.refuses(diags)
 		}
-		return exitCode(exitError)
+		return &mistakesError{diags}
 	}
 	return nil
 }
+
+// mistakesError is what is wrong with a site, which has been shown with its lines.
+type mistakesError struct{ diags hcl.Diagnostics }
+
+// Error implements error: in a line, without text of the site.
+func (e *mistakesError) Error() string {
+	var first *hcl.Diagnostic
+	more := -1
+	for _, d := range e.diags {
+		if d.Severity == hcl.DiagError {
+			first, more = cmp.Or(first, d), more+1
+		}
+	}
+	text := first.Summary
+	if first.Subject != nil {
+		text = fmt.Sprintf("%s line %d: %s", filepath.Base(first.Subject.Filename), first.Subject.Start.Line, text)
+	}
+	if more > 0 {
+		text += fmt.Sprintf(", and %d more", more)
+	}
+	return text
+}
+
+// Unwrap says that it was shown.
+func (e *mistakesError) Unwrap() error { return exitCode(exitError) }
 
 // fail shows an error, diagnostics among it with their source.
 func (a *app) fail(err error) {

@@ -164,6 +164,7 @@ func TestSystemdRunsTheUnits(t *testing.T) {
 	s.install(map[string]string{"/etc/edge-provision/site.hcl": "site \"depot\" {\n"})
 	s.must("systemctl reload " + service)
 	s.until("the reload", "journalctl --no-pager -b -u "+service, "it is served as it was before")
+	s.until("the refusal", "systemctl show -P StatusText "+service, "the last reload was refused: site.hcl line 1")
 	s.wants("systemctl is-active "+service, "active")
 	s.install(map[string]string{"/etc/edge-provision/site.hcl": strings.Replace(depot, "healthz", "readyz", 1)})
 	s.must("systemctl reload " + service)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -61,6 +62,19 @@ func TestTheServiceManagerHearsOfServe(t *testing.T) {
 	path, _ := lookup("NOTIFY_SOCKET")
 	s := p.serve([]string{"NOTIFY_SOCKET=" + path})
 	manager.hears("READY=1\nSTATUS=Serving site plant")
+	reload := func(status string) {
+		t.Helper()
+		s.signal(syscall.SIGHUP)
+		manager.hearsOf("RELOADING=1\n")
+		manager.hears("READY=1\nSTATUS=" + status)
+	}
+	const refused = "Serving site plant; the last reload was refused: "
+	p.write("site \"plant\" {\n")
+	reload(refused + "site.hcl line 1: Unclosed configuration block")
+	p.write("site \"other\" {}\n" + plantMachine)
+	reload(refused + "the site in " + p.site() + ` is called "other" now, and serve holds "plant": stop serve and start it again`)
+	p.declare(quick)
+	reload("Serving site plant")
 	s.signal(syscall.SIGTERM)
 	manager.hears("STOPPING=1\nSTATUS=Waiting for what runs to finish")
 	s.ends(exitOK)
@@ -87,12 +101,28 @@ func serviceManager(t *testing.T) (notified, func(string) (string, bool)) {
 // hears wants the next message.
 func (n notified) hears(want string) {
 	n.Helper()
+	if got := n.next(); got != want {
+		n.Errorf("the service manager was told %q; want %q", got, want)
+	}
+}
+
+// hearsOf wants the next message to begin so.
+func (n notified) hearsOf(want string) {
+	n.Helper()
+	if got := n.next(); !strings.HasPrefix(got, want) {
+		n.Errorf("the service manager was told %q; want %q first", got, want)
+	}
+}
+
+func (n notified) next() string {
+	n.Helper()
 	if err := n.conn.SetReadDeadline(time.Now().Add(awaitBound)); err != nil {
 		n.Fatal(err)
 	}
 	b := make([]byte, 4096)
 	got, err := n.conn.Read(b)
-	if err != nil || string(b[:got]) != want {
-		n.Errorf("the service manager was told %q, %v; want %q", b[:got], err, want)
+	if err != nil {
+		n.Fatal(err)
 	}
+	return string(b[:got])
 }
