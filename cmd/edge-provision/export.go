@@ -10,6 +10,7 @@ import (
 	"github.com/edge-provision/edge-provision/inventory/api"
 	"github.com/edge-provision/edge-provision/inventory/client"
 	"github.com/edge-provision/edge-provision/inventory/store"
+	"github.com/edge-provision/edge-provision/workflows/steps"
 )
 
 func (a *app) inventoryExport(f *inventoryFlags) *cobra.Command {
@@ -97,11 +98,11 @@ func (a *app) exportAnsible(ctx context.Context, s *store.Store, site, filter, h
 	}
 	hosts := make([]ansible.Host, len(machines))
 	for i, m := range machines {
-		facts, err := factsOf(ctx, s, m)
+		facts, err := steps.KnownFacts(ctx, s, m.ID)
 		if err != nil {
 			return err
 		}
-		hosts[i] = ansible.Host{Machine: m, Facts: &facts, Address: addresses[i]}
+		hosts[i] = ansible.Host{Machine: m, Facts: facts, Address: addresses[i]}
 	}
 	inventory, err := ansible.New(hosts)
 	if err != nil {
