@@ -48,11 +48,14 @@ test-standin: ## The tests of the stand-ins, which are modules of their own
 test: ## All tests that need neither root nor emulation (RACE=1: under the race detector)
 	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test -timeout 20m $(if $(RACE),-race) ./...
 
+# What failed in an hour of output is told again at its end.
+TOLD = bin/gotestsum --hide-summary skipped --raw-command
+
 .PHONY: e2e
-e2e: setup build kubernetes workload ## End-to-end scenarios in emulated machines and in containers (root)
-	$(GO) test -tags e2e -count 1 -p 1 -timeout 75m -v $(E2E_FLAGS) ./rack/scenario
-	$(if $(E2E_FLAGS),,$(GO) test -tags e2e -count 1 -timeout 10m ./inventory/dashboard)
-	$(if $(E2E_FLAGS),,$(GO) test -tags e2e -count 1 -timeout 15m -run '^Test(KillAtEveryBoundaryOf|NothingIsDoneToACluster|CurlAsksTheAPI|AnsibleReadsTheInventory|PrometheusDiscoversMachines|SystemdRunsTheUnits|TheHardenedUnitServesANetwork)' ./cmd/edge-provision)
+e2e: setup build kubernetes workload bin/gotestsum ## End-to-end scenarios in emulated machines and in containers (root)
+	$(TOLD) --format standard-verbose -- $(GO) test -json -tags e2e -count 1 -p 1 -timeout 75m $(E2E_FLAGS) ./rack/scenario
+	$(if $(E2E_FLAGS),,$(TOLD) --format standard-quiet -- $(GO) test -json -tags e2e -count 1 -timeout 10m ./inventory/dashboard)
+	$(if $(E2E_FLAGS),,$(TOLD) --format standard-quiet -- $(GO) test -json -tags e2e -count 1 -timeout 15m -run '^Test(KillAtEveryBoundaryOf|NothingIsDoneToACluster|CurlAsksTheAPI|AnsibleReadsTheInventory|PrometheusDiscoversMachines|SystemdRunsTheUnits|TheHardenedUnitServesANetwork)' ./cmd/edge-provision)
 
 .PHONY: e2e-packages
 e2e-packages: setup build ## The packages' own tests on real firmware, kernels and networks; prints the time of each (root)
@@ -92,6 +95,9 @@ lint: bin/golangci-lint ## Format check and the few linters of .golangci.yml
 
 bin/golangci-lint: tools/go.mod tools/go.sum
 	cd tools && CGO_ENABLED=0 $(GO) build -o ../bin/ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+bin/gotestsum: tools/go.mod tools/go.sum
+	cd tools && CGO_ENABLED=0 $(GO) build -o ../bin/ gotest.tools/gotestsum
 
 .PHONY: generate
 generate: ## Regenerate ent's client from its schema, and the JSON Schema of facts from their Go types

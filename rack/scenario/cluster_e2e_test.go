@@ -434,9 +434,7 @@ func TestClusterOfThreeServers(t *testing.T) {
 		c.declare()
 		c.differs("declared is " + c.versions[1].version)
 		c.serve()
-		began := time.Now()
-		r := c.apply()
-		c.served(c.phases(began, r.stdout+r.stderr))
+		c.served(c.upgraded())
 		c.whole()
 		c.same()
 		c.use = 0

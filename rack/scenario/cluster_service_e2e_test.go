@@ -5,6 +5,7 @@ package scenario
 import (
 	"context"
 	"fmt"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -49,6 +50,9 @@ metadata: {name: till}
 spec: {selector: {app: till}, ports: [{port: 80, targetPort: 8080}]}
 `
 
+// requestLimit is how long a client waits for an answer, in clientScript.
+const requestLimit = 2 * time.Second
+
 // clientScript asks the service ten times a second, each time over a new
 // connection, and writes down when and whether it was answered.
 const clientScript = `while :; do
@@ -74,19 +78,17 @@ type phase struct {
 	host int
 }
 
-var phaseLine = regexp.MustCompile(`^\s*([0-9.]+)s .*?(machine\.\S+): (draining node|evicting pod|starting K3s|node \S+ is ready)`)
+var phaseLine = regexp.MustCompile(`^(machine\.\S+): (draining node|evicting pod|starting K3s|node \S+ is ready)`)
 
-// phases reads what apply reported, which began at a time.
-func (c *cluster) phases(began time.Time, stdout string) []phase {
+// upgraded applies and returns the phases that apply reported.
+func (c *cluster) upgraded() []phase {
+	c.t.Helper()
 	var out []phase
-	for line := range strings.Lines(stdout) {
-		m := phaseLine.FindStringSubmatch(line)
-		if m == nil {
-			continue
+	c.want(0, c.watched(func(l line, _ *os.Process) {
+		if m := phaseLine.FindStringSubmatch(l.Message); m != nil {
+			out = append(out, phase{at: l.Time, what: m[2], host: slices.Index(c.machines, m[1])})
 		}
-		seconds, _ := strconv.ParseFloat(m[1], 64)
-		out = append(out, phase{at: began.Add(time.Duration(seconds * float64(time.Second))), what: m[3], host: slices.Index(c.machines, m[2])})
-	}
+	}))
 	return out
 }
 
@@ -124,7 +126,7 @@ func (c *cluster) served(ps []phase) {
 			at := time.UnixMicro(int64(seconds * 1e6))
 			last := phase{what: "nothing yet", host: -1}
 			for _, p := range ps {
-				if !p.at.After(at.Add(time.Second)) {
+				if !p.at.After(at.Add(requestLimit)) {
 					last = p
 				}
 			}

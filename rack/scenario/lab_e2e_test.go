@@ -228,12 +228,13 @@ func (l *lab) apply(args ...string) result {
 
 // line is one line of `apply --json`, as far as scenarios look at it.
 type line struct {
-	Type    string `json:"type"`
-	Address string `json:"address"`
-	Phase   string `json:"phase"`
-	Message string `json:"message"`
-	Bytes   int64  `json:"bytes"`
-	Total   int64  `json:"total"`
+	Time    time.Time `json:"time"`
+	Type    string    `json:"type"`
+	Address string    `json:"address"`
+	Phase   string    `json:"phase"`
+	Message string    `json:"message"`
+	Bytes   int64     `json:"bytes"`
+	Total   int64     `json:"total"`
 }
 
 // interrupt applies the site and does act as soon as seen is true of what apply

@@ -119,10 +119,14 @@ func (w *work) others(name string) bool {
 	return false
 }
 
-// settle waits until every pod of a node may go, before anything is asked to:
-// after the node before this one, pods are still starting elsewhere, and a drain
-// that begins now would leave this node cordoned and half empty meanwhile.
+// settle waits until the cluster would act on a drain, and every pod of the node
+// may go, before anything is asked to: after the node before this one, pods are
+// still starting elsewhere, and a drain that begins now would leave this node
+// cordoned and half empty meanwhile.
 func (w *work) settle(ctx context.Context, api *client, node, machine string) error {
+	if err := w.led(ctx, api, node, machine); err != nil {
+		return err
+	}
 	said := false
 	return w.empty(ctx, api, node, func(ctx context.Context, p core.Pod) (string, error) {
 		reason, err := mayGo(p, api.mayEvict(ctx, p))

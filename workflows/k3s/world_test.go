@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -45,6 +46,8 @@ type world struct {
 	sup   *httptest.Server
 	// budgeted is the name of a pod that a disruption budget needs.
 	budgeted string
+	// elects has the leaders of the cluster speak, at every moment that passes.
+	elects func(now time.Time)
 
 	mu    sync.Mutex
 	extra time.Duration
@@ -278,6 +281,12 @@ func (w *world) append(line string) {
 	fmt.Fprintln(f, line)
 }
 
+// did reports whether the log has a line.
+func (w *world) did(line string) bool {
+	b, err := os.ReadFile(w.log)
+	return err == nil && slices.Contains(strings.Split(string(b), "\n"), line)
+}
+
 // took returns the log and empties it.
 func (w *world) took() []string {
 	b, err := os.ReadFile(w.log)
@@ -301,6 +310,9 @@ func (w *world) sync() {
 	}
 	now := time.Now().Add(w.extra)
 	w.mu.Unlock()
+	if w.elects != nil {
+		w.elects(now)
+	}
 	for machine, h := range hosts {
 		name := strings.TrimPrefix(machine, "machine.")
 		part, running := server, false
@@ -349,9 +361,13 @@ func (w *world) sync() {
 
 func (w *world) renew(_ context.Context, name string, now time.Time) {
 	at := meta.NewMicroTime(now)
-	lease := &coordination.Lease{ObjectMeta: meta.ObjectMeta{Name: name, Namespace: core.NamespaceNodeLease}, Spec: coordination.LeaseSpec{RenewTime: &at}}
+	w.lease(core.NamespaceNodeLease, name, coordination.LeaseSpec{RenewTime: &at})
+}
+
+func (w *world) lease(namespace, name string, spec coordination.LeaseSpec) {
+	lease := &coordination.Lease{ObjectMeta: meta.ObjectMeta{Name: name, Namespace: namespace}, Spec: spec}
 	resource := coordination.SchemeGroupVersion.WithResource("leases")
-	if w.kube.Tracker().Update(resource, lease, core.NamespaceNodeLease) != nil {
+	if w.kube.Tracker().Update(resource, lease, namespace) != nil {
 		_ = w.kube.Tracker().Add(lease)
 	}
 }
