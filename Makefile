@@ -48,14 +48,12 @@ test-standin: ## The tests of the stand-ins, which are modules of their own
 test: ## All tests that need neither root nor emulation (RACE=1: under the race detector)
 	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test -timeout 20m $(if $(RACE),-race) ./...
 
-# What failed in an hour of output is told again at its end.
-TOLD = bin/gotestsum --hide-summary skipped --raw-command
-
+# gotestsum tells again at the end what failed in an hour of output.
 .PHONY: e2e
 e2e: setup build kubernetes workload bin/gotestsum ## End-to-end scenarios in emulated machines and in containers (root)
-	$(TOLD) --format standard-verbose -- $(GO) test -json -tags e2e -count 1 -p 1 -timeout 75m $(E2E_FLAGS) ./rack/scenario
-	$(if $(E2E_FLAGS),,$(TOLD) --format standard-quiet -- $(GO) test -json -tags e2e -count 1 -timeout 10m ./inventory/dashboard)
-	$(if $(E2E_FLAGS),,$(TOLD) --format standard-quiet -- $(GO) test -json -tags e2e -count 1 -timeout 15m -run '^Test(KillAtEveryBoundaryOf|NothingIsDoneToACluster|CurlAsksTheAPI|AnsibleReadsTheInventory|PrometheusDiscoversMachines|SystemdRunsTheUnits|TheHardenedUnitServesANetwork)' ./cmd/edge-provision)
+	bin/gotestsum --format standard-verbose --hide-summary skipped --raw-command -- $(GO) test -json -tags e2e -count 1 -p 1 -timeout 75m $(E2E_FLAGS) ./rack/scenario
+	$(if $(E2E_FLAGS),,$(GO) test -tags e2e -count 1 -timeout 10m ./inventory/dashboard)
+	$(if $(E2E_FLAGS),,$(GO) test -tags e2e -count 1 -timeout 15m -run '^Test(KillAtEveryBoundaryOf|NothingIsDoneToACluster|CurlAsksTheAPI|AnsibleReadsTheInventory|PrometheusDiscoversMachines|SystemdRunsTheUnits|TheHardenedUnitServesANetwork)' ./cmd/edge-provision)
 
 .PHONY: e2e-packages
 e2e-packages: setup build ## The packages' own tests on real firmware, kernels and networks; prints the time of each (root)
