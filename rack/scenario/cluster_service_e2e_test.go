@@ -93,8 +93,8 @@ func (c *cluster) upgraded() []phase {
 }
 
 // grace is how long after a drain or a restart new connections may fail: until
-// every node's packet filter knows of it.
-const grace = 5 * time.Second
+// every node's packet filter knows of it, which is before the evicted pod ends.
+const grace = 2500 * time.Millisecond
 
 // served reads what the clients saw while phases passed, prints every failure,
 // and demands that each is on the node that was being changed or follows a drain
